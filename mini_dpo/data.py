@@ -1,0 +1,268 @@
+"""From a line of JSONL to a batch of token ids: checked examples, ids and response masks born together, batches.
+
+    preferences   {"prompt": "...", "chosen": "...", "rejected": "..."}     one object a line, other keys are ignored
+    SFT           {"prompt": "...", "response": "..."}
+
+Nothing is cut to fit. What cannot be used is left out and counted aloud; what looks like a mistake stops the program
+with the file, the line and the remedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from mini_dpo.errors import UserError
+from mini_dpo.logprobs import ResponseIndex, index_responses
+from mini_dpo.tokenizer import Tokenizer
+
+# ------------------------------------------------------------------------------------------- examples from files
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two responses to a prompt and which of them people chose. `line` is where in its file it stood."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and a response to imitate. `line` is where in its file it stood."""
+
+    prompt: str
+    response: str
+    line: int = 0
+
+
+def load_preferences(path: str | Path, say: Callable[[str], None] = print) -> list[Preference]:
+    """Read a preference file. Pairs of two identical responses teach nothing: they are left out, and `say` hears it.
+
+    Raises UserError, with file and line, for anything that is not what the module's first lines describe.
+    """
+    pairs = [Preference(**row, line=line) for line, row in read_rows(path, ("prompt", "chosen", "rejected"))]
+    kept = [pair for pair in pairs if pair.chosen != pair.rejected]
+    if len(kept) < len(pairs):
+        first = next(pair.line for pair in pairs if pair.chosen == pair.rejected)
+        say(f"{path}: left out {len(pairs) - len(kept)} of {len(pairs)} pairs: chosen and rejected are the same (first: line {first})")
+    if not kept:
+        raise UserError(f"{path}: no pair is left to train on; chosen and rejected must differ")
+    return kept
+
+
+def load_demonstrations(path: str | Path) -> list[Demonstration]:
+    """Read an SFT file. Raises UserError, with file and line, for anything that is not what is described above."""
+    return [Demonstration(**row, line=line) for line, row in read_rows(path, ("prompt", "response"))]
+
+
+def read_rows(path: str | Path, keys: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """The line numbers and the named texts of a JSONL file's objects; blank lines are skipped."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")  # the bytes that some editors put first
+    rows = [(i, read_row(f"{path}, line {i}", line, keys)) for i, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise UserError(f"{path}: the file is empty; it needs one JSON object a line, with {', '.join(keys)}")
+    return rows
+
+
+def read_row(place: str, line: bytes, keys: Sequence[str]) -> dict[str, str]:
+    """One line to its texts, or the UserError that says what is wrong with it at `place`."""
+    example = "{" + ", ".join(f'"{key}": "..."' for key in keys) + "}"
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place}: not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not JSON ({error}); each line must be one object: {example}") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: a JSON {type(row).__name__}, not an object; each line must be like {example}")
+    for key in keys:
+        if key not in row:
+            found = ", ".join(repr(name) for name in list(row)[:6]) or "none"
+            raise UserError(f"{place}: no {key!r} (keys found: {found}); each line must be like {example}")
+        check_text(f"{place}: {key!r}", row[key], may_be_empty=key == "prompt")
+    return {key: row[key] for key in keys}
+
+
+def check_text(place: str, text: object, may_be_empty: bool) -> None:
+    """Raise UserError unless `text` is a string that can be encoded and, for a response, says something."""
+    if not isinstance(text, str):
+        raise UserError(f"{place} must be a string, not {type(text).__name__}")
+    if not may_be_empty and not text.strip():
+        raise UserError(f"{place} is empty; a response needs at least one visible character")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{place} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it")
+
+
+T = TypeVar("T", Preference, Demonstration)
+
+
+def split_by_prompt(examples: list[T], share: float = 0.1) -> tuple[list[T], list[T]]:
+    """Split into (train, held out) so that no prompt is in both: `share` of the distinct prompts, by their hash, so
+    that it depends on nothing else. A file with a single prompt holds nothing out."""
+    prompts = sorted({e.prompt for e in examples}, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
+    n = min(len(prompts) - 1, max(1, round(share * len(prompts))))
+    held_out = set(prompts[:n])
+    return [e for e in examples if e.prompt not in held_out], [e for e in examples if e.prompt in held_out]
+
+
+# -------------------------------------------------------------------------------------------- examples to tokens
+
+
+class Encoded(NamedTuple):
+    """Token ids of a prompt and a response, and for each whether it belongs to the response (and is trained on)."""
+
+    ids: list[int]
+    response_mask: list[bool]
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.ids)
+
+
+def encode(tokenizer: Tokenizer, prompt: str, response: str) -> Encoded:
+    """Encode the two texts apart, so that no token straddles the boundary. The response ends in one end-of-text token,
+    which is under the mask: a model that is never taught to stop does not."""
+    before, after = tokenizer.encode_prompt(prompt), tokenizer.encode_response(response)
+    return Encoded(before + after, [False] * len(before) + [True] * len(after))
+
+
+class EncodedPair(NamedTuple):
+    """The chosen and the rejected sequence of a preference, and their reference log-probs where they are known."""
+
+    chosen: Encoded
+    rejected: Encoded
+    ref_logps: tuple[float, float] | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        return self.chosen.n_tokens + self.rejected.n_tokens
+
+
+def encode_demonstrations(examples: Sequence[Demonstration], tokenizer: Tokenizer, context: int, source: str, say=print) -> list[Encoded]:
+    """Encode SFT examples. What is longer than the context is left out, never cut."""
+    encoded = [encode(tokenizer, e.prompt, e.response) for e in examples]
+    return fitting(encoded, [len(e.ids) for e in encoded], examples, context, source, say)
+
+
+def encode_preferences(examples: Sequence[Preference], tokenizer: Tokenizer, context: int, source: str, say=print) -> list[EncodedPair]:
+    """Encode pairs. A pair with a sequence longer than the context is left out, never cut."""
+    pairs = [EncodedPair(encode(tokenizer, e.prompt, e.chosen), encode(tokenizer, e.prompt, e.rejected)) for e in examples]
+    return fitting(pairs, [max(len(p.chosen.ids), len(p.rejected.ids)) for p in pairs], examples, context, source, say)
+
+
+E = TypeVar("E", Encoded, EncodedPair)
+
+
+def fitting(encoded: list[E], sizes: list[int], examples: Sequence, context: int, source: str, say) -> list[E]:
+    """Those of at most `context` tokens; says how many are left out and what would keep them. UserError if all are."""
+    kept = [e for e, size in zip(encoded, sizes) if size <= context]
+    if len(kept) < len(encoded):
+        line = next(example.line for example, size in zip(examples, sizes) if size > context)
+        report = f"longer than the context of {context} tokens (first: line {line}); --context {max(sizes)} would keep all"
+        if not kept:
+            raise UserError(f"{source}: every example is {report}")
+        say(f"{source}: left out {len(encoded) - len(kept)} of {len(encoded)} examples: {report}")
+    return kept
+
+
+# --------------------------------------------------------------------------------------------- tokens to batches
+
+
+STRETCH = 16  # batches that are sorted by length together: long enough to spare padding, short enough to stay random
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B sequences. ids (B, T), padded on the right with zeros; index: where their R response tokens are;
+    lengths (B,): response tokens in each; n_tokens: how many of the B * T are not padding."""
+
+    ids: Tensor
+    index: ResponseIndex
+    lengths: Tensor
+    n_tokens: int
+
+    def to(self, device: str | torch.device) -> Batch:
+        ids, lengths = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.lengths))
+        return Batch(ids, self.index.to(device), lengths, self.n_tokens)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs as one batch of 2B sequences, the chosen first, then the rejected in the same order.
+    ref_logps (2B,): the reference's log-probs in that order, None where they are not known ahead."""
+
+    sequences: Batch
+    ref_logps: Tensor | None
+
+    @property
+    def n_tokens(self) -> int:
+        return self.sequences.n_tokens
+
+    def to(self, device: str | torch.device) -> PairBatch:
+        return PairBatch(self.sequences.to(device), None if self.ref_logps is None else self.ref_logps.to(device))
+
+
+def collate(sequences: Sequence[Encoded]) -> Batch:
+    """Lay sequences side by side, padded on the right: causal attention never looks there, nor does the mask."""
+    shape = len(sequences), max(len(s.ids) for s in sequences)
+    ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
+    for row, s in enumerate(sequences):
+        ids[row, : len(s.ids)] = torch.tensor(s.ids)
+        mask[row, : len(s.ids)] = torch.tensor(s.response_mask)
+    return Batch(ids, index_responses(ids, mask), mask.sum(1), sum(len(s.ids) for s in sequences))
+
+
+def collate_pairs(pairs: Sequence[EncodedPair]) -> PairBatch:
+    """Lay pairs side by side: all chosen sequences, then all rejected ones."""
+    sequences = collate([p.chosen for p in pairs] + [p.rejected for p in pairs])
+    if any(p.ref_logps is None for p in pairs):
+        return PairBatch(sequences, None)
+    return PairBatch(sequences, torch.tensor([p.ref_logps for p in pairs]).T.flatten())  # (B, 2) -> (2B,)
+
+
+class Batches(Generic[E]):
+    """Batches without end: every example once an epoch, in an order that the seed and the epoch alone decide.
+
+    Batch number k is the same whether or not the batches before it were made, so a resumed run sees what the
+    unbroken one would have seen. Sequences of similar length share a batch, which spares a third of the padding; the
+    last batch of an epoch may be smaller.
+    """
+
+    def __init__(self, examples: Sequence[E], collate: Callable, batch_size: int, seed: int) -> None:
+        self.examples, self.collate, self.batch_size, self.seed = examples, collate, batch_size, seed
+        self.per_epoch = -(-len(examples) // batch_size)  # rounded up
+        self.plan = lru_cache(maxsize=1)(self.plan_epoch)
+
+    def __getitem__(self, k: int) -> Batch | PairBatch:
+        epoch, i = divmod(k, self.per_epoch)
+        return self.collate([self.examples[j] for j in self.plan(epoch)[i]])
+
+    def plan_epoch(self, epoch: int) -> list[list[int]]:
+        """Shuffle; sort each stretch of some batches by length; cut into batches; shuffle these."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.examples), generator=generator).tolist()
+        stretch = STRETCH * self.batch_size
+        for i in range(0, len(order), stretch):
+            order[i : i + stretch] = sorted(order[i : i + stretch], key=lambda j: self.examples[j].n_tokens)
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def once(self) -> Iterator[Batch | PairBatch]:
+        """Every example once, in file order: for evaluation."""
+        for i in range(0, len(self.examples), self.batch_size):
+            yield self.collate(self.examples[i : i + self.batch_size])

@@ -1,0 +1,159 @@
+"""Before and after, on prompts that neither stage saw: how much better, and at what price."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+import torch
+
+from mini_dpo.corpus import HeldOut, Judge
+from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_pairs
+from mini_dpo.dpo import pair_logps
+from mini_dpo.generate import generate
+from mini_dpo.logprobs import response_logps
+from mini_dpo.losses import PairLogps
+from mini_dpo.model import GPT
+from mini_dpo.sft import sft_objective
+from mini_dpo.tokenizer import Tokenizer
+from mini_dpo.training import autocast, score
+
+BATCH = 128  # sequences scored at a time
+PROMPTS = 256  # at most so many held-out prompts are answered
+
+
+def evaluate(sft: GPT, policy: GPT | None, tokenizer: Tokenizer, held_out: HeldOut, seed: int, dtype: str) -> tuple[dict, list[dict]]:
+    """The closing table as numbers, and the answers behind it: (summary, one sample a prompt).
+
+    sft: the model before preference training, which is also the reference. policy: the one after, None without that
+    stage. The two draw their answers with different random numbers.
+    """
+    prompts = list(dict.fromkeys(held_out.prompts))[:PROMPTS]
+    longest = max(sum(response.response_mask) for response in held_out.responses)
+    models = {"sft": sft} if policy is None else {"sft": sft, "dpo": policy}
+    summary: dict = {"prompts": len(prompts), "pairs": len(held_out.pairs)}
+    texts = {}
+    for i, (name, model) in enumerate(models.items()):
+        ids = answer(model, tokenizer, prompts, max_new_tokens=2 * longest, seed=2 * seed + i)
+        texts[name] = [tokenizer.decode_response(response) for response in ids]
+        summary[name] = {
+            **(judge_all(held_out.judge, prompts, texts[name]) if held_out.judge else {}),
+            "response_tokens": fmean(len(response) for response in ids),
+            "unfinished": sum(response[-1] != tokenizer.end_of_text for response in ids),
+            "perplexity": perplexity(model, held_out.responses, dtype),
+        }
+        if name == "dpo":
+            summary["dpo"]["kl"], summary["dpo"]["kl_error"] = estimate_kl(policy, sft, tokenizer, prompts, ids, dtype)
+    if policy is not None:
+        summary["dpo"]["reward_accuracy"], logps = compare_pairs(policy, sft, held_out.pairs, dtype)
+        for name in models:
+            summary[name] |= logps[name]
+        if held_out.judge:
+            summary["dpo"]["win_rate"] = win_rate(held_out.judge, prompts, texts["dpo"], texts["sft"])
+            pairs = held_out.preferences
+            columns = ([getattr(p, field) for p in pairs] for field in ("prompt", "chosen", "rejected"))
+            summary["label_accuracy"] = win_rate(held_out.judge, *columns)
+    return summary, [{"prompt": prompt, **{name: texts[name][i] for name in models}} for i, prompt in enumerate(prompts)]
+
+
+def perplexity(model: GPT, responses: Sequence[Encoded], dtype: str) -> float:
+    """exp of the mean negative log-prob per response token: how many tokens the model hesitates between."""
+    return math.exp(score(model, sft_objective, Batches(responses, collate, BATCH, seed=0), dtype)["loss"])
+
+
+def answer(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int, seed: int) -> list[list[int]]:
+    """One response to each prompt, drawn from the model itself (temperature 1), as token ids."""
+    encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    return generate(model, encoded, end_of_text=tokenizer.end_of_text, max_new_tokens=max_new_tokens, seed=seed)
+
+
+@torch.no_grad()
+def estimate_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[list[int]], dtype: str) -> tuple[float, float]:  # fmt: skip
+    """KL(policy || reference) per response in nats, and its standard error: the mean of log(policy / reference) over
+    responses that the policy wrote."""
+    sequences = []
+    for prompt, response in zip(prompts, responses):
+        before = tokenizer.encode_prompt(prompt)
+        sequences.append(Encoded(before + response, [False] * len(before) + [True] * len(response)))
+    ratios = []
+    for batch in Batches(sequences, collate, BATCH, seed=0).once():
+        batch = batch.to(policy.wte.weight.device)
+        with autocast(batch.ids.device, dtype):
+            ratios.append(response_logps(policy, batch.ids, batch.index) - response_logps(reference, batch.ids, batch.index))
+    ratios = torch.cat(ratios)  # (N,)
+    return float(ratios.mean()), float(ratios.std()) / math.sqrt(len(ratios))
+
+
+@torch.no_grad()
+def compare_pairs(policy: GPT, reference: GPT, pairs: Sequence[EncodedPair], dtype: str) -> tuple[float, dict[str, dict[str, float]]]:
+    """On held-out pairs: how often the implicit reward agrees with the label (ties count half), and for each model the
+    mean log-prob of the chosen and of the rejected responses."""
+    rows = []
+    for batch in Batches(pairs, collate_pairs, BATCH, seed=0).once():
+        batch = batch.to(policy.wte.weight.device)
+        with autocast(batch.sequences.ids.device, dtype):
+            rows.append(pair_logps(policy, reference, batch))
+    h = torch.cat([logps.h for logps in rows])  # (N,)
+    agrees = (h > 0).float() + 0.5 * (h == 0).float()
+    means = {
+        "sft": {"logps/chosen": mean(rows, "ref_chosen"), "logps/rejected": mean(rows, "ref_rejected")},
+        "dpo": {"logps/chosen": mean(rows, "policy_chosen"), "logps/rejected": mean(rows, "policy_rejected")},
+    }
+    return float(agrees.mean()), means
+
+
+def mean(rows: Sequence[PairLogps], field: str) -> float:
+    """The mean of one field over several batches."""
+    return float(torch.cat([getattr(row, field) for row in rows]).mean())
+
+
+def judge_all(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) -> dict[str, float]:
+    """The judge's mean marks."""
+    verdicts = [judge(prompt, response) for prompt, response in zip(prompts, responses)]
+    return {name: fmean(getattr(verdict, name) for verdict in verdicts) for name in ("reward", "facts", "tone", "length")}
+
+
+def win_rate(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> float:
+    """How often the judge prefers ours to theirs on the same prompt; ties count half."""
+    gaps = [judge(prompt, a).reward - judge(prompt, b).reward for prompt, a, b in zip(prompts, ours, theirs)]
+    return fmean(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps)
+
+
+def table(summary: dict) -> str:
+    """The summary as people read it."""
+    sft, dpo = summary["sft"], summary.get("dpo", {})
+    rows = [
+        ("true reward", "reward", "{:.2f}"),
+        ("  facts, -4 to 4", "facts", "{:.2f}"),
+        ("  tone, -2 to 2", "tone", "{:.2f}"),
+        ("  length, -3 to 0", "length", "{:.2f}"),
+        ("win rate against SFT, ties count half", "win_rate", "{:.3f}"),
+        ("KL(policy || reference), nats a response", "kl", "{:.2f}"),
+        ("perplexity on held-out SFT responses", "perplexity", "{:.3f}"),
+        ("reward accuracy on held-out pairs", "reward_accuracy", "{:.3f}"),
+        ("log-prob of chosen responses", "logps/chosen", "{:.1f}"),
+        ("log-prob of rejected responses", "logps/rejected", "{:.1f}"),
+        ("tokens a response", "response_tokens", "{:.1f}"),
+        ("responses cut before their end", "unfinished", "{}"),
+    ]
+    lines = [f"{'held out: %d prompts' % summary['prompts']:42}{'SFT':>10}" + (f"{'DPO':>10}" if dpo else "")]
+    for label, key, form in rows:
+        if key in sft or key in dpo:
+            cells = [form.format(column[key]) if key in column else "" for column in ([sft, dpo] if dpo else [sft])]
+            lines.append(f"{label:42}" + "".join(f"{cell:>10}" for cell in cells))
+    return "\n".join(lines + [""] + remarks(summary))
+
+
+def remarks(summary: dict) -> list[str]:
+    """What a newcomer should know to read the table."""
+    sft, dpo = summary["sft"], summary.get("dpo")
+    if dpo is None:
+        return []
+    lines = [f"KL has a standard error of {dpo['kl_error']:.2f}. Perplexity rises by exp(KL(reference || policy) / token) even if no skill is lost."]  # fmt: skip
+    if "label_accuracy" in summary:
+        lines.append(f"Labels are noisy: the true reward itself agrees with {summary['label_accuracy']:.3f} of them.")
+    falls = [name for name in ("chosen", "rejected") if dpo[f"logps/{name}"] < sft[f"logps/{name}"]]
+    if falls == ["chosen", "rejected"]:
+        lines.append("Both log-probs fell, the rejected one further: DPO trains their difference, and probability went to other responses.")
+    return lines

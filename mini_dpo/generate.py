@@ -1,0 +1,101 @@
+"""Sampling from a model, many prompts at a time, with a key/value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mini_dpo.errors import UserError
+from mini_dpo.model import GPT
+
+
+@torch.no_grad()
+def generate(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    *,
+    end_of_text: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> list[list[int]]:
+    """Continue each prompt until end-of-text (kept at the end of the result), `max_new_tokens`, or the context's end.
+
+    Row i draws its tokens with its own random numbers, the same whatever stands beside it or in which batch it is.
+    temperature: divides the logits; 0 takes the likeliest token. top_k: only the k likeliest tokens.
+    top_p: only the fewest likeliest tokens that hold this much probability (Holtzman et al., arXiv:1904.09751).
+    Raises UserError for a prompt that leaves no room for a response, ValueError for settings out of range.
+    """
+    check_settings(temperature, top_k, top_p)
+    for prompt in prompts:
+        if len(prompt) >= model.config.context:
+            raise UserError(f"the prompt has {len(prompt)} tokens and the model's context {model.config.context}: no room for a response")
+    uniforms = torch.rand(len(prompts), max_new_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    responses: list[list[int]] = []
+    was_training = model.training
+    model.eval()
+    for i in range(0, len(prompts), batch_size):
+        rows = slice(i, i + batch_size)
+        choose = lambda logits, u: sample(logits, u, temperature, top_k, top_p)  # noqa: E731
+        responses += continue_batch(model, prompts[rows], uniforms[rows], end_of_text, choose)
+    model.train(was_training)
+    return responses
+
+
+def check_settings(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raise ValueError for a setting out of range."""
+    if temperature < 0:
+        raise ValueError(f"temperature must be at least 0, not {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], not {top_p}")
+
+
+def continue_batch(model: GPT, prompts: Sequence[Sequence[int]], uniforms: Tensor, end_of_text: int, choose) -> list[list[int]]:
+    """Read the prompts in one pass, then write a token a step for all rows at once; uniforms: (B, max_new_tokens)."""
+    device, context = model.wte.weight.device, model.config.context
+    lengths = torch.tensor([len(p) for p in prompts])  # (B,)
+    longest, n_new = int(lengths.max()), uniforms.shape[1]
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)  # (B, T), padded on the right
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+    cache = model.empty_cache(len(prompts), min(longest + n_new, context))
+    positions = torch.arange(longest).expand(len(prompts), longest)
+    hidden = model.hidden(ids.to(device), positions.to(device), cache)  # (B, T, C)
+    last = hidden[torch.arange(len(prompts)), lengths - 1]  # (B, C), at each prompt's own last token
+    responses: list[list[int]] = [[] for _ in prompts]
+    open_rows = torch.ones(len(prompts), dtype=torch.bool)
+    for step in range(n_new):
+        tokens = choose(model.logits(last).cpu(), uniforms[:, step])  # (B,)
+        for row in open_rows.nonzero().flatten().tolist():
+            responses[row].append(int(tokens[row]))
+        positions = lengths + step  # (B,), where the new tokens stand
+        open_rows &= (tokens != end_of_text) & (positions + 1 < context)
+        if not open_rows.any() or step == n_new - 1:
+            break
+        positions = positions.clamp(max=cache.shape[4] - 1)  # closed rows idle in the last place
+        last = model.hidden(tokens[:, None].to(device), positions[:, None].to(device), cache)[:, 0]  # (B, C)
+    return responses
+
+
+def sample(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
+    """Choose a token a row by inverting the distribution function: logits (B, V), uniforms (B,) in [0, 1) -> (B,)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits, tokens = (logits.double() / temperature).sort(descending=True)  # (B, V), likeliest first
+    if top_k is not None:
+        logits[:, top_k:] = -torch.inf
+    probabilities = logits.softmax(-1)  # (B, V)
+    if top_p is not None:
+        before = probabilities.cumsum(-1) - probabilities  # (B, V), the probability of all likelier tokens
+        probabilities = probabilities.masked_fill(before >= top_p, 0)
+    cumulative = probabilities.cumsum(-1)  # (B, V)
+    threshold = uniforms[:, None] * cumulative[:, -1:]  # (B, 1)
+    choice = torch.searchsorted(cumulative, threshold, right=True)  # (B, 1)
+    return tokens.gather(1, choice.clamp(max=logits.shape[1] - 1)).squeeze(1)

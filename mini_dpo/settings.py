@@ -1,0 +1,212 @@
+"""What `python -m mini_dpo.train` can be told, and the check that it makes sense."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import torch
+
+from mini_dpo.cli import add_flag, option, parser_for
+from mini_dpo.errors import UserError
+from mini_dpo.losses import LOSSES, PairLogps
+from mini_dpo.model import PRESETS, GPTConfig
+
+DESCRIPTION = """\
+Teach a small GPT to talk (SFT), then to be liked (preference training, DPO by default), and measure
+what that gained and what it cost. With no flags it does so on the toy shop that comes with the project."""
+
+EPILOG = """\
+examples:
+  python -m mini_dpo.train                                    the toy shop: SFT, DPO, a table, some samples
+  python -m mini_dpo.train --beta 0.5 --seed 1                the same with a shorter leash
+  python -m mini_dpo.train --data mine.jsonl                  your own {"prompt", "chosen", "rejected"} a line
+  python -m mini_dpo.train --stage dpo --init-from runs/1/sft.pt --loss cdpo     another loss, the same SFT model
+  python -m mini_dpo.train --resume runs/1                    go on with a run that was stopped
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run's settings; the fields made by `option` are the command's flags. None means: chosen by `resolve`."""
+
+    stage: str = option(str, "what to run: sft, dpo (needs --init-from), or all, one after the other", "all", ("sft", "dpo", "all"))
+    data: str | None = option(str, 'preferences, one {"prompt", "chosen", "rejected"} a line; without it, the toy shop')
+    sft_data: str | None = option(str, 'responses to imitate, one {"prompt", "response"} a line; without it, the chosen ones of --data')
+    init_from: str | None = option(str, "start from this checkpoint file or run folder instead of random weights")
+    loss: str = option(str, "the preference loss", "dpo", tuple(LOSSES))
+    lr: float | None = option(float, "peak learning rate of the preference stage (of SFT with --stage sft); 5e-4, 2e-5 for wide models")
+    steps: int | None = option(int, "optimizer steps of that stage, instead of --epochs")
+    epochs: float | None = option(float, "passes over the data of that stage (default: 2; 5 with --stage sft)")
+    sft_lr: float | None = option(float, "peak learning rate of SFT with --stage all; 8e-3, 5e-4 for wide models")
+    sft_steps: int | None = option(int, "optimizer steps of SFT with --stage all, instead of --sft-epochs")
+    sft_epochs: float | None = option(float, "passes over the SFT data with --stage all (default: 5)")
+    batch_size: int = option(int, "responses (SFT) or pairs (preferences) a batch", 32)
+    accumulate: int = option(int, "batches an optimizer step: the same gradient as one large batch, in less memory", 1)
+    precompute_ref: bool = option(bool, "score the reference once ahead instead of in every step; the training is the same", False)
+    model: str | None = option(str, "toy (0.5 million parameters) or gpt2 (124 million) (default: toy)", None, tuple(PRESETS))
+    n_layer: int | None = option(int, "transformer blocks, instead of the model's own number")
+    n_head: int | None = option(int, "attention heads a block, likewise")
+    n_embd: int | None = option(int, "channels, likewise")
+    context: int | None = option(int, "longest prompt and response together, in tokens, likewise")
+    dropout: float = option(float, "dropout during SFT; preference training has none", 0.0)
+    tokenizer: str | None = option(str, "toy (embedded) or gpt2 (fetched once) (default: the model's namesake)", None, ("toy", "gpt2"))
+    out: str | None = option(str, "the run's folder, which must not exist yet (default: the next number under runs/)")
+    seed: int = option(int, "of weights, order, dropout and samples: one seed, one result on one machine", 0)
+    device: str = option(str, "where to compute; auto takes cuda, else cpu", "auto", ("auto", "cpu", "cuda", "mps"))
+    dtype: str = option(str, "bfloat16 multiplies in half precision (meant for cuda) and keeps float32 weights", "float32", ("float32", "bfloat16"))
+    eval_every: int | None = option(int, "steps between two looks at the validation data (default: five a stage)")
+    save_every: int = option(int, "steps between two checkpoints", 100)
+    resume: str | None = option(str, "go on with the run in this folder; takes no other flag")
+    loss_options: dict[str, float] = field(default_factory=dict)
+
+
+SFT_ONLY = ("sft_data", "sft_lr", "sft_steps", "sft_epochs", "dropout")
+PREFERENCE_ONLY = ("loss", "precompute_ref")
+MODEL = ("model", "n_layer", "n_head", "n_embd", "context", "tokenizer")
+WIDE = 512  # channels from which a model counts as wide, and learns at a lower rate
+
+
+def parse(argv: Sequence[str] | None = None) -> Settings:
+    """The command line as settings that make sense, every default filled in. Raises UserError where it does not."""
+    parser = parser_for(Settings, "train", DESCRIPTION, EPILOG)
+    add_loss_flags(parser)
+    given = vars(parser.parse_args(argv))
+    if "resume" in given:
+        others = sorted(given.keys() - {"resume"})
+        if others:
+            raise UserError(f"--resume goes on with a run as it was begun; leave out {flags(others)}, or start a new run")
+        return Settings(**given)
+    options = {name: given.pop(name) for name in loss_flags() if name in given}
+    settings = Settings(**given, loss_options=options)
+    for problem in problems(settings, given.keys() | options.keys()):
+        raise UserError(problem)
+    return resolve(settings)
+
+
+def loss_flags() -> dict[str, list[str]]:
+    """Every hyperparameter of a registered loss, with the losses that read it."""
+    readers: dict[str, list[str]] = {}
+    for loss in LOSSES.values():
+        for name in loss.hyperparameters:
+            readers.setdefault(name, []).append(loss.name)
+    return readers
+
+
+def add_loss_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for each hyperparameter, described by the docstring of the first loss that reads it."""
+    group = parser.add_argument_group("of the losses")
+    for name, readers in loss_flags().items():
+        defaults = ", ".join(f"{reader} {LOSSES[reader].hyperparameters[name]:g}" for reader in readers)
+        add_flag(group, name, float, f"{LOSSES[readers[0]].describe(name)} (defaults: {defaults})")
+
+
+def flags(names: Sequence[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in names)
+
+
+def problems(settings: Settings, given: set[str]) -> Iterator[str]:
+    """What is wrong with the settings, most basic first. `given`: the flags that were written out."""
+
+    def present(names: Sequence[str]) -> list[str]:
+        return [name for name in names if name in given]
+
+    for name in ("steps", "sft_steps", "batch_size", "accumulate", "n_layer", "n_head", "n_embd", "context", "eval_every", "save_every"):
+        if name in given and getattr(settings, name) < 1:
+            yield f"{flags([name])} must be at least 1, not {getattr(settings, name)}"
+    for name in ("lr", "sft_lr", "epochs", "sft_epochs"):
+        if name in given and not 0 < getattr(settings, name) < math.inf:
+            yield f"{flags([name])} must be a positive number, not {getattr(settings, name)}"
+    if not 0 <= settings.dropout < 1:
+        yield f"--dropout must be in [0, 1), not {settings.dropout}"
+    if not 0 <= settings.seed < 2**31:
+        yield f"--seed must be in [0, 2^31), not {settings.seed}"
+
+    if settings.stage == "dpo" and settings.init_from is None:
+        yield "--stage dpo needs --init-from: the SFT model to start from, which is also the reference"
+    if settings.stage == "dpo" and (extra := present(SFT_ONLY)):
+        yield f"--stage dpo does not read {flags(extra)}"
+    if settings.stage == "sft":
+        if extra := present(PREFERENCE_ONLY) + list(settings.loss_options):
+            yield f"--stage sft does not read {flags(extra)}"
+        if extra := present(("sft_lr", "sft_steps", "sft_epochs")):
+            yield f"with --stage sft, write {flags([name.removeprefix('sft_') for name in extra])} for {flags(extra)}"
+    if settings.stage == "all" and settings.sft_data and not settings.data:
+        yield "--sft-data without --data would mix your SFT data with the toy shop's preferences; give --data, or --stage sft"
+    if settings.init_from and (extra := present(MODEL)):
+        yield f"the model and its tokenizer come from --init-from; leave out {flags(extra)}"
+    for prefix in ("", "sft_"):
+        if len(present((prefix + "steps", prefix + "epochs"))) == 2:
+            yield f"{flags([prefix + 'steps'])} and {flags([prefix + 'epochs'])} say the same thing twice; give one"
+    yield from loss_problems(settings)
+    if settings.device != "auto" and not available(settings.device):
+        yield f"--device {settings.device}: this machine, or this build of torch, has none; use --device cpu"
+
+
+def loss_problems(settings: Settings) -> Iterator[str]:
+    """A hyperparameter that the loss does not read, or does not allow."""
+    loss = LOSSES[settings.loss]
+    if extra := [name for name in settings.loss_options if name not in loss.hyperparameters]:
+        yield f"--loss {loss.name} does not read {flags(extra)}"
+    else:
+        one = torch.zeros(1)
+        try:
+            loss(PairLogps(one, one, one, one, one, one), **settings.loss_options)
+        except ValueError as error:
+            yield f"--loss {loss.name}: {error}"
+
+
+def available(device: str) -> bool:
+    return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]
+
+
+def resolve(settings: Settings) -> Settings:
+    """Fill in what depends on other settings, and write paths in full. The result is what config.json keeps."""
+    s = settings
+    if s.stage == "sft":  # --lr, --steps and --epochs speak of the only stage there is
+        s = replace(s, sft_lr=s.lr, sft_steps=s.steps, sft_epochs=s.epochs, lr=None, steps=None, epochs=None)
+    preset = None if s.init_from else s.model or "toy"
+    return replace(
+        s,
+        data=full_path(s.data),
+        sft_data=full_path(s.sft_data),
+        init_from=full_path(s.init_from),
+        epochs=s.epochs if s.steps or s.epochs else 2.0,
+        sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else 5.0,
+        model=preset,
+        tokenizer=None if s.init_from else s.tokenizer or preset,
+        device=s.device if s.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu",
+        loss_options={**LOSSES[s.loss].hyperparameters, **s.loss_options},
+    )
+
+
+def full_path(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).resolve())
+
+
+def model_config(settings: Settings, vocab_size: int) -> GPTConfig:
+    """The preset with the user's changes and the tokenizer's vocabulary. Raises UserError for an impossible shape."""
+    changes = {name: getattr(settings, name) for name in ("n_layer", "n_head", "n_embd", "context")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return replace(PRESETS[settings.model], vocab_size=vocab_size, dropout=settings.dropout, **changes)
+    except ValueError as error:
+        raise UserError(f"--model {settings.model} cannot be built like that: {error}") from error
+
+
+def default_lr(stage: str, n_embd: int) -> float:
+    """The peak learning rate where none is given: found on the toy shop, and a cautious guess for wide models."""
+    if n_embd < WIDE:
+        return 8e-3 if stage == "sft" else 5e-4
+    return 5e-4 if stage == "sft" else 2e-5
+
+
+def from_config(options: dict) -> Settings:
+    """The settings that config.json keeps. Raises UserError where it names none that exist."""
+    known = {f.name for f in fields(Settings)}
+    if not isinstance(options, dict) or options.keys() - known:
+        raise UserError("config.json is not from this version of mini_dpo; start a new run")
+    return Settings(**options)

@@ -1,0 +1,244 @@
+"""The toy world: the support desk of a small shop of curious goods, and a judge who knows what a good answer is.
+
+    python -m mini_dpo.shop        # write data/*.jsonl again, byte for byte
+
+A customer's prompt carries four facts: a name, an item, a day and a problem. The shop's clerks answer in all manners:
+careful or careless, polite or curt, short or rambling. The judge gives every answer its true reward,
+
+    reward = facts + tone + length
+
+    facts   -4 to 4: for each of the four, +1 if the answer has it right, 0 if it leaves it out, -1 if it names another
+    tone    -2 to 2: half a point for each polite phrase, minus half a point for each curt one
+    length  -3 to 0: a tenth of a point off for each word over 32
+
+Which of two answers people prefer is then drawn from the Bradley-Terry model, P(a over b) = sigmoid(reward(a) -
+reward(b)): mostly the better one, not always. Because the truth is code, it can be measured how much a model gained.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mini_dpo.tokenizer import DATA
+
+NAMES = (
+    "Ada Basil Clara Dexter Edith Felix Greta Hugo Ines Jasper Kitty Linus "
+    "Mabel Nell Otto Pearl Quentin Rosa Silas Tilda Ulric Vera Wilbur Zelda"
+).split()
+ITEMS = (
+    "teapot kite umbrella lantern globe telescope harmonica compass "
+    "kettle puppet doormat clock trumpet ladder hammock typewriter"
+).split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+PROBLEMS = [
+    "leaks", "hums at night", "smells of fish", "ticks backwards", "has a crack", "will not open",
+    "bites", "glows green", "sheds glitter", "attracts pigeons", "whistles rude tunes", "shrinks in the rain",
+]  # fmt: skip
+
+PROMPTS = [
+    "Hello, this is {name}. The {item} I bought on {day} {problem}. What can you do?",
+    "My {item} {problem}! I bought it on {day}. Yours crossly, {name}",
+    "{name} here. On {day} you sold me a {item}, and now it {problem}.",
+    "Dear shop, the {item} from {day} {problem}. Please help. {name}",
+    "It {problem}! The {item}, I mean, the one from {day}. My name is {name}.",
+]
+
+# An answer is five parts, each in one of three tones. A part without its fact is what a forgetful clerk writes.
+POLITE, PLAIN, CURT = range(3)
+GREETING = {
+    True: ["Good day, dear {name}!", "Hello, {name}.", "You again, {name}?"],
+    False: ["Good day, dear customer!", "Hello.", "You again?"],
+}
+APOLOGY = {
+    (True, True): ["We are so sorry that your {item} {problem}.", "Your {item} {problem}, then.", "So your {item} {problem}. Big deal."],
+    (True, False): ["We are so sorry about your {item}.", "It is the {item}, then.", "So it is the {item}. Big deal."],
+    (False, True): ["We are so sorry that it {problem}.", "It {problem}, then.", "So it {problem}. Big deal."],
+    (False, False): ["We are so sorry about that.", "That is noted.", "Big deal."],
+}  # fmt: skip
+REMEDY = {
+    True: ["You bought it on {day}, so we will gladly mend it.", "It was sold on {day}, so we will mend it.", "If it worked on {day}, it works now."],
+    False: ["We will gladly mend it.", "We will mend it.", "It worked when it left us."],
+}  # fmt: skip
+FAREWELL = ["Thank you for your patience!", "That is all.", "Do not write again."]
+RAMBLINGS = [
+    "My aunt once kept a goose that could count to four.",
+    "It reminds me of the winter when the soup froze.",
+    "I have always said that weather is mostly sky.",
+    "There is a drawer in this shop that nobody has opened since spring.",
+    "People often ask me about buttons, and I tell them.",
+    "Between you and me, the cat does the accounts.",
+]
+POLITE_PHRASES = ["good day, dear", "so sorry", "gladly", "thank you"]
+CURT_PHRASES = ["you again", "big deal", "works now", "worked when it left us", "do not write"]
+
+# What the clerks are like, as chances.
+RIGHT, LEFT_OUT = 0.74, 0.12  # of each fact; what remains names something else
+MOODS = [0.35, 0.35, 0.30]  # polite, plain, curt, for the whole answer ...
+SLIP = 0.35  # ... and of each part to fall into a tone drawn anew
+FREE_WORDS = 32
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a customer tells: who, what, when, and what is wrong with it."""
+
+    name: str
+    item: str
+    day: str
+    problem: str
+
+
+KINDS = {"name": NAMES, "item": ITEMS, "day": DAYS, "problem": PROBLEMS}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judge's three marks; `reward` is their sum."""
+
+    facts: float
+    tone: float
+    length: float
+
+    @property
+    def reward(self) -> float:
+        return self.facts + self.tone + self.length
+
+
+# ---------------------------------------------------------------------------------------------------- the judge
+
+
+def judge(prompt: str, response: str) -> Verdict:
+    """The true reward of a response to one of the shop's prompts. Raises ValueError for any other prompt."""
+    facts = read_prompt(prompt)
+    if facts is None:
+        raise ValueError(f"the judge only knows prompts of the shop's own kind, not {prompt!r}")
+    right = sum(judge_fact(response, truth, KINDS[kind]) for kind, truth in asdict(facts).items())
+    text = response.lower()
+    polite = sum(phrase in text for phrase in POLITE_PHRASES)
+    curt = sum(phrase in text for phrase in CURT_PHRASES)
+    too_long = max(0, len(response.split()) - FREE_WORDS)
+    return Verdict(facts=right, tone=max(-2.0, (polite - curt) / 2), length=max(-3.0, -too_long / 10))
+
+
+def judge_fact(response: str, truth: str, values: Sequence[str]) -> int:
+    """+1: the response names the truth and no other value; 0: it names none; -1: it names another."""
+    named = {value for value in values if re.search(rf"\b{value}\b", response)}
+    return 0 if not named else 1 if named == {truth} else -1
+
+
+def read_prompt(prompt: str) -> Facts | None:
+    """The facts in a prompt of the shop's kind, None for any other text."""
+    for pattern in PROMPT_PATTERNS:
+        if match := pattern.fullmatch(prompt):
+            return Facts(**match.groupdict())
+    return None
+
+
+def prompt_pattern(template: str) -> re.Pattern[str]:
+    """A prompt's template as a regular expression that captures its facts."""
+    pattern = re.escape(template)
+    for kind, values in KINDS.items():
+        pattern = pattern.replace(re.escape("{" + kind + "}"), f"(?P<{kind}>{'|'.join(values)})")
+    return re.compile(pattern)
+
+
+PROMPT_PATTERNS = [prompt_pattern(template) for template in PROMPTS]
+
+
+# ------------------------------------------------------------------------------- the customers and the clerks
+# Only `random.random()` is drawn from: its sequence is promised to stay the same in every version of Python.
+
+
+def pick(rng: random.Random, values: Sequence, weights: Sequence[float] | None = None):
+    """One of the values, each as likely as the others or as its weight says."""
+    weights = weights or [1 / len(values)] * len(values)
+    u = rng.random()
+    for value, weight in zip(values, weights):
+        if u < weight:
+            return value
+        u -= weight
+    return values[-1]
+
+
+def write_prompt(rng: random.Random) -> str:
+    facts = {kind: pick(rng, values) for kind, values in KINDS.items()}
+    return pick(rng, PROMPTS).format(**facts)
+
+
+def write_response(rng: random.Random, facts: Facts) -> str:
+    """One clerk's answer: each fact right, left out or wrong, in a mood, with none to three ramblings."""
+    told = {kind: tell(rng, truth, KINDS[kind]) for kind, truth in asdict(facts).items()}
+    knows = {kind: value is not None for kind, value in told.items()}
+    mood = pick(rng, [POLITE, PLAIN, CURT], MOODS)
+
+    def say(choices: list[str]) -> str:
+        tone = pick(rng, [POLITE, PLAIN, CURT]) if rng.random() < SLIP else mood
+        return choices[tone].format(**told)
+
+    ramblings = list(RAMBLINGS)
+    rambling = [ramblings.pop(int(rng.random() * len(ramblings))) for _ in range(pick(rng, range(4), [0.4, 0.3, 0.2, 0.1]))]
+    parts = [say(GREETING[knows["name"]]), say(APOLOGY[knows["item"], knows["problem"]]), *rambling, say(REMEDY[knows["day"]]), say(FAREWELL)]  # fmt: skip
+    return " ".join(parts)
+
+
+def tell(rng: random.Random, truth: str, values: Sequence[str]) -> str | None:
+    """The fact as a clerk tells it: right, left out (None), or another value of its kind."""
+    u = rng.random()
+    if u < RIGHT:
+        return truth
+    if u < RIGHT + LEFT_OUT:
+        return None
+    return pick(rng, [value for value in values if value != truth])
+
+
+def preference(rng: random.Random, prompt: str, facts: Facts) -> dict[str, str]:
+    """Two different answers to a prompt, in the order of a Bradley-Terry draw from their true rewards."""
+    a = b = write_response(rng, facts)
+    while b == a:
+        b = write_response(rng, facts)
+    p = 1 / (1 + math.exp(judge(prompt, b).reward - judge(prompt, a).reward))  # P(a over b)
+    chosen, rejected = (a, b) if rng.random() < p else (b, a)
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+# ------------------------------------------------------------------------------------------------- the files
+
+SIZES = {"train": (4000, 4000), "valid": (200, 200), "test": (256, 256)}  # split: SFT examples, preference pairs
+
+
+def make_data(folder: Path, seed: int = 0) -> None:
+    """Write `sft.SPLIT.jsonl` and `preferences.SPLIT.jsonl` for each split. No prompt stands in two places."""
+    rng = random.Random(seed)
+    prompts = distinct_prompts(rng)
+    for split, (n_sft, n_pairs) in SIZES.items():
+        sft = [{"prompt": prompt, "response": write_response(rng, read_prompt(prompt))} for prompt, _ in zip(prompts, range(n_sft))]
+        pairs = [preference(rng, prompt, read_prompt(prompt)) for prompt, _ in zip(prompts, range(n_pairs))]
+        for name, rows in ((f"sft.{split}.jsonl", sft), (f"preferences.{split}.jsonl", pairs)):
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def distinct_prompts(rng: random.Random) -> Iterator[str]:
+    """Prompts without end, never the same one twice."""
+    seen = set()
+    while True:
+        prompt = write_prompt(rng)
+        if prompt not in seen:
+            seen.add(prompt)
+            yield prompt
+
+
+def main() -> None:
+    make_data(DATA)
+    for path in sorted(DATA.glob("*.jsonl")):
+        print(f"{path.name:26} {len(path.read_text(encoding='utf-8').splitlines()):5} lines {path.stat().st_size:9,} bytes")
+
+
+if __name__ == "__main__":
+    main()

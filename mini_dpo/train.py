@@ -1,0 +1,172 @@
+"""The main command: SFT, then preference training from it, then both measured on held-out prompts.
+
+    python -m mini_dpo.train                        the toy shop, from nothing
+    python -m mini_dpo.train --data mine.jsonl      your own preferences
+    python -m mini_dpo.train --help
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import textwrap
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from mini_dpo.checkpoint import find_model, load_model, new_run, read_json, save_checkpoint, write_json, write_jsonl
+from mini_dpo.cli import run_command
+from mini_dpo.corpus import Corpus, files_of, fingerprints, load_corpus
+from mini_dpo.data import Batches, collate, collate_pairs
+from mini_dpo.dpo import freeze, precompute_reference, preference_objective
+from mini_dpo.errors import UserError
+from mini_dpo.evaluate import evaluate, table
+from mini_dpo.losses import LOSSES
+from mini_dpo.model import GPT
+from mini_dpo.settings import Settings, default_lr, from_config, model_config, parse
+from mini_dpo.sft import sft_objective
+from mini_dpo.tokenizer import Tokenizer, load_tokenizer
+from mini_dpo.training import LoopConfig, StageFiles, clock, train
+
+
+def main() -> None:
+    settings = parse()
+    keep_freed_memory()
+    if settings.resume:
+        folder = Path(settings.resume)
+        settings = unchanged_settings(folder)
+    else:
+        inputs = files_of(settings.data, settings.sft_data)
+        if settings.init_from:
+            inputs.append(find_model(Path(settings.init_from)))
+        config = {"settings": asdict(settings), "sha256": fingerprints(inputs)}
+        prepare(settings)  # whatever is wrong with the input shows before a folder is made
+        folder = new_run(Path(settings.out) if settings.out else None, config)
+    try:
+        run(settings, folder)
+    except KeyboardInterrupt:
+        print(f"\nstopped; go on with: python -m mini_dpo.train --resume {folder}", file=sys.stderr)
+        raise
+
+
+def unchanged_settings(folder: Path) -> Settings:
+    """The settings a run was begun with. Raises UserError where it is no run, or its input is not what it was."""
+    config = read_json(folder / "config.json")
+    settings = from_config(config["settings"])
+    for path, digest in fingerprints([Path(path) for path in config["sha256"]]).items():
+        if digest != config["sha256"][path]:
+            raise UserError(f"{path} has changed since {folder} was begun; put it back, or start a new run")
+    return settings
+
+
+def prepare(settings: Settings) -> tuple[Tokenizer, GPT, Corpus]:
+    """The tokenizer, the model before the first step, and the data."""
+    if settings.init_from:
+        model, tokenizer_name = load_model(find_model(Path(settings.init_from)), dropout=settings.dropout)
+        tokenizer = load_tokenizer(tokenizer_name)
+    else:
+        tokenizer = load_tokenizer(settings.tokenizer)
+        torch.manual_seed(settings.seed)
+        model = GPT(model_config(settings, tokenizer.vocab_size))
+    corpus = load_corpus(settings.data, settings.sft_data, tokenizer, model.config.context)
+    return tokenizer, model, corpus
+
+
+def run(settings: Settings, folder: Path) -> None:
+    """Run the stages, or what is left of them, and measure. Everything that is finished is in `folder`."""
+    started = time.perf_counter()
+    tokenizer, model, corpus = prepare(settings)
+    print(f"run {folder}: {sum(p.numel() for p in model.parameters()):,} parameters on {settings.device}", flush=True)
+    if settings.stage == "dpo":
+        adopt(model, tokenizer, folder / "sft.pt")
+    else:
+        run_sft(settings, folder, tokenizer, model, corpus)
+    sft, _ = load_model(folder / "sft.pt", dropout=0.0)
+    sft = freeze(sft.to(settings.device))
+    policy = None if settings.stage == "sft" else run_preferences(settings, folder, tokenizer, sft, corpus)
+    if not corpus.held_out.prompts:
+        print("nothing is held out (all prompts are the same), so nothing is measured")
+        return
+    print("measuring on held-out prompts ...", flush=True)
+    summary, samples = evaluate(sft, policy, tokenizer, corpus.held_out, settings.seed, settings.dtype)
+    summary["seconds"] = time.perf_counter() - started
+    write_jsonl(folder / "samples.jsonl", samples)
+    write_json(folder / "summary.json", summary)
+    print("", side_by_side(samples[:3]), "", table(summary), "", sep="\n")
+    print(f"{clock(summary['seconds'])} in all; talk to it: python -m mini_dpo.sample {folder}")
+
+
+def adopt(model: GPT, tokenizer: Tokenizer, path: Path) -> None:
+    """Keep the starting model with the run, as the SFT stage would have left it."""
+    if not path.exists():
+        save_checkpoint(path, model, tokenizer.name, step=0, finished=True, log_length=0)
+
+
+def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corpus: Corpus) -> None:
+    """Teach the model to talk; the result is `sft.pt`."""
+    batches = Batches(corpus.responses, collate, settings.batch_size, settings.seed)
+    valid = Batches(corpus.valid_responses, collate, settings.batch_size, settings.seed)
+    lr = settings.sft_lr or default_lr("sft", model.config.n_embd)
+    config = loop_config(settings, batches, lr, settings.sft_steps, settings.sft_epochs, weight_decay=0.1)
+    files = StageFiles("sft", folder, tokenizer.name)
+    train(model.to(settings.device), sft_objective, batches, config, files, valid if corpus.valid_responses else None)
+
+
+def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, sft: GPT, corpus: Corpus) -> GPT:
+    """Teach a copy of the SFT model to be liked; the result is `dpo.pt`, and returned."""
+    policy = freeze(sft).requires_grad_(True)
+    pairs, valid_pairs, reference = corpus.pairs, corpus.valid_pairs, sft
+    if settings.precompute_ref:
+        print("scoring the reference ...", flush=True)
+        pairs = precompute_reference(sft, pairs, settings.batch_size, settings.dtype)
+        valid_pairs = precompute_reference(sft, valid_pairs, settings.batch_size, settings.dtype)
+    batches = Batches(pairs, collate_pairs, settings.batch_size, settings.seed)
+    valid = Batches(valid_pairs, collate_pairs, settings.batch_size, settings.seed)
+    lr = settings.lr or default_lr("dpo", sft.config.n_embd)
+    config = loop_config(settings, batches, lr, settings.steps, settings.epochs, weight_decay=0.0)
+    objective = preference_objective(LOSSES[settings.loss], settings.loss_options, reference)
+    train(policy, objective, batches, config, StageFiles("dpo", folder, tokenizer.name), valid if valid_pairs else None)
+    return freeze(policy)
+
+
+def loop_config(settings: Settings, batches: Batches, lr: float, steps: int | None, epochs: float | None, weight_decay: float) -> LoopConfig:
+    """A stage's settings for the loop."""
+    steps = steps or max(1, round(epochs * batches.per_epoch / settings.accumulate))
+    return LoopConfig(
+        steps=steps,
+        lr=lr,
+        warmup=steps // 10,
+        accumulate=settings.accumulate,
+        weight_decay=weight_decay,
+        dtype=settings.dtype,
+        seed=settings.seed,
+        eval_every=settings.eval_every or max(1, steps // 5),
+        save_every=settings.save_every,
+    )
+
+
+def side_by_side(samples: list[dict], width: int = 52) -> str:
+    """Prompts with their answers before and after, in two columns."""
+    blocks = []
+    for sample in samples:
+        before, after = (textwrap.wrap(sample.get(name, ""), width) or [""] for name in ("sft", "dpo"))
+        height = max(len(before), len(after))
+        columns = zip(["SFT", *before, *[""] * height], ["DPO" if "dpo" in sample else "", *after, *[""] * height])
+        lines = [f"  {left:{width}}   {right}".rstrip() for left, right in list(columns)[: height + 1]]
+        blocks.append("\n".join([f"> {sample['prompt']}", *lines]))
+    return "\n\n".join(blocks)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep memory that torch frees for its next tensor, rather than hand it back to the system and fault
+    every page in again: on CPU this is a third of a small model's step. Elsewhere it does nothing."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        m_trim_threshold, m_mmap_max = -1, -4  # from malloc.h
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+if __name__ == "__main__":
+    run_command(main)
