@@ -73,11 +73,14 @@ def save_checkpoint(path: Path, model: GPT, tokenizer: str, **state: Any) -> Non
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, executing nothing that is in it. Raises UserError where it cannot be."""
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        file = open(path, "rb")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # a damaged or foreign file fails in many ways, none with a class of its own
-        raise UserError(f"{path}: not a checkpoint of mini_dpo ({type(error).__name__})") from error
+    with file:
+        try:
+            payload = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged or foreign file fails in many ways, none with a class of its own
+            raise UserError(f"{path}: not a checkpoint of mini_dpo, or a damaged one ({type(error).__name__})") from error
     if not isinstance(payload, dict) or not {"model", "config", "tokenizer"} <= payload.keys():
         raise UserError(f"{path}: not a checkpoint of mini_dpo (no model, config and tokenizer in it)")
     return payload

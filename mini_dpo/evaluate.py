@@ -69,9 +69,9 @@ def answer(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tok
 
 
 @torch.no_grad()
-def estimate_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[list[int]], dtype: str) -> tuple[float, float]:  # fmt: skip
-    """KL(policy || reference) per response in nats, and its standard error: the mean of log(policy / reference) over
-    responses that the policy wrote."""
+def estimate_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[list[int]], dtype: str) -> tuple[float, float | None]:  # fmt: skip
+    """KL(policy || reference) per response in nats, and its standard error (None for a single one): the mean of
+    log(policy / reference) over responses that the policy wrote."""
     sequences = []
     for prompt, response in zip(prompts, responses):
         before = tokenizer.encode_prompt(prompt)
@@ -82,7 +82,8 @@ def estimate_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, prompts: Sequ
         with autocast(batch.ids.device, dtype):
             ratios.append(response_logps(policy, batch.ids, batch.index) - response_logps(reference, batch.ids, batch.index))
     ratios = torch.cat(ratios)  # (N,)
-    return float(ratios.mean()), float(ratios.std()) / math.sqrt(len(ratios))
+    error = float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 1 else None
+    return float(ratios.mean()), error
 
 
 @torch.no_grad()
@@ -137,7 +138,7 @@ def table(summary: dict) -> str:
         ("tokens a response", "response_tokens", "{:.1f}"),
         ("responses cut before their end", "unfinished", "{}"),
     ]
-    lines = [f"{'held out: %d prompts' % summary['prompts']:42}{'SFT':>10}" + (f"{'DPO':>10}" if dpo else "")]
+    lines = [f"{'on held-out prompts (%d)' % summary['prompts']:42}{'SFT':>10}" + (f"{'DPO':>10}" if dpo else "")]
     for label, key, form in rows:
         if key in sft or key in dpo:
             cells = [form.format(column[key]) if key in column else "" for column in ([sft, dpo] if dpo else [sft])]
@@ -150,7 +151,9 @@ def remarks(summary: dict) -> list[str]:
     sft, dpo = summary["sft"], summary.get("dpo")
     if dpo is None:
         return []
-    lines = [f"KL has a standard error of {dpo['kl_error']:.2f}. Perplexity rises by exp(KL(reference || policy) / token) even if no skill is lost."]  # fmt: skip
+    lines = ["Perplexity rises as far as the policy leaves its reference, whether or not any skill is lost."]
+    if dpo["kl_error"] is not None:
+        lines.insert(0, f"KL is estimated from the policy's own answers, with a standard error of {dpo['kl_error']:.2f}.")
     if "label_accuracy" in summary:
         lines.append(f"Labels are noisy: the true reward itself agrees with {summary['label_accuracy']:.3f} of them.")
     falls = [name for name in ("chosen", "rejected") if dpo[f"logps/{name}"] < sft[f"logps/{name}"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -202,11 +202,3 @@ def default_lr(stage: str, n_embd: int) -> float:
     if n_embd < WIDE:
         return 8e-3 if stage == "sft" else 5e-4
     return 5e-4 if stage == "sft" else 2e-5
-
-
-def from_config(options: dict) -> Settings:
-    """The settings that config.json keeps. Raises UserError where it names none that exist."""
-    known = {f.name for f in fields(Settings)}
-    if not isinstance(options, dict) or options.keys() - known:
-        raise UserError("config.json is not from this version of mini_dpo; start a new run")
-    return Settings(**options)

@@ -234,10 +234,18 @@ def distinct_prompts(rng: random.Random) -> Iterator[str]:
             yield prompt
 
 
+def label_accuracy(rows: Sequence[dict[str, str]]) -> float:
+    """How many preferences the true reward itself agrees with, ties counting half: the rest is Bradley-Terry's noise."""
+    gaps = [judge(row["prompt"], row["chosen"]).reward - judge(row["prompt"], row["rejected"]).reward for row in rows]
+    return sum(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps) / len(gaps)
+
+
 def main() -> None:
     make_data(DATA)
     for path in sorted(DATA.glob("*.jsonl")):
-        print(f"{path.name:26} {len(path.read_text(encoding='utf-8').splitlines()):5} lines {path.stat().st_size:9,} bytes")
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        noise = f", {label_accuracy(rows):.3f} of the labels agree with the judge" if "chosen" in rows[0] else ""
+        print(f"{path.name:25} {len(rows):4} lines{noise}")
 
 
 if __name__ == "__main__":

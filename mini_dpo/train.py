@@ -25,7 +25,7 @@ from mini_dpo.errors import UserError
 from mini_dpo.evaluate import evaluate, table
 from mini_dpo.losses import LOSSES
 from mini_dpo.model import GPT
-from mini_dpo.settings import Settings, default_lr, from_config, model_config, parse
+from mini_dpo.settings import Settings, default_lr, model_config, parse
 from mini_dpo.sft import sft_objective
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 from mini_dpo.training import LoopConfig, StageFiles, clock, train
@@ -37,15 +37,16 @@ def main() -> None:
     if settings.resume:
         folder = Path(settings.resume)
         settings = unchanged_settings(folder)
+        parts = prepare(settings)
     else:
+        parts = prepare(settings)  # whatever is wrong with the input shows before a folder is made
         inputs = files_of(settings.data, settings.sft_data)
         if settings.init_from:
             inputs.append(find_model(Path(settings.init_from)))
         config = {"settings": asdict(settings), "sha256": fingerprints(inputs)}
-        prepare(settings)  # whatever is wrong with the input shows before a folder is made
         folder = new_run(Path(settings.out) if settings.out else None, config)
     try:
-        run(settings, folder)
+        run(settings, folder, *parts)
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: python -m mini_dpo.train --resume {folder}", file=sys.stderr)
         raise
@@ -54,9 +55,12 @@ def main() -> None:
 def unchanged_settings(folder: Path) -> Settings:
     """The settings a run was begun with. Raises UserError where it is no run, or its input is not what it was."""
     config = read_json(folder / "config.json")
-    settings = from_config(config["settings"])
-    for path, digest in fingerprints([Path(path) for path in config["sha256"]]).items():
-        if digest != config["sha256"][path]:
+    try:
+        settings, digests = Settings(**config["settings"]), dict(config["sha256"])
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{folder / 'config.json'}: not from this version of mini_dpo; start a new run") from error
+    for path, digest in fingerprints([Path(path) for path in digests]).items():
+        if digest != digests[path]:
             raise UserError(f"{path} has changed since {folder} was begun; put it back, or start a new run")
     return settings
 
@@ -74,10 +78,9 @@ def prepare(settings: Settings) -> tuple[Tokenizer, GPT, Corpus]:
     return tokenizer, model, corpus
 
 
-def run(settings: Settings, folder: Path) -> None:
+def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corpus: Corpus) -> None:
     """Run the stages, or what is left of them, and measure. Everything that is finished is in `folder`."""
     started = time.perf_counter()
-    tokenizer, model, corpus = prepare(settings)
     print(f"run {folder}: {sum(p.numel() for p in model.parameters()):,} parameters on {settings.device}", flush=True)
     if settings.stage == "dpo":
         adopt(model, tokenizer, folder / "sft.pt")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,17 +69,35 @@ class StageFiles:
     def checkpoint(self) -> Path:
         return self.folder / f"{self.stage}.pt"
 
+    def finished(self) -> bool:
+        """Whether the stage is over."""
+        return self.checkpoint.exists() and load_checkpoint(self.checkpoint)["finished"]
 
-def train(policy: GPT, objective: Objective, batches: Batches, config: LoopConfig, files: StageFiles | None = None, valid: Batches | None = None) -> None:  # fmt: skip
+
+def train(
+    policy: GPT,
+    objective: Objective,
+    batches: Batches | Mapping[int, Batch | PairBatch],
+    config: LoopConfig,
+    files: StageFiles | None = None,
+    valid: Batches | None = None,
+    name: str = "train",
+) -> None:
     """Train `policy` in place for `config.steps` steps; with `files`, log, save, and go on where a checkpoint left off.
+
+    batches[k] is batch number k since the start. valid: batches to score now and then. name: stands before each line
+    of progress where there are no files.
 
     One seed gives the same weights to the bit on the same CPU, however often the run was stopped and resumed: batch
     and dropout depend on the seed and the step alone. Raises TrainingFailed if the loss or the gradient is not finite
     (the last checkpoint stays good), KeyboardInterrupt after Ctrl-C or SIGTERM (once a checkpoint is written).
     """
+    if files and files.finished():
+        policy.load_state_dict(load_checkpoint(files.checkpoint)["model"])
+        return
     optimizer = make_optimizer(policy, config)
     first, log = resume(policy, optimizer, files) if files else (0, None)
-    progress = Progress(files.stage if files else "train", first, config.steps)
+    progress = Progress(files.stage if files else name, first, config.steps)
     with ask_before_stopping() as stop_asked:
         for step in range(first, config.steps):
             micro_batches = [batches[step * config.accumulate + i] for i in range(config.accumulate)]
@@ -107,20 +125,15 @@ def make_optimizer(policy: GPT, config: LoopConfig) -> torch.optim.AdamW:
 
 
 def resume(policy: GPT, optimizer: torch.optim.Optimizer, files: StageFiles) -> tuple[int, MetricsLog]:
-    """Load the stage's unfinished checkpoint if there is one: (the first step to take, the log cut back to it)."""
-    if not files.checkpoint.exists():
-        return 0, MetricsLog(files.folder / "metrics.jsonl", length_before(files))
-    saved = load_checkpoint(files.checkpoint)
-    policy.load_state_dict(saved["model"])
-    if not saved["finished"]:
+    """Load the stage's checkpoint if there is one: (the first step to take, the log cut back to what it has seen)."""
+    if files.checkpoint.exists():
+        saved = load_checkpoint(files.checkpoint)
+        policy.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-    return saved["step"], MetricsLog(files.folder / "metrics.jsonl", saved["log_length"])
-
-
-def length_before(files: StageFiles) -> int:
-    """The length of metrics.jsonl when the stage before this one was over: 0 if this is the first."""
-    before = files.folder / "sft.pt"
-    return load_checkpoint(before)["log_length"] if files.stage != "sft" and before.exists() else 0
+        return saved["step"], MetricsLog(files.folder / "metrics.jsonl", saved["log_length"])
+    before = files.folder / "sft.pt"  # there only if a stage came before this one
+    length = load_checkpoint(before)["log_length"] if before.exists() else 0
+    return 0, MetricsLog(files.folder / "metrics.jsonl", length)
 
 
 def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objective, micro_batches: list[Batch] | list[PairBatch], config: LoopConfig, step: int) -> dict[str, float]:  # fmt: skip

@@ -1,0 +1,138 @@
+"""The proof: on a world small enough to write down, the GPT lands on the optimum that the mathematics names.
+
+    python -m mini_dpo.exact
+
+The world has two words. A response is any string of up to three of them; all fifteen are listed, so a reward, a
+reference and beta give the optimum pi* = ref exp(r / beta) / Z in closed form. The handwritten GPT is trained on every
+ordered pair of responses with the real DPO loss in the real loop, each pair weighing P(chosen over rejected), the
+share of people who would label it so. DPO's claim (arXiv:2305.18290, section 4) is that the trained policy is pi*.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mini_dpo.bradley_terry import kl, optimal_policy, preference_probability
+from mini_dpo.cli import option, parser_for, run_command
+from mini_dpo.data import Encoded, EncodedPair, PairBatch, collate, collate_pairs
+from mini_dpo.dpo import freeze, pair_logps
+from mini_dpo.errors import UserError
+from mini_dpo.logprobs import response_logps
+from mini_dpo.losses import LOSSES
+from mini_dpo.model import GPT, GPTConfig
+from mini_dpo.sft import sft_objective
+from mini_dpo.training import LoopConfig, Objective, Outcome, train
+
+WORDS = ["tea", "please"]
+END = len(WORDS)  # the id of the end-of-text token
+LONGEST = 3
+PROMPTS = [[0], [1]]  # "tea" and "please"
+MODEL = GPTConfig(vocab_size=len(WORDS) + 1, context=1 + LONGEST, n_layer=2, n_head=2, n_embd=32)
+
+
+@dataclass(frozen=True)
+class ExactSettings:
+    """Which world, and how long to train in it."""
+
+    seed: int = option(int, "of the reward, the reference and the weights", 0)
+    beta: float = option(float, "price of a nat of KL, in units of reward", 0.5)
+    steps: int = option(int, "training steps", 400)
+
+
+def main() -> None:
+    parser = parser_for(ExactSettings, "exact", "Train the GPT with the real DPO loss where the optimum is known, and compare.")
+    settings = ExactSettings(**vars(parser.parse_args()))
+    if settings.beta <= 0 or settings.steps < 1:
+        raise UserError("--beta must be positive and --steps at least 1")
+    started = time.perf_counter()
+    responses = list_responses()
+    reference = make_reference(responses, settings.seed)
+    reward = torch.randn(len(PROMPTS), len(responses), generator=torch.Generator().manual_seed(settings.seed), dtype=torch.float64)
+    policy = train_on_every_pair(reference, responses, reward, settings)
+    ref_logps, learned = score_all(reference, responses), score_all(policy, responses)  # (prompts, K)
+    optimum = optimal_policy(ref_logps, reward, settings.beta)  # (prompts, K)
+    print(table(responses, reward, ref_logps, optimum, learned))
+    print(f"KL(optimum || reference)  {float(kl(optimum, ref_logps).max()):.1e} nats, the worse of the two prompts")
+    print(f"KL(optimum || learned)    {float(kl(optimum, learned).max()):.1e} nats, likewise")
+    print(f"{time.perf_counter() - started:.0f} s")
+
+
+def list_responses() -> list[list[int]]:
+    """All strings of fewer than LONGEST words, which end in end-of-text, and all of LONGEST, which end because the
+    world does. Whatever a model is, its probabilities of these sum to one."""
+    ended = [[*words, END] for n in range(LONGEST) for words in itertools.product(range(END), repeat=n)]
+    return ended + [list(words) for words in itertools.product(range(END), repeat=LONGEST)]
+
+
+def sequence(prompt: list[int], response: list[int]) -> Encoded:
+    """A prompt and a response with its mask."""
+    return Encoded(prompt + response, [False] * len(prompt) + [True] * len(response))
+
+
+@torch.no_grad()
+def score_all(model: GPT, responses: Sequence[list[int]]) -> Tensor:
+    """log pi(y | x) of every response to every prompt: (prompts, K)."""
+    batch = collate([sequence(prompt, response) for prompt in PROMPTS for response in responses])
+    return response_logps(model, batch.ids, batch.index).view(len(PROMPTS), len(responses))
+
+
+def make_reference(responses: Sequence[list[int]], seed: int) -> GPT:
+    """A GPT that a little SFT on a random corpus has given some habits."""
+    torch.manual_seed(seed)
+    model = GPT(MODEL).double()
+    corpus = torch.randint(len(responses), (24,)).tolist()
+    batch = collate([sequence(PROMPTS[i % len(PROMPTS)], responses[k]) for i, k in enumerate(corpus)])
+    config = LoopConfig(steps=60, lr=3e-3, seed=seed)
+    train(model, sft_objective, {step: batch for step in range(config.steps)}, config, name="sft")
+    return freeze(model)
+
+
+def train_on_every_pair(reference: GPT, responses: Sequence[list[int]], reward: Tensor, settings: ExactSettings) -> GPT:
+    """A copy of the reference, trained on all ordered pairs at once in every step."""
+    pairs, probabilities = [], []
+    for i, prompt in enumerate(PROMPTS):
+        for w, l in itertools.permutations(range(len(responses)), 2):
+            pairs.append(EncodedPair(sequence(prompt, responses[w]), sequence(prompt, responses[l])))
+            probabilities.append(preference_probability(reward[i, w], reward[i, l]))
+    batch = collate_pairs(pairs)
+    policy = freeze(reference).requires_grad_(True)
+    objective = expected_dpo(reference, torch.stack(probabilities), settings.beta)
+    config = LoopConfig(steps=settings.steps, lr=3e-3, warmup=20, grad_clip=math.inf, seed=settings.seed)
+    train(policy, objective, {step: batch for step in range(config.steps)}, config, name="dpo")
+    return policy
+
+
+def expected_dpo(reference: GPT, probabilities: Tensor, beta: float) -> Objective:
+    """The DPO loss over people's random labels: each ordered pair's, times the probability (B,) of that label."""
+
+    def objective(policy: GPT, batch: PairBatch) -> Outcome:
+        logps = pair_logps(policy, reference, batch)
+        losses = probabilities * LOSSES["dpo"](logps, beta=beta)  # (B,)
+        return Outcome(losses.sum(), len(losses) // 2, {})  # a pair has two orders and one label
+
+    return objective
+
+
+def table(responses: Sequence[list[int]], reward: Tensor, ref_logps: Tensor, optimum: Tensor, learned: Tensor) -> str:
+    """A line a response: its reward, and its probability under the three policies."""
+    words = [*WORDS, "."]
+    lines = []
+    for i, prompt in enumerate(PROMPTS):
+        lines.append(f'\nprompt "{words[prompt[0]]}"')
+        lines.append(f"  {'response':22}{'reward':>8}{'reference':>11}{'optimum':>12}{'learned':>12}")
+        for k, response in enumerate(responses):
+            text = " ".join(words[token] for token in response)
+            p = [float(logps[i, k].exp()) for logps in (ref_logps, optimum, learned)]
+            lines.append(f"  {text:22}{float(reward[i, k]):8.2f}{p[0]:11.4f}{p[1]:12.8f}{p[2]:12.8f}")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,58 @@
+"""Look at one example as the trainer sees it: each token, and whether it is trained on.
+
+    python -m mini_dpo.show                                  the first pair of the toy shop
+    python -m mini_dpo.show --data mine.jsonl --line 7
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mini_dpo.cli import option, parser_for, run_command
+from mini_dpo.corpus import TOY_PREFERENCES
+from mini_dpo.data import collate, encode, load_demonstrations, load_preferences
+from mini_dpo.errors import UserError
+from mini_dpo.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class ShowSettings:
+    """Which example to show."""
+
+    data: str | None = option(str, "a preference file (default: the toy shop's)")
+    sft_data: str | None = option(str, "an SFT file instead")
+    line: int | None = option(int, "which line of the file (default: the first that can be used)")
+    tokenizer: str = option(str, "toy or gpt2", "toy", ("toy", "gpt2"))
+
+
+def main() -> None:
+    parser = parser_for(ShowSettings, "show", "Print one example token by token, and which tokens are trained on.")
+    settings = ShowSettings(**vars(parser.parse_args()))
+    if settings.data and settings.sft_data:
+        raise UserError("give --data or --sft-data, not both")
+    tokenizer = load_tokenizer(settings.tokenizer)
+    path = settings.sft_data or settings.data or TOY_PREFERENCES["train"]
+    examples = load_demonstrations(path) if settings.sft_data else load_preferences(path)
+    found = [e for e in examples if settings.line in (None, e.line)]
+    if not found:
+        raise UserError(f"{path}: no usable example on line {settings.line}; the last is on line {examples[-1].line}")
+    example = found[0]
+    for field in ("response",) if settings.sft_data else ("chosen", "rejected"):
+        print(f"{path}, line {example.line}, {field}:")
+        print(render(tokenizer, example.prompt, getattr(example, field)), end="\n\n")
+
+
+def render(tokenizer: Tokenizer, prompt: str, response: str) -> str:
+    """A line a token. What is trained on is read off the batch that the trainer would get, not off the text."""
+    batch = collate([encode(tokenizer, prompt, response)])
+    predicted_at = {row + 1: row for row in batch.index.rows.tolist()}  # with one sequence, rows are positions
+    lines = [f"{'position':>8}  {'id':>5}  {'token':24}  trained on?"]
+    for position, token in enumerate(batch.ids[0].tolist()):
+        trained = f"yes, predicted at position {predicted_at[position]}" if position in predicted_at else "no"
+        lines.append(f"{position:8}  {token:5}  {tokenizer.decode([token])!r:24}  {trained}")
+    lines.append(f"{len(predicted_at)} of {batch.ids.shape[1]} tokens are trained on")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_command(main)

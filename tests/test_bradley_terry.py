@@ -1,0 +1,214 @@
+"""The closed forms against each other, and DPO against them: what it is trained towards is the optimum they name."""
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from mini_dpo.bradley_terry import (
+    dpo_gradient,
+    expected_reward,
+    implicit_reward,
+    kl,
+    log_partition,
+    objective,
+    optimal_policy,
+    preference_probability,
+)
+from mini_dpo.data import EncodedPair, collate_pairs
+from mini_dpo.dpo import freeze, pair_logps
+from mini_dpo.losses import LOSSES, PairLogps
+from tests.strategies import encoded_sequences, seeds, tiny_gpt, worlds
+
+close = dict(rtol=1e-9, atol=1e-9)
+
+
+def random_policy(K: int, seed: int) -> torch.Tensor:
+    return (2 * torch.randn(K, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).log_softmax(-1)
+
+
+@given(worlds(), seeds)
+def test_the_objective_of_any_policy_falls_short_by_its_distance_to_the_optimum(world, seed):
+    """J(pi) = beta log Z - beta KL(pi || pi*), for every pi: so pi* is the one maximiser."""
+    ref, reward, beta = world
+    policy = random_policy(len(ref), seed)
+    optimum = optimal_policy(ref, reward, beta)
+    expected = beta * log_partition(ref, reward, beta) - beta * kl(policy, optimum)
+    torch.testing.assert_close(objective(policy, ref, reward, beta), expected, **close)
+    assert float(optimum.exp().sum()) == pytest.approx(1, abs=1e-12)
+
+
+@given(worlds(), st.floats(-50, 50), st.floats(0.1, 10))
+def test_only_differences_of_reward_and_only_its_ratio_to_beta_matter(world, c, factor):
+    ref, reward, beta = world
+    optimum = optimal_policy(ref, reward, beta)
+    torch.testing.assert_close(optimal_policy(ref, reward + c, beta), optimum, **close)
+    torch.testing.assert_close(optimal_policy(ref, factor * reward, factor * beta), optimum, **close)
+    torch.testing.assert_close(preference_probability(reward[0] + c, reward[1] + c), preference_probability(reward[0], reward[1]), **close)
+
+
+@given(worlds())
+def test_the_reward_is_hidden_in_its_optimum_and_the_partition_function_cancels(world):
+    ref, reward, beta = world
+    optimum = optimal_policy(ref, reward, beta)
+    hidden = implicit_reward(optimum, ref, beta)
+    torch.testing.assert_close(hidden + beta * log_partition(ref, reward, beta), reward, **close)
+    ours = preference_probability(hidden[0], hidden[1])
+    torch.testing.assert_close(ours, preference_probability(reward[0], reward[1]), **close)
+    odds = reward[0].exp() / (reward[0].exp() + reward[1].exp())
+    torch.testing.assert_close(ours, odds, **close)
+
+
+@given(worlds())
+def test_along_the_frontier_a_nat_costs_beta(world):
+    """dE[r]/dKL = beta and dE[r]/d(1/beta) = Var[r] on the family of optima."""
+    ref, reward, beta = world
+    price = torch.tensor(1 / beta, dtype=torch.float64, requires_grad=True)
+    optimum = optimal_policy(ref, reward, 1 / price)
+    value, distance = expected_reward(optimum, reward), kl(optimum, ref)
+    (dvalue,) = torch.autograd.grad(value, price, retain_graph=True)
+    (ddistance,) = torch.autograd.grad(distance, price)
+    variance = (optimum.exp() * (reward - value) ** 2).sum()
+    torch.testing.assert_close(dvalue, variance.detach(), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(dvalue, beta * ddistance, rtol=1e-7, atol=1e-9)
+
+
+@given(worlds(), seeds)
+def test_log_ratios_of_reference_samples_fall_by_the_kl(world, seed):
+    """E_ref[log pi/ref] = -KL(ref || pi): why, over pairs drawn from the reference, log-probs fall on average."""
+    ref, _, _ = world
+    policy = random_policy(len(ref), seed)
+    mean = (ref.exp() * (policy - ref)).sum()
+    torch.testing.assert_close(mean, -kl(ref, policy), **close)
+    assert mean <= 1e-12
+
+
+@given(worlds(), seeds)
+def test_kl_is_zero_only_at_home(world, seed):
+    ref, _, _ = world
+    policy = random_policy(len(ref), seed)
+    assume(not torch.equal(policy, ref))
+    assert float(kl(ref, ref)) == 0 and float(kl(policy, ref)) > 0
+
+
+# ------------------------------------------------------------------------------------------- DPO's gradient, exactly
+
+
+@settings(max_examples=10)
+@given(encoded_sequences(n=4, vocab_size=5), st.floats(0.05, 2), seeds)
+def test_gradient_through_a_real_network_is_the_paper_s(sequences, beta, seed):
+    """grad L = -beta sigmoid(r_l - r_w) [grad log pi(y_w) - grad log pi(y_l)], in every parameter of the GPT."""
+    policy, reference = tiny_gpt(seed % 4), freeze(tiny_gpt(99))
+    batch = collate_pairs([EncodedPair(sequences[0], sequences[2]), EncodedPair(sequences[1], sequences[3])])
+    logps = pair_logps(policy, reference, batch)
+    parameters = list(policy.parameters())
+    ours = torch.autograd.grad(LOSSES["dpo"](logps, beta=beta).sum(), parameters, retain_graph=True)
+    weight_w, weight_l = dpo_gradient(PairLogps(*(f.detach() for f in vars(logps).values())), beta)
+    papers = torch.autograd.grad([logps.policy_chosen, logps.policy_rejected], parameters, [weight_w, weight_l])
+    for name_of, a, b in zip(dict(policy.named_parameters()), ours, papers):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10, msg=lambda text: f"{name_of}: {text}")
+    assert (weight_w < 0).all() and (weight_l > 0).all()
+
+
+@given(worlds())
+def test_gradient_at_the_reference_weighs_every_pair_beta_half(world):
+    ref, _, beta = world
+    logps = PairLogps(*[ref] * 4, torch.ones_like(ref), torch.ones_like(ref))
+    down, up = dpo_gradient(logps, beta)
+    torch.testing.assert_close(up, torch.full_like(ref, beta / 2), **close)
+    torch.testing.assert_close(down, -up, **close)
+
+
+# --------------------------------------------------------------------------------- what training on people's labels finds
+
+
+def population_risk(loss, logits, ref, reward, pairs, weights, **hyper):
+    """The expected loss over Bradley-Terry labels on pairs (a, b), for a policy with one logit a response."""
+    policy = logits.log_softmax(-1)
+    a, b = pairs.T
+    p = preference_probability(reward[a], reward[b])
+    one = torch.ones_like(p)
+    as_is = loss(PairLogps(policy[a], policy[b], ref[a], ref[b], one, one), **hyper)
+    flipped = loss(PairLogps(policy[b], policy[a], ref[b], ref[a], one, one), **hyper)
+    return (weights * (p * as_is + (1 - p) * flipped)).sum()
+
+
+@st.composite
+def connected_graphs(draw, K: int):
+    """Which pairs people compare: a random tree over all responses and some more edges, each with a random weight."""
+    tree = [(i, draw(st.integers(0, i - 1))) for i in range(1, K)]
+    everything = [(i, j) for i in range(K) for j in range(i)]
+    pairs = sorted(set(tree) | set(draw(st.lists(st.sampled_from(everything)))))
+    weights = [draw(st.floats(0.1, 2.0)) for _ in pairs]
+    return torch.tensor(pairs), torch.tensor(weights, dtype=torch.float64)
+
+
+@given(worlds(largest=6), st.data())
+def test_the_optimum_is_a_stationary_point_of_dpo_whatever_is_compared(world, data):
+    ref, reward, beta = world
+    pairs, weights = data.draw(connected_graphs(len(ref)))
+    logits = optimal_policy(ref, reward, beta).clone().requires_grad_()
+    risk = population_risk(LOSSES["dpo"], logits, ref, reward, pairs, weights, beta=beta)
+    (gradient,) = torch.autograd.grad(risk, logits)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-10)
+
+
+@settings(max_examples=10)
+@given(worlds(largest=5), st.data(), seeds)
+def test_training_from_anywhere_finds_the_optimum(world, data, seed):
+    """The population minimiser is pi*, from any start: the loss is convex in the logits."""
+    ref, reward, beta = world
+    beta = max(beta, 0.2)
+    pairs, weights = data.draw(connected_graphs(len(ref)))
+    logits = random_policy(len(ref), seed).requires_grad_()
+    optimizer = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-13, tolerance_change=0, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        risk = population_risk(LOSSES["dpo"], logits, ref, reward, pairs, weights, beta=beta)
+        risk.backward()
+        return risk
+
+    for _ in range(5):
+        optimizer.step(closure)
+    found = logits.detach().log_softmax(-1)
+    assert float(kl(optimal_policy(ref, reward, beta), found)) < 1e-8
+
+
+@given(worlds(smallest=4, largest=4), st.floats(-5, 5))
+def test_what_is_never_compared_is_not_learned(world, c):
+    """Two islands, {0, 1} and {2, 3}, each compared only within: the risk cannot tell how much of one there is."""
+    ref, reward, beta = world
+    pairs, weights = torch.tensor([[0, 1], [2, 3]]), torch.ones(2, dtype=torch.float64)
+    logits = optimal_policy(ref, reward, beta)
+    moved = logits + torch.tensor([c, c, 0.0, 0.0], dtype=torch.float64)
+    risks = [population_risk(LOSSES["dpo"], x, ref, reward, pairs, weights, beta=beta) for x in (logits, moved)]
+    torch.testing.assert_close(*risks, **close)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@given(world=worlds(smallest=3, largest=5), epsilon=st.floats(0.01, 0.4))
+def test_each_loss_s_declared_minimiser_is_stationary_on_a_whole_world(name, world, epsilon):
+    """With two responses the declared margin is the minimiser; check it through a normalised policy."""
+    ref, reward, beta = (x[:2] if isinstance(x, torch.Tensor) else x for x in world)
+    ref = ref.log_softmax(-1)
+    loss = LOSSES[name]
+    hyper = {"beta": beta, **({"label_smoothing": epsilon} if "label_smoothing" in loss.hyperparameters else {})}
+    best = loss.best_margin(float(preference_probability(reward[0], reward[1])), **hyper)
+    logits = (ref + torch.tensor([best / beta, 0.0], dtype=torch.float64)).requires_grad_()
+    risk = population_risk(loss, logits, ref, reward, torch.tensor([[0, 1]]), torch.ones(1, dtype=torch.float64), **hyper)
+    (gradient,) = torch.autograd.grad(risk, logits)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-10)
+
+
+@given(worlds(smallest=2, largest=2), st.floats(0.01, 0.4))
+def test_dpo_on_flipped_labels_is_cdpo_on_clean_ones(world, epsilon):
+    """Mean over labels flipped with probability epsilon, for any policy."""
+    ref, reward, beta = world
+    h = reward - ref
+    one = torch.ones_like(h)
+    zero = torch.zeros_like(h)
+    clean = PairLogps(h, zero, zero, zero, one, one)
+    flipped = PairLogps(zero, h, zero, zero, one, one)
+    mean = (1 - epsilon) * LOSSES["dpo"](clean, beta=beta) + epsilon * LOSSES["dpo"](flipped, beta=beta)
+    torch.testing.assert_close(LOSSES["cdpo"](clean, beta=beta, label_smoothing=epsilon), mean, **close)

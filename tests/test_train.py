@@ -1,0 +1,296 @@
+"""`python -m mini_dpo.train` as people use and misuse it."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from mini_dpo import sample, show, train
+from mini_dpo.checkpoint import load_model
+from mini_dpo.losses import LOSSES
+from mini_dpo.settings import Settings, parse
+from tests.commands import SHORT, SMALL, preference_file, run, sft_file
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def go(monkeypatch, capsys, here):
+    """Run the command; `go(...)` returns (status, out, err)."""
+    return lambda *args: run(monkeypatch, capsys, train, *args)
+
+
+@pytest.fixture
+def own(here):
+    return preference_file(here / "mine.jsonl")
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# ------------------------------------------------------------------------------------------------------ it works
+
+
+def test_the_main_job_in_small(go, here):
+    status, out, err = go(*SMALL, "--context", 128, *SHORT)
+    assert (status, err) == (0, "")
+    folder = here / "runs" / "1"
+    assert sorted(os.listdir(folder)) == ["config.json", "dpo.pt", "metrics.jsonl", "samples.jsonl", "sft.pt", "summary.json"]
+    log = rows(folder / "metrics.jsonl")
+    assert [(row["stage"], row["step"]) for row in log] == [(s, i) for s in ("sft", "dpo") for i in range(1, 6)]
+    names = "loss rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen logps/rejected grad_norm learning_rate"
+    assert set(names.split()) <= log[-1].keys() and {"eval_loss", "eval_rewards/accuracies"} <= log[-1].keys()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {"reward", "facts", "tone", "length", "win_rate", "kl", "perplexity", "reward_accuracy", "logps/chosen", "logps/rejected"} <= summary["dpo"].keys()
+    assert summary["dpo"]["kl"] > -4 * summary["dpo"]["kl_error"]
+    samples = rows(folder / "samples.jsonl")
+    assert len(samples) == 256 and samples[0].keys() == {"prompt", "sft", "dpo"}
+    for words in ("tokens/s", "left", "true reward", "win rate", "KL(policy || reference)", "perplexity", "python -m mini_dpo.sample runs/1"):
+        assert words in out
+
+
+def test_own_data_a_second_run_and_a_second_seed(go, here, own):
+    assert go("--data", own, *SMALL, *SHORT)[0] == 0
+    first = {path.name: path.read_bytes() for path in (here / "runs/1").iterdir()}
+    assert go("--data", own, *SMALL, *SHORT)[0] == 0
+    assert {path.name: path.read_bytes() for path in (here / "runs/1").iterdir()} == first
+    again = {path.name: path.read_bytes() for path in (here / "runs/2").iterdir()}
+    assert all(again[name] == first[name] for name in ("metrics.jsonl", "samples.jsonl")), "one seed, one result"
+    assert go("--data", own, *SMALL, *SHORT, "--seed", 1)[0] == 0
+    assert (here / "runs/3/metrics.jsonl").read_bytes() != first["metrics.jsonl"]
+
+
+def test_own_data_has_no_true_reward(go, here, own):
+    status, out, _ = go("--data", own, *SMALL, *SHORT)
+    assert status == 0 and "true reward" not in out and "win rate" not in out
+    assert "SFT imitates its chosen responses" in out and "held out for the end, by prompt: 1 of 12 pairs" in out
+
+
+def test_stages_apart_make_what_they_make_together(go, here, own):
+    assert go("--data", own, *SMALL, *SHORT, "--out", "both")[0] == 0
+    assert go("--stage", "sft", "--data", own, *SMALL, "--steps", 5, "--out", "first")[0] == 0
+    status, out, _ = go("--stage", "dpo", "--data", own, "--init-from", "first", "--steps", 5, "--batch-size", 4, "--out", "second")
+    assert status == 0
+    for stage in ("sft", "dpo"):
+        (a, _), (b, _) = load_model(here / "both" / f"{stage}.pt"), load_model(here / "second" / f"{stage}.pt")
+        assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("flags", [[], ["--precompute-ref"], ["--accumulate", "2"], ["--dtype", "bfloat16"]], ids=str)
+def test_every_loss_trains(go, here, own, loss, flags):
+    assert go("--data", own, *SMALL, "--sft-steps", 1, "--steps", 2, "--loss", loss, *flags)[0] == 0
+
+
+def test_accumulating_equals_a_larger_batch(go, here, own):
+    assert go("--data", own, *SMALL, "--sft-steps", 2, "--steps", 2, "--batch-size", 11, "--out", "large")[0] == 0
+    assert go("--data", own, *SMALL, "--sft-steps", 2, "--steps", 2, "--batch-size", 11, "--precompute-ref", "--out", "ahead")[0] == 0
+    (a, _), (b, _) = load_model(here / "large/dpo.pt"), load_model(here / "ahead/dpo.pt")
+    for x, y in zip(a.parameters(), b.parameters()):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_sft_data_of_one_s_own(go, here, own):
+    status, out, _ = go("--data", own, "--sft-data", sft_file(here / "sft.jsonl"), *SMALL, *SHORT)
+    assert status == 0 and "1 of 12 pairs, 1 of 12 responses" in out
+    status, out, _ = go("--stage", "sft", "--sft-data", here / "sft.jsonl", *SMALL, "--steps", 2)
+    assert status == 0 and "DPO" not in out
+
+
+def test_prompts_held_out_as_preferences_are_no_sft_examples(go, here, own):
+    lines = [json.dumps({"prompt": f"say {i}", "response": "well"}) for i in range(12)]
+    (here / "sft.jsonl").write_text("\n".join(lines))
+    status, out, _ = go("--data", own, "--sft-data", "sft.jsonl", *SMALL, *SHORT)
+    assert status == 0 and "their prompts are held-out preferences" in out or "1 of 12 responses" in out
+    held_out = {row["prompt"] for row in rows(here / "runs/1/samples.jsonl")}
+    assert len(held_out) == 1
+
+
+def test_one_prompt_alone_trains_and_says_that_nothing_is_measured(go, here):
+    status, out, _ = go("--data", preference_file(here / "one.jsonl", n=3, prompt="same"), *SMALL, *SHORT)
+    assert status == 0 and "nothing is measured" in out
+
+
+def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
+    go("--data", own, *SMALL, *SHORT)
+    before = {name: (here / "runs/1" / name).read_bytes() for name in ("metrics.jsonl", "samples.jsonl", "sft.pt", "dpo.pt")}
+    assert go("--resume", "runs/1")[0] == 0
+    assert before == {name: (here / "runs/1" / name).read_bytes() for name in before}
+
+
+# --------------------------------------------------------------------------------------------- it refuses, clearly
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    {
+        "--data none.jsonl": "none.jsonl: cannot be read",
+        "--stage dpo": "--stage dpo needs --init-from",
+        "--stage dpo --init-from none": "none: no model there",
+        "--stage dpo --init-from x --sft-lr 1": "--stage dpo does not read --sft-lr",
+        "--stage sft --beta 0.2": "--stage sft does not read --beta",
+        "--stage sft --loss cdpo": "--stage sft does not read --loss",
+        "--stage sft --sft-lr 1": "with --stage sft, write --lr for --sft-lr",
+        "--init-from x --model toy": "come from --init-from; leave out --model",
+        "--sft-data x": "--sft-data without --data",
+        "--label-smoothing 0.1": "--loss dpo does not read --label-smoothing",
+        "--loss cdpo --label-smoothing 0.7": "label_smoothing must be in [0, 0.5), not 0.7",
+        "--beta 0": "beta must be positive, not 0.0",
+        "--beta nan": "beta must be positive, not nan",
+        "--steps 0": "--steps must be at least 1, not 0",
+        "--steps 3 --epochs 2": "--steps and --epochs say the same thing twice",
+        "--lr -1": "--lr must be a positive number, not -1.0",
+        "--lr nan": "--lr must be a positive number, not nan",
+        "--epochs inf": "--epochs must be a positive number, not inf",
+        "--dropout 1": "--dropout must be in [0, 1)",
+        "--seed -1": "--seed must be in [0, 2^31)",
+        "--n-head 3": "n_embd (128) must be a multiple of n_head (3)",
+        "--device cuda": "--device cuda: this machine, or this build of torch, has none",
+        "--resume none": "none/config.json: cannot be read",
+        "--resume none --beta 1": "leave out --beta, or start a new run",
+    }.items(),
+    ids=str,
+)
+def test_flags_that_make_no_sense_are_one_clear_line(go, here, monkeypatch, args, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, out, err = go(*args.split())
+    assert status == 2 and message in err and err.startswith("error: ") and err.count("\n") == 1
+    assert not list(here.iterdir()), "nothing may be left behind"
+
+
+@pytest.mark.parametrize("args", ["--nonsense", "--loss dppo", "--steps many", "--bet 0.1", "--stage"])
+def test_flags_that_do_not_exist_exit_with_2_as_well(go, args):
+    status, _, err = go(*args.split())
+    assert status == 2 and "python -m mini_dpo.train" in err
+
+
+def test_broken_data_leaves_no_folder(go, here, own):
+    with own.open("a") as file:
+        file.write("{nope\n")
+    status, _, err = go("--data", own, *SMALL, *SHORT)
+    assert status == 2 and f"{own}, line 13: not JSON" in err and err.count("\n") == 1
+    assert not (here / "runs").exists()
+
+
+def test_data_longer_than_the_context(go, here):
+    path = preference_file(here / "long.jsonl", prompt="x" * 100)
+    status, _, err = go("--data", path, *SMALL, *SHORT)
+    assert status == 2 and "every example is longer than the context of 40 tokens" in err
+
+
+def test_a_taken_folder_is_refused(go, here, own):
+    (here / "mine").mkdir()
+    status, _, err = go("--data", own, *SMALL, *SHORT, "--out", "mine")
+    assert status == 2 and "mine exists; choose another --out" in err
+
+
+def test_data_that_changed_since_is_refused(go, here, own):
+    go("--data", own, *SMALL, *SHORT)
+    preference_file(own, n=11)
+    status, _, err = go("--resume", "runs/1")
+    assert status == 2 and "mine.jsonl has changed since runs/1 was begun" in err
+
+
+def test_a_config_of_another_version_is_refused(go, here):
+    (here / "old").mkdir()
+    for config in ('{"settings": {"colour": "red"}, "sha256": {}}', "[]", "{}", '{"settings": {}}'):
+        (here / "old/config.json").write_text(config)
+        status, _, err = go("--resume", "old")
+        assert status == 2 and "old/config.json: not from this version of mini_dpo" in err, config
+
+
+def test_nonsense_learning_rate_ends_in_one_line_and_status_1(go, here, own):
+    status, _, err = go("--data", own, *SMALL, "--sft-steps", 60, "--steps", 2, "--sft-lr", 1e30)
+    assert status == 1 and err.startswith("error: ") and "try a lower learning rate" in err and err.count("\n") == 1
+    assert (here / "runs/1/config.json").exists()
+
+
+def test_help_is_for_newcomers(go):
+    status, out, _ = go("--help")
+    assert status == 0
+    for name in (f.name for f in Settings.__dataclass_fields__.values() if f.metadata):
+        assert "--" + name.replace("_", "-") in out
+    for words in ("examples:", "--beta", "--label-smoothing", "price of a nat", "defaults: dpo 0.1, cdpo 0.1"):
+        assert words in " ".join(out.split())
+
+
+def test_each_setting_is_read_by_something():
+    """A setting that nothing reads would be a lie: each field's name must stand in the wiring as `settings.NAME`."""
+    import inspect
+
+    from mini_dpo import settings as settings_module
+
+    source = inspect.getsource(train) + inspect.getsource(settings_module.model_config)
+    by_name = ("n_layer", "n_head", "n_embd", "context")  # read in a loop over their names
+    for name in Settings.__dataclass_fields__:
+        assert f"settings.{name}" in source or name in by_name, name
+
+
+def test_settings_survive_config_json(here):
+    settings = parse(["--data", "x.jsonl", "--loss", "cdpo", "--beta", "0.3", "--steps", "7"])
+    assert settings.loss_options == {"beta": 0.3, "label_smoothing": 0.1}
+    assert settings.data == str(here / "x.jsonl") and settings.epochs is None and settings.sft_epochs == 5.0
+    assert Settings(**json.loads(json.dumps(vars(settings)))) == settings
+
+
+# ------------------------------------------------------------------------------------------------- sample and show
+
+
+def test_sample_talks_to_both_models(go, monkeypatch, capsys, here, own):
+    go("--data", own, *SMALL, *SHORT)
+    status, out, err = run(monkeypatch, capsys, sample, "runs/1", "--prompt", "say 3", "--max-new-tokens", 5)
+    assert (status, err) == (0, "") and out.splitlines()[0].startswith("  SFT  ") and "  DPO  " in out
+    assert run(monkeypatch, capsys, sample, "runs/1", "--prompt", "say 3", "--max-new-tokens", 5)[1] == out
+    status, out, _ = run(monkeypatch, capsys, sample, "runs/1/sft.pt", "--prompt", "say 3", "--temperature", 0)
+    assert status == 0 and "DPO" not in out
+
+
+def test_sample_reads_prompts_until_the_end_and_forgives_a_bad_one(go, monkeypatch, capsys, here, own):
+    import io
+    import sys
+
+    go("--data", own, *SMALL, *SHORT)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n" + "x" * 100 + "\nagain\n\nnever read\n"))
+    status, out, err = run(monkeypatch, capsys, sample, "runs/1", "--max-new-tokens", 3)
+    assert status == 0 and out.count("SFT") == 2 and "no room for a response" in err
+
+
+def test_sample_shows_the_judge_s_marks(go, monkeypatch, capsys, here):
+    go(*SMALL, "--stage", "sft", "--context", 128, "--steps", 2)
+    prompt = "My kettle bites! I bought it on Friday. Yours crossly, Ada"
+    assert "true reward" in run(monkeypatch, capsys, sample, "runs/1", "--prompt", prompt, "--max-new-tokens", 5)[1]
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    {
+        "none": "none: no model there",
+        "run --temperature -1": "--temperature must be at least 0",
+        "run --top-p 2": "--top-p must be in (0, 1]",
+        "run --max-new-tokens 0": "--max-new-tokens must be at least 1",
+    }.items(),
+    ids=str,
+)
+def test_sample_refuses_clearly(monkeypatch, capsys, here, args, message):
+    status, _, err = run(monkeypatch, capsys, sample, *args.split())
+    assert status == 2 and message in err and err.count("\n") == 1
+
+
+def test_show_says_which_tokens_are_trained_on(monkeypatch, capsys, here, own):
+    status, out, _ = run(monkeypatch, capsys, show, "--data", own, "--line", 4)
+    assert status == 0 and "line 4, chosen:" in out and "line 4, rejected:" in out
+    lines = out.splitlines()[2:]
+    assert lines[0].split()[2:] == ["'<|user|>'", "no"]
+    marker = next(i for i, line in enumerate(lines) if "<|assistant|>" in line)
+    end = next(i for i, line in enumerate(lines) if "<|endoftext|>" in line)
+    assert all(line.endswith("no") for line in lines[: marker + 1])
+    assert [line.split("position ")[1] for line in lines[marker + 1 : end + 1]] == [str(i) for i in range(marker, end)]
+    assert lines[end + 1] == f"{end - marker} of {end + 1} tokens are trained on"
+    assert run(monkeypatch, capsys, show, "--data", own, "--line", 99)[0] == 2
+    assert "line 1, response:" in run(monkeypatch, capsys, show, "--sft-data", sft_file(here / "s.jsonl"))[1]

@@ -1,0 +1,301 @@
+"""The loop: accumulation, schedule, going on after a stop, stopping at nonsense; and both objectives in it."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mini_dpo.checkpoint import load_checkpoint
+from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_pairs
+from mini_dpo.dpo import freeze, pair_logps, precompute_reference, preference_objective
+from mini_dpo.errors import TrainingFailed
+from mini_dpo.logprobs import response_logps
+from mini_dpo.losses import LOSSES
+from mini_dpo.sft import sft_objective
+from mini_dpo.training import LoopConfig, Outcome, StageFiles, learning_rate, make_optimizer, score, train, train_step
+from tests.strategies import encoded_sequences, tiny_gpt
+
+HYPER = LOSSES["dpo"].hyperparameters
+
+
+def some_sequences(n=24, seed=0):
+    """Sequences of assorted lengths over the tiny vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda low, high, size: torch.randint(low, high, size, generator=generator).tolist()  # noqa: E731
+    sequences = []
+    for _ in range(n):
+        prompt, response = draw(0, 5, (draw(1, 5, (1,))[0],)), draw(0, 5, (draw(1, 7, (1,))[0],))
+        sequences.append(Encoded(prompt + response, [False] * len(prompt) + [True] * len(response)))
+    return sequences
+
+
+def some_pairs(n=12):
+    sequences = some_sequences(2 * n)
+    return [EncodedPair(w, l) for w, l in zip(sequences[:n], sequences[n:])]
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+def objectives():
+    """Each objective with a function from a batch size to the batches that it takes."""
+    dpo = preference_objective(LOSSES["dpo"], HYPER, freeze(tiny_gpt(7)))
+    return {
+        "sft": (sft_objective, lambda size: Batches(some_sequences(), collate, size, seed=0)),
+        "dpo": (dpo, lambda size: Batches(some_pairs(), collate_pairs, size, seed=0)),
+    }
+
+
+both = pytest.mark.parametrize("name", ["sft", "dpo"])
+
+
+# ------------------------------------------------------------------------------------------------------- the step
+
+
+@both
+@given(cuts=st.lists(st.integers(1, 11), max_size=4))
+def test_accumulated_batches_make_the_gradient_of_one_large_batch(name, cuts):
+    """Whichever way a batch is cut. Catches a mean of means, which weighs short responses and small batches more."""
+    objective, _ = objectives()[name]
+    examples, collate_ = (some_sequences(12), collate) if name == "sft" else (some_pairs(12), collate_pairs)
+    bounds = [0, *sorted(set(cuts)), 12]
+    pieces = [collate_(examples[a:b]) for a, b in zip(bounds, bounds[1:])]
+    config = LoopConfig(steps=1, lr=1e-3, grad_clip=math.inf)
+    gradients, records = [], []
+    for micro_batches in ([collate_(examples)], pieces):
+        policy = tiny_gpt()
+        records.append(train_step(policy, make_optimizer(policy, config), objective, micro_batches, config, 0))
+        gradients.append([p.grad for p in policy.parameters()])
+    for whole, cut in zip(*gradients):
+        torch.testing.assert_close(whole, cut, rtol=1e-9, atol=1e-11)
+    assert records[0] == pytest.approx(records[1], rel=1e-9, abs=1e-11)
+
+
+def test_sft_loss_is_the_mean_over_response_tokens():
+    policy, sequences = tiny_gpt(), some_sequences(5)
+    batch = collate(sequences)
+    total = response_logps(policy, batch.ids, batch.index).sum()
+    outcome = sft_objective(policy, batch)
+    assert outcome.count == sum(sum(s.response_mask) for s in sequences)
+    torch.testing.assert_close(outcome.loss, -total)
+
+
+def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_logged():
+    policy, config = tiny_gpt(), LoopConfig(steps=1, lr=0.0, grad_clip=0.01)
+    record = train_step(policy, make_optimizer(policy, config), sft_objective, [collate(some_sequences())], config, 0)
+    norm = math.sqrt(sum(float((p.grad**2).sum()) for p in policy.parameters()))
+    assert record["grad_norm"] > 0.1 and norm == pytest.approx(0.01, rel=1e-4)
+
+
+@given(st.integers(0, 20), st.integers(1, 200))
+def test_schedule_rises_in_a_line_and_falls_in_a_cosine_to_zero(warmup, rest):
+    config = LoopConfig(steps=warmup + rest, lr=2.0, warmup=warmup)
+    rates = [learning_rate(step, config) for step in range(config.steps)]
+    assert rates[:warmup] == pytest.approx([2.0 * (i + 1) / warmup for i in range(warmup)])
+    assert rates[warmup] == 2.0 == max(rates) and all(a >= b for a, b in zip(rates[warmup:], rates[warmup + 1 :]))
+    assert 0 < rates[-1] and learning_rate(config.steps, config) == pytest.approx(0)
+    assert learning_rate(warmup + rest // 2, config) == pytest.approx(1 + math.cos(math.pi * (rest // 2) / rest))
+
+
+def test_weight_decay_is_for_matrices_only():
+    policy = tiny_gpt()
+    decayed, spared = make_optimizer(policy, LoopConfig(steps=1, lr=1e-3, weight_decay=0.5)).param_groups
+    assert decayed["weight_decay"] == 0.5 and spared["weight_decay"] == 0
+    assert all(p.dim() == 2 for p in decayed["params"]) and all(p.dim() == 1 for p in spared["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(policy.parameters()))
+
+
+@both
+def test_training_lowers_the_loss(name):
+    objective, batches = objectives()[name]
+    policy = tiny_gpt()
+    before = score(policy, objective, batches(4), "float32")["loss"]
+    train(policy, objective, batches(4), LoopConfig(steps=60, lr=1e-2))
+    assert score(policy, objective, batches(4), "float32")["loss"] < 0.8 * before
+
+
+def test_bfloat16_autocast_trains_with_float32_weights_and_log_probs():
+    policy = tiny_gpt().float()
+    reference = freeze(policy)
+    batches = Batches(some_pairs(), collate_pairs, 4, seed=0)
+    seen = []
+    objective = preference_objective(LOSSES["dpo"], HYPER, reference)
+
+    def watched(policy, batch):
+        outcome = objective(policy, batch)
+        seen.append((outcome.loss.dtype, outcome.metrics["logps/chosen"].dtype, torch.is_autocast_enabled("cpu")))
+        return outcome
+
+    train(policy, watched, batches, LoopConfig(steps=3, lr=1e-3, dtype="bfloat16"))
+    assert set(seen) == {(torch.float32, torch.float32, True)}
+    assert {p.dtype for p in policy.parameters()} == {torch.float32} and not same_weights(policy, reference)
+
+
+# -------------------------------------------------------------------------------------------------- the reference
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_run_begins_at_the_reference_s_own_value(loss):
+    """The policy starts as a copy: log-ratios are zero to the bit, dropout or not, and the loss is what it declares."""
+    start = tiny_gpt(dropout=0.3).train()
+    policy = freeze(start).requires_grad_(True).train()
+    batch = collate_pairs(some_pairs())
+    outcome = preference_objective(loss, loss.hyperparameters, freeze(start))(policy, batch)
+    expected = loss.at_reference(**loss.hyperparameters)
+    assert float(outcome.loss.detach()) / outcome.count == pytest.approx(expected, abs=1e-12)
+    for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"):
+        assert not outcome.metrics[name].any(), name
+
+
+def test_the_reference_never_changes_and_gets_no_gradient():
+    policy = tiny_gpt()
+    reference = freeze(policy)
+    as_it_was = freeze(reference)
+    reference.requires_grad_(True)  # even a reference that somebody forgot to freeze
+    objective = preference_objective(LOSSES["dpo"], HYPER, reference)
+    train(policy, objective, Batches(some_pairs(), collate_pairs, 4, seed=0), LoopConfig(steps=5, lr=1e-2))
+    assert same_weights(reference, as_it_was) and not same_weights(policy, reference)
+    assert all(p.grad is None for p in reference.parameters())
+
+
+def test_freeze_is_a_copy():
+    policy = tiny_gpt(dropout=0.3).train()
+    reference = freeze(policy)
+    with torch.no_grad():
+        policy.wte.weight.add_(1)
+    assert not torch.equal(policy.wte.weight, reference.wte.weight)
+    assert not reference.training and not any(p.requires_grad for p in reference.parameters())
+
+
+def test_training_is_the_same_with_reference_log_probs_known_ahead():
+    start = tiny_gpt(3)
+    pairs = some_pairs()
+    known = precompute_reference(freeze(start), pairs, batch_size=5, dtype="float32")
+    trained = []
+    for examples, reference in ((pairs, freeze(start)), (known, None)):
+        policy = freeze(start).requires_grad_(True)
+        objective = preference_objective(LOSSES["dpo"], HYPER, reference)
+        train(policy, objective, Batches(examples, collate_pairs, 4, seed=0), LoopConfig(steps=10, lr=1e-3))
+        trained.append(policy)
+    for a, b in zip(trained[0].parameters(), trained[1].parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # they are kept in float32, the model is in float64
+
+
+@settings(max_examples=10)
+@given(encoded_sequences(n=4))
+def test_pairs_are_scored_as_their_sequences_are(sequences):
+    policy, reference = tiny_gpt(1), freeze(tiny_gpt(2))
+    logps = pair_logps(policy, reference, collate_pairs([EncodedPair(sequences[0], sequences[2]), EncodedPair(sequences[1], sequences[3])]))
+    batch = collate(sequences)
+    ours, refs = (response_logps(model, batch.ids, batch.index) for model in (policy, reference))
+    expected = torch.cat([ours, refs]).view(4, 2)
+    found = torch.stack([logps.policy_chosen, logps.policy_rejected, logps.ref_chosen, logps.ref_rejected])
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+    lengths = [sum(s.response_mask) for s in sequences]
+    assert torch.cat([logps.chosen_lengths, logps.rejected_lengths]).tolist() == lengths
+
+
+def test_no_reference_at_all_is_refused():
+    with pytest.raises(ValueError, match="reference log-probs"):
+        preference_objective(LOSSES["dpo"], HYPER, None)(tiny_gpt(), collate_pairs(some_pairs()))
+
+
+# ------------------------------------------------------------------------------------------ stopping and going on
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone: nothing after it runs."""
+
+
+def interrupted(objective, at):
+    """The objective, until it is called for the `at`-th time."""
+    calls = iter(range(10**9))
+
+    def wrapped(policy, batch):
+        if next(calls) == at:
+            raise Killed
+        return objective(policy, batch)
+
+    return wrapped
+
+
+@both
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("at", [0, 1, 4, 5, 9, 10, 11])
+def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(tmp_path, name, dropout, at):
+    objective, batches = objectives()[name]
+    config = LoopConfig(steps=11, lr=1e-2, warmup=2, save_every=4, eval_every=3)
+    valid = batches(5)
+    outcomes = []
+    for run, kill_at in (("whole", None), ("killed", at)):
+        folder = tmp_path / run
+        folder.mkdir()
+        files = StageFiles(name, folder, "toy")
+        if kill_at is not None:
+            with pytest.raises(Killed):
+                train(tiny_gpt(dropout=dropout), interrupted(objective, kill_at), batches(3), config, files, valid)
+            with open(folder / "metrics.jsonl", "ab") as log:
+                log.write(b'{"half a li')
+        policy = tiny_gpt(dropout=dropout)
+        train(policy, objective, batches(3), config, files, valid)
+        outcomes.append((policy, (folder / "metrics.jsonl").read_bytes()))
+    (whole, whole_log), (resumed, resumed_log) = outcomes
+    assert same_weights(whole, resumed)
+    assert whole_log == resumed_log
+    rows = [json.loads(line) for line in whole_log.splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 12))
+    assert [row["step"] for row in rows if "eval_loss" in row] == [3, 6, 9, 11]
+
+
+def test_a_finished_stage_is_not_trained_again_and_loses_its_optimizer(tmp_path):
+    files = StageFiles("sft", tmp_path, "toy")
+    config = LoopConfig(steps=3, lr=1e-2)
+    policy = tiny_gpt()
+    train(policy, sft_objective, Batches(some_sequences(), collate, 4, 0), config, files)
+    assert "optimizer" not in load_checkpoint(files.checkpoint)
+    again = tiny_gpt(5)
+    train(again, interrupted(sft_objective, 0), Batches(some_sequences(), collate, 4, 0), config, files)
+    assert same_weights(policy, again)
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tmp_path, poison):
+    calls = iter(range(100))
+
+    def objective(policy, batch):
+        outcome = sft_objective(policy, batch)
+        if next(calls) < 6:
+            return outcome
+        loss = outcome.loss * math.nan if poison == "loss" else outcome.loss + (policy.wte.weight[0, 0] * 0).sqrt()
+        return Outcome(loss, outcome.count, {})
+
+    policy, files = tiny_gpt(), StageFiles("sft", tmp_path, "toy")
+    with pytest.raises(TrainingFailed, match="step 7: "):
+        train(policy, objective, Batches(some_sequences(), collate, 4, 0), LoopConfig(steps=20, lr=1e-3, save_every=2), files)
+    saved = load_checkpoint(files.checkpoint)
+    assert saved["step"] == 6
+    assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
+    assert all(torch.isfinite(p).all() for p in policy.parameters()), "the bad step must not be taken"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_at_the_end_of_the_step(tmp_path, number):
+    calls = iter(range(100))
+
+    def objective(policy, batch):
+        if next(calls) == 3:
+            os.kill(os.getpid(), number)
+        return sft_objective(policy, batch)
+
+    files, before = StageFiles("sft", tmp_path, "toy"), signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_gpt(), objective, Batches(some_sequences(), collate, 4, 0), LoopConfig(steps=20, lr=1e-3), files)
+    assert load_checkpoint(files.checkpoint)["step"] == 4
+    assert len((tmp_path / "metrics.jsonl").read_bytes().splitlines()) == 4
+    assert signal.getsignal(number) is before
