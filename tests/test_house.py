@@ -1,0 +1,94 @@
+"""The shape of the project: who may import whom, what lies where, what it needs, what its first page says."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = {path.stem: path for path in (ROOT / "mini_dpo").glob("*.py") if path.stem != "__init__"}
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+FLOORS = [
+    {"errors", "model", "losses"},
+    {"bradley_terry", "tokenizer", "logprobs", "checkpoint", "generate", "metrics", "cli"},
+    {"data", "shop", "settings"},
+    {"training", "corpus"},
+    {"sft", "dpo"},
+    {"evaluate"},
+    {"train", "exact", "sample", "show"},
+]
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+OUTSIDE = {"torch", "numpy", "tiktoken", "pytest", "hypothesis"}
+
+
+def imports(path):
+    """The modules that a file imports, as dotted names."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def test_every_module_has_a_floor():
+    assert set(MODULES) == set(FLOOR)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_run_downwards(name):
+    for module in imports(MODULES[name]):
+        if module.startswith("mini_dpo"):
+            below = module.removeprefix("mini_dpo.")
+            assert FLOOR[below] < FLOOR[name], f"{name} (floor {FLOOR[name]}) imports {below} (floor {FLOOR[below]})"
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), *(ROOT / "tests").glob("*.py")], ids=lambda path: path.name)
+def test_nothing_but_the_five_packages_is_imported(path):
+    for module in imports(path):
+        top = module.split(".")[0]
+        assert top in OUTSIDE | {"mini_dpo", "tests"} or top in sys.stdlib_module_names, f"{path.name} imports {module}"
+
+
+def test_requirements_are_the_five_packages_pinned():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split("\n")
+    assert {re.split("==", line)[0] for line in lines if line} == OUTSIDE
+    assert all(re.fullmatch(r"[a-z]+==[\d.]+(; python_version .*)?", line) for line in lines if line)
+    assert "torch==2.13.0" in lines
+
+
+def test_the_transformer_is_handwritten():
+    source = MODULES["model"].read_text(encoding="utf-8")
+    used = set(re.findall(r"\bnn\.([A-Z]\w+)", source))
+    assert used == {"Module", "ModuleList", "Linear", "Embedding", "LayerNorm", "Dropout"}
+
+
+def test_top_level_is_as_agreed():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout: nothing says which files belong to the project")
+    top = {line.split("/")[0] for line in tracked.stdout.splitlines()}
+    assert {name for name in top if not name.startswith(".")} <= {"README.md", "requirements.txt", "mini_dpo", "tutorials", "tests", "data"}
+
+
+def test_every_command_in_the_readme_exists():
+    commands = set(re.findall(r"python -m mini_dpo\.(\w+)", README))
+    assert commands <= set(MODULES) and {"train", "exact", "sample", "show"} <= commands
+    for name in commands:
+        assert 'if __name__ == "__main__":' in MODULES[name].read_text(encoding="utf-8")
+
+
+def test_the_two_set_up_commands_stand_on_the_first_screen():
+    first_screen = README.splitlines()[:40]
+    assert "pip install -r requirements.txt && python -m mini_dpo.train" in first_screen
+    assert "pip install -r requirements.txt && python -m pytest" in first_screen
+
+
+def test_files_and_links_named_in_the_readme_exist():
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("http") or (ROOT / link).exists(), link
+    for name in re.findall(r"`(\w+\.py)`", README):
+        assert name.removesuffix(".py") in MODULES or (ROOT / "tests" / name).exists(), name
