@@ -98,12 +98,12 @@ def load_model(path: Path, **changes: Any) -> tuple[GPT, str]:
 
 
 def find_model(path: Path) -> Path:
-    """The checkpoint a user means: a file itself, or in a run's folder the last stage's."""
-    candidates = [path / "dpo.pt", path / "sft.pt"] if path.is_dir() else [path]
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
-    raise UserError(f"{path}: no model there; name a run's folder (it has sft.pt or dpo.pt) or a checkpoint file")
+    """The checkpoint a user means: a file itself; of a run's folder, the SFT model, from which preference training
+    starts. Raises UserError where there is none."""
+    checkpoint = path / "sft.pt" if path.is_dir() else path
+    if not checkpoint.exists():
+        raise UserError(f"{path}: no model there; name a run's folder (it has sft.pt) or a checkpoint file")
+    return checkpoint
 
 
 # ------------------------------------------------------------------------------------------------------ run folders

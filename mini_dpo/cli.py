@@ -8,42 +8,51 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, field, fields
+from dataclasses import field, fields
 from typing import Any
 
 from mini_dpo.errors import TrainingFailed, UserError
 
 
-def option(kind: type, help: str, default: Any = None, choices: tuple = ()) -> Any:
-    """A field of a settings dataclass that is also a flag: `sft_lr` becomes `--sft-lr`. kind=bool makes a switch."""
-    return field(default=default, metadata={"kind": kind, "help": help, "choices": choices})
+def option(kind: type, help: str, default: Any = None, choices: tuple = (), metavar: str | None = None, group: str = "options") -> Any:
+    """A field of a settings dataclass that is also a flag: `sft_lr` becomes `--sft-lr`. kind=bool makes a switch;
+    metavar: what stands for the value in the help; group: the heading that it stands under."""
+    return field(default=default, metadata=dict(kind=kind, help=help, choices=choices, metavar=metavar, group=group))
 
 
-def parser_for(settings: type, command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """An argument parser with a flag for every `option` of a settings dataclass. A flag not given is absent."""
+def parser_for(settings: type, command: str, description: str, epilog: str = "", arguments: str = "") -> argparse.ArgumentParser:
+    """An argument parser with a flag for every `option` of a settings dataclass. A flag not given is absent.
+    arguments: what comes before the flags."""
     parser = argparse.ArgumentParser(
         prog=f"python -m mini_dpo.{command}",
+        usage=f"%(prog)s {arguments}[flags]",
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
+    groups = {"options": parser}
     for f in fields(settings):
         if "kind" in f.metadata:
-            add_flag(parser, f.name, f.metadata["kind"], f.metadata["help"], f.metadata["choices"], f.default)
+            metadata = dict(f.metadata)
+            heading = metadata.pop("group")
+            if heading not in groups:
+                groups[heading] = parser.add_argument_group(heading)
+            add_flag(groups[heading], f.name, default=f.default, **metadata)
     return parser
 
 
-def add_flag(parser: argparse.ArgumentParser, name: str, kind: type, help: str, choices: tuple = (), default: Any = None) -> None:
-    """Add `--name` to a parser, with its default in the help where there is one."""
+def add_flag(parser: argparse._ActionsContainer, name: str, kind: type, help: str, choices: tuple = (), metavar: str | None = None, default: Any = None) -> None:  # fmt: skip
+    """Add `--name` to a parser or a group of it, with the default in the help where there is one."""
     flag = "--" + name.replace("_", "-")
     help = help.replace("%", "%%")
     if kind is bool:
         parser.add_argument(flag, action="store_true", help=help)
         return
-    shown = "" if default is None or default is MISSING else f" (default: {default})"
-    metavar = None if choices else {int: "N", float: "X", str: "TEXT"}[kind]
+    if not choices:
+        metavar = metavar or {int: "N", float: "X", str: "TEXT"}[kind]
+    shown = "" if default is None else f" (default: {default})"
     parser.add_argument(flag, type=kind, choices=choices or None, metavar=metavar, help=help + shown)
 
 

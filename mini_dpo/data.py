@@ -130,7 +130,7 @@ class Encoded(NamedTuple):
     response_mask: list[bool]
 
     @property
-    def n_tokens(self) -> int:
+    def length(self) -> int:
         return len(self.ids)
 
 
@@ -149,31 +149,33 @@ class EncodedPair(NamedTuple):
     ref_logps: tuple[float, float] | None = None
 
     @property
-    def n_tokens(self) -> int:
-        return self.chosen.n_tokens + self.rejected.n_tokens
+    def length(self) -> int:
+        """Of the longer of the two: in a batch both are padded to the longest sequence there."""
+        return max(self.chosen.length, self.rejected.length)
 
 
 def encode_demonstrations(examples: Sequence[Demonstration], tokenizer: Tokenizer, context: int, source: str, say=print) -> list[Encoded]:
     """Encode SFT examples. What is longer than the context is left out, never cut."""
     encoded = [encode(tokenizer, e.prompt, e.response) for e in examples]
-    return fitting(encoded, [len(e.ids) for e in encoded], examples, context, source, say)
+    return fitting(encoded, examples, context, source, say)
 
 
 def encode_preferences(examples: Sequence[Preference], tokenizer: Tokenizer, context: int, source: str, say=print) -> list[EncodedPair]:
     """Encode pairs. A pair with a sequence longer than the context is left out, never cut."""
     pairs = [EncodedPair(encode(tokenizer, e.prompt, e.chosen), encode(tokenizer, e.prompt, e.rejected)) for e in examples]
-    return fitting(pairs, [max(len(p.chosen.ids), len(p.rejected.ids)) for p in pairs], examples, context, source, say)
+    return fitting(pairs, examples, context, source, say)
 
 
 E = TypeVar("E", Encoded, EncodedPair)
 
 
-def fitting(encoded: list[E], sizes: list[int], examples: Sequence, context: int, source: str, say) -> list[E]:
+def fitting(encoded: list[E], examples: Sequence, context: int, source: str, say) -> list[E]:
     """Those of at most `context` tokens; says how many are left out and what would keep them. UserError if all are."""
-    kept = [e for e, size in zip(encoded, sizes) if size <= context]
+    kept = [e for e in encoded if e.length <= context]
     if len(kept) < len(encoded):
-        line = next(example.line for example, size in zip(examples, sizes) if size > context)
-        report = f"longer than the context of {context} tokens (first: line {line}); --context {max(sizes)} would keep all"
+        line = next(example.line for e, example in zip(encoded, examples) if e.length > context)
+        longest = max(e.length for e in encoded)
+        report = f"longer than the context of {context} tokens (first: line {line}); --context {longest} would keep all"
         if not kept:
             raise UserError(f"{source}: every example is {report}")
         say(f"{source}: left out {len(encoded) - len(kept)} of {len(encoded)} examples: {report}")
@@ -183,7 +185,7 @@ def fitting(encoded: list[E], sizes: list[int], examples: Sequence, context: int
 # --------------------------------------------------------------------------------------------- tokens to batches
 
 
-STRETCH = 16  # batches that are sorted by length together: long enough to spare padding, short enough to stay random
+STRETCH = 32  # batches that are sorted by length together: long enough to spare padding, short enough to stay random
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ class Batches(Generic[E]):
         order = torch.randperm(len(self.examples), generator=generator).tolist()
         stretch = STRETCH * self.batch_size
         for i in range(0, len(order), stretch):
-            order[i : i + stretch] = sorted(order[i : i + stretch], key=lambda j: self.examples[j].n_tokens)
+            order[i : i + stretch] = sorted(order[i : i + stretch], key=lambda j: self.examples[j].length)
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 

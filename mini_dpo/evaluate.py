@@ -30,30 +30,32 @@ def evaluate(sft: GPT, policy: GPT | None, tokenizer: Tokenizer, held_out: HeldO
     stage. The two draw their answers with different random numbers.
     """
     prompts = list(dict.fromkeys(held_out.prompts))[:PROMPTS]
-    longest = max(sum(response.response_mask) for response in held_out.responses)
     models = {"sft": sft} if policy is None else {"sft": sft, "dpo": policy}
-    summary: dict = {"prompts": len(prompts), "pairs": len(held_out.pairs)}
-    texts = {}
+    longest = max(sum(response.response_mask) for response in held_out.responses)
+    ids, texts, columns = {}, {}, {}
     for i, (name, model) in enumerate(models.items()):
-        ids = answer(model, tokenizer, prompts, max_new_tokens=2 * longest, seed=2 * seed + i)
-        texts[name] = [tokenizer.decode_response(response) for response in ids]
-        summary[name] = {
-            **(judge_all(held_out.judge, prompts, texts[name]) if held_out.judge else {}),
-            "response_tokens": fmean(len(response) for response in ids),
-            "unfinished": sum(response[-1] != tokenizer.end_of_text for response in ids),
+        ids[name] = answer(model, tokenizer, prompts, max_new_tokens=2 * longest, seed=2 * seed + i)
+        texts[name] = [tokenizer.decode_response(response) for response in ids[name]]
+        columns[name] = {
+            "response_tokens": fmean(len(response) for response in ids[name]),
+            "unfinished": sum(response[-1] != tokenizer.end_of_text for response in ids[name]),
             "perplexity": perplexity(model, held_out.responses, dtype),
         }
-        if name == "dpo":
-            summary["dpo"]["kl"], summary["dpo"]["kl_error"] = estimate_kl(policy, sft, tokenizer, prompts, ids, dtype)
+        if held_out.judge:
+            columns[name] |= judge_all(held_out.judge, prompts, texts[name])
+    summary = {"prompts": len(prompts), "pairs": len(held_out.pairs), **columns}
     if policy is not None:
-        summary["dpo"]["reward_accuracy"], logps = compare_pairs(policy, sft, held_out.pairs, dtype)
+        dpo = summary["dpo"]
+        dpo["kl"], dpo["kl_error"] = estimate_kl(policy, sft, tokenizer, prompts, ids["dpo"], dtype)
+        if held_out.judge:
+            dpo["win_rate"] = win_rate(held_out.judge, prompts, texts["dpo"], texts["sft"])
+    if policy is not None and held_out.pairs:
+        dpo["reward_accuracy"], logps = compare_pairs(policy, sft, held_out.pairs, dtype)
         for name in models:
             summary[name] |= logps[name]
         if held_out.judge:
-            summary["dpo"]["win_rate"] = win_rate(held_out.judge, prompts, texts["dpo"], texts["sft"])
-            pairs = held_out.preferences
-            columns = ([getattr(p, field) for p in pairs] for field in ("prompt", "chosen", "rejected"))
-            summary["label_accuracy"] = win_rate(held_out.judge, *columns)
+            fields = ([getattr(p, field) for p in held_out.preferences] for field in ("prompt", "chosen", "rejected"))
+            summary["label_accuracy"] = win_rate(held_out.judge, *fields)
     return summary, [{"prompt": prompt, **{name: texts[name][i] for name in models}} for i, prompt in enumerate(prompts)]
 
 
@@ -126,9 +128,9 @@ def table(summary: dict) -> str:
     sft, dpo = summary["sft"], summary.get("dpo", {})
     rows = [
         ("true reward", "reward", "{:.2f}"),
-        ("  facts, -4 to 4", "facts", "{:.2f}"),
-        ("  tone, -2 to 2", "tone", "{:.2f}"),
-        ("  length, -3 to 0", "length", "{:.2f}"),
+        ("  facts, -8 to 8", "facts", "{:.2f}"),
+        ("  tone, -4 to 4", "tone", "{:.2f}"),
+        ("  length, -6 to 0", "length", "{:.2f}"),
         ("win rate against SFT, ties count half", "win_rate", "{:.3f}"),
         ("KL(policy || reference), nats a response", "kl", "{:.2f}"),
         ("perplexity on held-out SFT responses", "perplexity", "{:.3f}"),
@@ -156,7 +158,7 @@ def remarks(summary: dict) -> list[str]:
         lines.insert(0, f"KL is estimated from the policy's own answers, with a standard error of {dpo['kl_error']:.2f}.")
     if "label_accuracy" in summary:
         lines.append(f"Labels are noisy: the true reward itself agrees with {summary['label_accuracy']:.3f} of them.")
-    falls = [name for name in ("chosen", "rejected") if dpo[f"logps/{name}"] < sft[f"logps/{name}"]]
-    if falls == ["chosen", "rejected"]:
+    names = ("logps/chosen", "logps/rejected")
+    if all(name in dpo and dpo[name] < sft[name] for name in names):
         lines.append("Both log-probs fell, the rejected one further: DPO trains their difference, and probability went to other responses.")
     return lines

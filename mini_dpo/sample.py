@@ -34,7 +34,7 @@ class SampleSettings:
 
 
 def main() -> None:
-    parser = parser_for(SampleSettings, "sample", "Talk to a run: SFT and DPO answer the same prompt.")
+    parser = parser_for(SampleSettings, "sample", "Talk to a run: SFT and DPO answer the same prompt.", arguments="RUN ")
     parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint file")
     given = vars(parser.parse_args())
     run = Path(given.pop("run"))

@@ -24,9 +24,17 @@ examples:
   python -m mini_dpo.train                                    the toy shop: SFT, DPO, a table, some samples
   python -m mini_dpo.train --beta 0.5 --seed 1                the same with a shorter leash
   python -m mini_dpo.train --data mine.jsonl                  your own {"prompt", "chosen", "rejected"} a line
-  python -m mini_dpo.train --stage dpo --init-from runs/1/sft.pt --loss cdpo     another loss, the same SFT model
+  python -m mini_dpo.train --stage dpo --init-from runs/1 --loss cdpo     another loss, the same SFT model
   python -m mini_dpo.train --resume runs/1                    go on with a run that was stopped
 """
+
+# Peak learning rates where none is given, for narrow and for wide models: the first were searched for on the toy shop's
+# validation data, the second are a cautious guess.
+LR = {"sft": (8e-3, 5e-4), "dpo": (2e-4, 2e-5)}
+WIDE = 512  # channels from which a model counts as wide
+
+DATA, MODEL, BOTH = "your own data", "the model", "both stages"  # headings in the help
+PREFERENCES, SFT = "preference training", "SFT (with --stage sft, --lr, --epochs and --steps are SFT's)"
 
 
 @dataclass(frozen=True)
@@ -34,40 +42,45 @@ class Settings:
     """One run's settings; the fields made by `option` are the command's flags. None means: chosen by `resolve`."""
 
     stage: str = option(str, "what to run: sft, dpo (needs --init-from), or all, one after the other", "all", ("sft", "dpo", "all"))
-    data: str | None = option(str, 'preferences, one {"prompt", "chosen", "rejected"} a line; without it, the toy shop')
-    sft_data: str | None = option(str, 'responses to imitate, one {"prompt", "response"} a line; without it, the chosen ones of --data')
-    init_from: str | None = option(str, "start from this checkpoint file or run folder instead of random weights")
-    loss: str = option(str, "the preference loss", "dpo", tuple(LOSSES))
-    lr: float | None = option(float, "peak learning rate of the preference stage (of SFT with --stage sft); 5e-4, 2e-5 for wide models")
-    steps: int | None = option(int, "optimizer steps of that stage, instead of --epochs")
-    epochs: float | None = option(float, "passes over the data of that stage (default: 2; 5 with --stage sft)")
-    sft_lr: float | None = option(float, "peak learning rate of SFT with --stage all; 8e-3, 5e-4 for wide models")
-    sft_steps: int | None = option(int, "optimizer steps of SFT with --stage all, instead of --sft-epochs")
-    sft_epochs: float | None = option(float, "passes over the SFT data with --stage all (default: 5)")
-    batch_size: int = option(int, "responses (SFT) or pairs (preferences) a batch", 32)
-    accumulate: int = option(int, "batches an optimizer step: the same gradient as one large batch, in less memory", 1)
-    precompute_ref: bool = option(bool, "score the reference once ahead instead of in every step; the training is the same", False)
-    model: str | None = option(str, "toy (0.5 million parameters) or gpt2 (124 million) (default: toy)", None, tuple(PRESETS))
-    n_layer: int | None = option(int, "transformer blocks, instead of the model's own number")
-    n_head: int | None = option(int, "attention heads a block, likewise")
-    n_embd: int | None = option(int, "channels, likewise")
-    context: int | None = option(int, "longest prompt and response together, in tokens, likewise")
-    dropout: float = option(float, "dropout during SFT; preference training has none", 0.0)
-    tokenizer: str | None = option(str, "toy (embedded) or gpt2 (fetched once) (default: the model's namesake)", None, ("toy", "gpt2"))
-    out: str | None = option(str, "the run's folder, which must not exist yet (default: the next number under runs/)")
-    seed: int = option(int, "of weights, order, dropout and samples: one seed, one result on one machine", 0)
-    device: str = option(str, "where to compute; auto takes cuda, else cpu", "auto", ("auto", "cpu", "cuda", "mps"))
-    dtype: str = option(str, "bfloat16 multiplies in half precision (meant for cuda) and keeps float32 weights", "float32", ("float32", "bfloat16"))
-    eval_every: int | None = option(int, "steps between two looks at the validation data (default: five a stage)")
-    save_every: int = option(int, "steps between two checkpoints", 100)
-    resume: str | None = option(str, "go on with the run in this folder; takes no other flag")
+    resume: str | None = option(str, "go on with the run in this folder; takes no other flag", metavar="PATH")
+    out: str | None = option(str, "the run's folder, which must not exist yet (default: the next number under runs/)", metavar="PATH")
+
+    data: str | None = option(str, 'preferences, one {"prompt", "chosen", "rejected"} a line; without it, the toy shop', metavar="PATH", group=DATA)
+    sft_data: str | None = option(str, 'responses to imitate, one {"prompt", "response"} a line; without it, the chosen ones of --data', metavar="PATH", group=DATA)
+
+    init_from: str | None = option(str, "start from this checkpoint file, or the SFT model of this run's folder, instead of random weights", metavar="PATH", group=MODEL)
+    model: str | None = option(str, "toy (0.5 million parameters) or gpt2 (124 million) (default: toy)", None, tuple(PRESETS), group=MODEL)
+    n_layer: int | None = option(int, "transformer blocks, instead of the model's own number", group=MODEL)
+    n_head: int | None = option(int, "attention heads a block, likewise", group=MODEL)
+    n_embd: int | None = option(int, "channels, likewise", group=MODEL)
+    context: int | None = option(int, "longest prompt and response together, in tokens, likewise", group=MODEL)
+    tokenizer: str | None = option(str, "toy (embedded) or gpt2 (fetched once) (default: the model's namesake)", None, ("toy", "gpt2"), group=MODEL)
+
+    loss: str = option(str, "the preference loss", "dpo", tuple(LOSSES), group=PREFERENCES)
+    lr: float | None = option(float, f"peak learning rate (default: {LR['dpo'][0]:g}; {LR['dpo'][1]:g} from {WIDE} channels on)", group=PREFERENCES)
+    epochs: float | None = option(float, "passes over the data (default: 2.5)", group=PREFERENCES)
+    steps: int | None = option(int, "optimizer steps, instead of --epochs", group=PREFERENCES)
+    precompute_ref: bool = option(bool, "score the reference once ahead instead of in every step; the training is the same", False, group=PREFERENCES)
+
+    sft_lr: float | None = option(float, f"peak learning rate (default: {LR['sft'][0]:g}; {LR['sft'][1]:g} from {WIDE} channels on)", group=SFT)
+    sft_epochs: float | None = option(float, "passes over the data (default: 6)", group=SFT)
+    sft_steps: int | None = option(int, "optimizer steps, instead of --sft-epochs", group=SFT)
+    dropout: float = option(float, "dropout; preference training has none", 0.0, group=SFT)
+
+    batch_size: int = option(int, "responses (SFT) or pairs (preferences) a batch", 32, group=BOTH)
+    accumulate: int = option(int, "batches an optimizer step: the same gradient as one large batch, in less memory", 1, group=BOTH)
+    seed: int = option(int, "of weights, order, dropout and samples: one seed, one result on one machine", 0, group=BOTH)
+    device: str = option(str, "where to compute; auto takes cuda, else cpu", "auto", ("auto", "cpu", "cuda", "mps"), group=BOTH)
+    dtype: str = option(str, "bfloat16 multiplies in half precision (meant for cuda) and keeps float32 weights", "float32", ("float32", "bfloat16"), group=BOTH)
+    eval_every: int | None = option(int, "steps between two looks at the validation data (default: five a stage)", group=BOTH)
+    save_every: int = option(int, "steps between two checkpoints", 100, group=BOTH)
+
     loss_options: dict[str, float] = field(default_factory=dict)
 
 
 SFT_ONLY = ("sft_data", "sft_lr", "sft_steps", "sft_epochs", "dropout")
 PREFERENCE_ONLY = ("loss", "precompute_ref")
-MODEL = ("model", "n_layer", "n_head", "n_embd", "context", "tokenizer")
-WIDE = 512  # channels from which a model counts as wide, and learns at a lower rate
+MODEL_FLAGS = ("model", "n_layer", "n_head", "n_embd", "context", "tokenizer")
 
 
 def parse(argv: Sequence[str] | None = None) -> Settings:
@@ -98,7 +111,7 @@ def loss_flags() -> dict[str, list[str]]:
 
 def add_loss_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for each hyperparameter, described by the docstring of the first loss that reads it."""
-    group = parser.add_argument_group("of the losses")
+    group = parser.add_argument_group("the preference loss")
     for name, readers in loss_flags().items():
         defaults = ", ".join(f"{reader} {LOSSES[reader].hyperparameters[name]:g}" for reader in readers)
         add_flag(group, name, float, f"{LOSSES[readers[0]].describe(name)} (defaults: {defaults})")
@@ -136,7 +149,7 @@ def problems(settings: Settings, given: set[str]) -> Iterator[str]:
             yield f"with --stage sft, write {flags([name.removeprefix('sft_') for name in extra])} for {flags(extra)}"
     if settings.stage == "all" and settings.sft_data and not settings.data:
         yield "--sft-data without --data would mix your SFT data with the toy shop's preferences; give --data, or --stage sft"
-    if settings.init_from and (extra := present(MODEL)):
+    if settings.init_from and (extra := present(MODEL_FLAGS)):
         yield f"the model and its tokenizer come from --init-from; leave out {flags(extra)}"
     for prefix in ("", "sft_"):
         if len(present((prefix + "steps", prefix + "epochs"))) == 2:
@@ -174,8 +187,8 @@ def resolve(settings: Settings) -> Settings:
         data=full_path(s.data),
         sft_data=full_path(s.sft_data),
         init_from=full_path(s.init_from),
-        epochs=s.epochs if s.steps or s.epochs else 2.0,
-        sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else 5.0,
+        epochs=s.epochs if s.steps or s.epochs else 2.5,
+        sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else 6.0,
         model=preset,
         tokenizer=None if s.init_from else s.tokenizer or preset,
         device=s.device if s.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu",
@@ -198,7 +211,5 @@ def model_config(settings: Settings, vocab_size: int) -> GPTConfig:
 
 
 def default_lr(stage: str, n_embd: int) -> float:
-    """The peak learning rate where none is given: found on the toy shop, and a cautious guess for wide models."""
-    if n_embd < WIDE:
-        return 8e-3 if stage == "sft" else 5e-4
-    return 5e-4 if stage == "sft" else 2e-5
+    """The peak learning rate of a stage ("sft" or "dpo") for a model of so many channels."""
+    return LR[stage][n_embd >= WIDE]

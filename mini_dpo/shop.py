@@ -7,9 +7,9 @@ careful or careless, polite or curt, short or rambling. The judge gives every an
 
     reward = facts + tone + length
 
-    facts   -4 to 4: for each of the four, +1 if the answer has it right, 0 if it leaves it out, -1 if it names another
-    tone    -2 to 2: half a point for each polite phrase, minus half a point for each curt one
-    length  -3 to 0: a tenth of a point off for each word over 32
+    facts   -8 to 8: for each of the four, +2 if the answer has it right, 0 if it leaves it out, -2 if it names another
+    tone    -4 to 4: a point for each polite phrase, minus a point for each curt one
+    length  -6 to 0: a fifth of a point off for each word over 32
 
 Which of two answers people prefer is then drawn from the Bradley-Terry model, P(a over b) = sigmoid(reward(a) -
 reward(b)): mostly the better one, not always. Because the truth is code, it can be measured how much a model gained.
@@ -27,18 +27,12 @@ from pathlib import Path
 
 from mini_dpo.tokenizer import DATA
 
-NAMES = (
-    "Ada Basil Clara Dexter Edith Felix Greta Hugo Ines Jasper Kitty Linus "
-    "Mabel Nell Otto Pearl Quentin Rosa Silas Tilda Ulric Vera Wilbur Zelda"
-).split()
-ITEMS = (
-    "teapot kite umbrella lantern globe telescope harmonica compass "
-    "kettle puppet doormat clock trumpet ladder hammock typewriter"
-).split()
+NAMES = "Ada Basil Clara Dexter Edith Felix Greta Hugo Ines Jasper Mabel Otto Pearl Rosa Silas Zelda".split()
+ITEMS = "teapot kite umbrella lantern globe telescope harmonica compass kettle puppet doormat clock".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 PROBLEMS = [
-    "leaks", "hums at night", "smells of fish", "ticks backwards", "has a crack", "will not open",
-    "bites", "glows green", "sheds glitter", "attracts pigeons", "whistles rude tunes", "shrinks in the rain",
+    "leaks", "bites", "hums at night", "smells of fish", "ticks backwards",
+    "sheds glitter", "attracts pigeons", "whistles rude tunes",
 ]  # fmt: skip
 
 PROMPTS = [
@@ -118,12 +112,12 @@ def judge(prompt: str, response: str) -> Verdict:
     facts = read_prompt(prompt)
     if facts is None:
         raise ValueError(f"the judge only knows prompts of the shop's own kind, not {prompt!r}")
-    right = sum(judge_fact(response, truth, KINDS[kind]) for kind, truth in asdict(facts).items())
+    facts_mark = 2 * sum(judge_fact(response, truth, KINDS[kind]) for kind, truth in asdict(facts).items())
     text = response.lower()
     polite = sum(phrase in text for phrase in POLITE_PHRASES)
     curt = sum(phrase in text for phrase in CURT_PHRASES)
     too_long = max(0, len(response.split()) - FREE_WORDS)
-    return Verdict(facts=right, tone=max(-2.0, (polite - curt) / 2), length=max(-3.0, -too_long / 10))
+    return Verdict(facts=facts_mark, tone=max(-4, polite - curt), length=max(-6.0, -too_long / 5))
 
 
 def judge_fact(response: str, truth: str, values: Sequence[str]) -> int:
@@ -212,7 +206,7 @@ def preference(rng: random.Random, prompt: str, facts: Facts) -> dict[str, str]:
 SIZES = {"train": (4000, 4000), "valid": (200, 200), "test": (256, 256)}  # split: SFT examples, preference pairs
 
 
-def make_data(folder: Path, seed: int = 0) -> None:
+def make_data(folder: Path, seed: int = 1) -> None:
     """Write `sft.SPLIT.jsonl` and `preferences.SPLIT.jsonl` for each split. No prompt stands in two places."""
     rng = random.Random(seed)
     prompts = distinct_prompts(rng)

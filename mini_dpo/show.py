@@ -19,8 +19,8 @@ from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 class ShowSettings:
     """Which example to show."""
 
-    data: str | None = option(str, "a preference file (default: the toy shop's)")
-    sft_data: str | None = option(str, "an SFT file instead")
+    data: str | None = option(str, "a preference file (default: the toy shop's)", metavar="PATH")
+    sft_data: str | None = option(str, "an SFT file instead", metavar="PATH")
     line: int | None = option(int, "which line of the file (default: the first that can be used)")
     tokenizer: str = option(str, "toy or gpt2", "toy", ("toy", "gpt2"))
 

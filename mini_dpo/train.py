@@ -25,7 +25,7 @@ from mini_dpo.errors import UserError
 from mini_dpo.evaluate import evaluate, table
 from mini_dpo.losses import LOSSES
 from mini_dpo.model import GPT
-from mini_dpo.settings import Settings, default_lr, model_config, parse
+from mini_dpo.settings import Settings, available, default_lr, model_config, parse
 from mini_dpo.sft import sft_objective
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 from mini_dpo.training import LoopConfig, StageFiles, clock, train
@@ -62,6 +62,8 @@ def unchanged_settings(folder: Path) -> Settings:
     for path, digest in fingerprints([Path(path) for path in digests]).items():
         if digest != digests[path]:
             raise UserError(f"{path} has changed since {folder} was begun; put it back, or start a new run")
+    if not available(settings.device):
+        raise UserError(f"{folder} was begun on {settings.device}, and this machine, or this build of torch, has none")
     return settings
 
 
@@ -87,7 +89,7 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
     else:
         run_sft(settings, folder, tokenizer, model, corpus)
     sft, _ = load_model(folder / "sft.pt", dropout=0.0)
-    sft = freeze(sft.to(settings.device))
+    sft.to(settings.device).eval().requires_grad_(False)
     policy = None if settings.stage == "sft" else run_preferences(settings, folder, tokenizer, sft, corpus)
     if not corpus.held_out.prompts:
         print("nothing is held out (all prompts are the same), so nothing is measured")
@@ -125,13 +127,14 @@ def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, sft:
         print("scoring the reference ...", flush=True)
         pairs = precompute_reference(sft, pairs, settings.batch_size, settings.dtype)
         valid_pairs = precompute_reference(sft, valid_pairs, settings.batch_size, settings.dtype)
+        reference = None
     batches = Batches(pairs, collate_pairs, settings.batch_size, settings.seed)
     valid = Batches(valid_pairs, collate_pairs, settings.batch_size, settings.seed)
     lr = settings.lr or default_lr("dpo", sft.config.n_embd)
     config = loop_config(settings, batches, lr, settings.steps, settings.epochs, weight_decay=0.0)
     objective = preference_objective(LOSSES[settings.loss], settings.loss_options, reference)
     train(policy, objective, batches, config, StageFiles("dpo", folder, tokenizer.name), valid if valid_pairs else None)
-    return freeze(policy)
+    return policy.eval()
 
 
 def loop_config(settings: Settings, batches: Batches, lr: float, steps: int | None, epochs: float | None, weight_decay: float) -> LoopConfig:

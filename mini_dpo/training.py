@@ -92,19 +92,24 @@ def train(
     and dropout depend on the seed and the step alone. Raises TrainingFailed if the loss or the gradient is not finite
     (the last checkpoint stays good), KeyboardInterrupt after Ctrl-C or SIGTERM (once a checkpoint is written).
     """
+    name = files.stage if files else name
     if files and files.finished():
         policy.load_state_dict(load_checkpoint(files.checkpoint)["model"])
         return
     optimizer = make_optimizer(policy, config)
     first, log = resume(policy, optimizer, files) if files else (0, None)
-    progress = Progress(files.stage if files else name, first, config.steps)
+    progress = Progress(name, first, config.steps)
     with ask_before_stopping() as stop_asked:
         for step in range(first, config.steps):
             micro_batches = [batches[step * config.accumulate + i] for i in range(config.accumulate)]
-            record = train_step(policy, optimizer, objective, micro_batches, config, step)
+            try:
+                record = train_step(policy, optimizer, objective, micro_batches, config, step)
+            except TrainingFailed as error:
+                raise TrainingFailed(f"{name}, step {step + 1}: {error}") from error
             last = step + 1 == config.steps
             if valid is not None and (last or (step + 1) % config.eval_every == 0):
-                record |= {f"eval_{name}": value for name, value in score(policy, objective, valid, config.dtype).items()}
+                scores = score(policy, objective, valid, config.dtype)
+                record |= {f"eval_{metric}": value for metric, value in scores.items()}
             if files and log:
                 log.write({"stage": files.stage, "step": step + 1, **record})
                 if last or stop_asked or (step + 1) % config.save_every == 0:
@@ -112,7 +117,7 @@ def train(
                     moments = {} if last else {"optimizer": optimizer.state_dict()}
                     save_checkpoint(files.checkpoint, policy, files.tokenizer, step=step + 1, finished=last, log_length=log.length(), **moments)
             progress.report(step + 1, record, sum(batch.n_tokens for batch in micro_batches))
-            if stop_asked and not last:
+            if stop_asked:
                 raise KeyboardInterrupt
 
 
@@ -160,7 +165,8 @@ def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objecti
     lr = learning_rate(step, config)
     record = {**means(outcomes), "grad_norm": grad_norm, "learning_rate": lr}
     if not (math.isfinite(record["loss"]) and math.isfinite(grad_norm)):
-        raise TrainingFailed(f"step {step + 1}: the loss is {record['loss']} and the gradient's norm {grad_norm}; try a lower learning rate")
+        what = f"the loss is {record['loss']} and the norm of its gradient {grad_norm}"
+        raise TrainingFailed(f"{what}; nothing of this step was kept; start again with a lower learning rate")
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()

@@ -1,5 +1,7 @@
 """The closed forms against each other, and DPO against them: what it is trained towards is the optimum they name."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -18,7 +20,7 @@ from mini_dpo.bradley_terry import (
 from mini_dpo.data import EncodedPair, collate_pairs
 from mini_dpo.dpo import freeze, pair_logps
 from mini_dpo.losses import LOSSES, PairLogps
-from tests.strategies import encoded_sequences, seeds, tiny_gpt, worlds
+from tests.strategies import betas, encoded_sequences, seeds, tiny_gpt, worlds
 
 close = dict(rtol=1e-9, atol=1e-9)
 
@@ -173,6 +175,58 @@ def test_training_from_anywhere_finds_the_optimum(world, data, seed):
         optimizer.step(closure)
     found = logits.detach().log_softmax(-1)
     assert float(kl(optimal_policy(ref, reward, beta), found)) < 1e-8
+
+
+@given(worlds(largest=5), st.data(), seeds)
+def test_the_risk_is_convex_in_tabular_logits(world, data, seed):
+    """The normaliser cancels in every difference, so there is one valley only. (In a network's weights this is lost.)"""
+    ref, reward, beta = world
+    pairs, weights = data.draw(connected_graphs(len(ref)))
+    risk = lambda logits: population_risk(LOSSES["dpo"], logits, ref, reward, pairs, weights, beta=beta)  # noqa: E731
+    hessian = torch.autograd.functional.hessian(risk, random_policy(len(ref), seed))
+    assert float(torch.linalg.eigvalsh(hessian).min()) > -1e-10
+
+
+@given(worlds(smallest=3), seeds)
+def test_on_a_single_tabular_pair_the_chosen_response_always_gains(world, seed):
+    """d log pi(y_w) / dt = beta sigmoid(-m) (1 - pi(y_w) + pi(y_l)) > 0 along the gradient flow of one pair's loss: a
+    falling chosen log-prob needs shared parameters, or more than one pair."""
+    ref, _, beta = world
+    logits = random_policy(len(ref), seed).requires_grad_()
+    policy = logits.log_softmax(-1)
+    one = torch.ones(1)
+    loss = LOSSES["dpo"](PairLogps(policy[:1], policy[1:2], ref[:1], ref[1:2], one, one), beta=beta)
+    (velocity,) = torch.autograd.grad(-loss.sum(), logits, retain_graph=True)
+    (along,) = torch.autograd.grad(policy[0], logits)
+    m = beta * (policy[0] - ref[0] - policy[1] + ref[1])
+    expected = beta * torch.sigmoid(-m) * (1 - policy[0].exp() + policy[1].exp())
+    torch.testing.assert_close(along @ velocity, expected.detach(), **close)
+    assert float(expected) > 0
+
+
+def test_the_margin_of_a_certain_pair_grows_without_bound_as_a_logarithm():
+    """Gradient descent on one deterministic pair with two logits: m is about log(2 beta^2 eta t), at any t."""
+    logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    zero, one, eta = torch.zeros(1, dtype=torch.float64), torch.ones(1), 20.0
+    for t in range(1, 2001):
+        policy = logits.log_softmax(-1)
+        loss = LOSSES["dpo"](PairLogps(policy[:1], policy[1:], zero, zero, one, one), beta=1.0).sum()
+        (gradient,) = torch.autograd.grad(loss, logits)
+        with torch.no_grad():
+            logits -= eta * gradient
+        if t in (500, 2000):
+            assert float(logits[0] - logits[1]) == pytest.approx(math.log(2 * eta * t), abs=0.05)
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.01, 0.45), betas)
+def test_cdpo_on_flipped_labels_shrinks_the_margin_twice(p, epsilon, beta):
+    """Told of noise that is really there, it smooths what the noise has already smoothed; DPO stops at once shrunk."""
+    q = (1 - epsilon) * p + epsilon * (1 - p)  # what people seem to prefer once labels are flipped
+    dpo, cdpo = LOSSES["dpo"].best_margin, LOSSES["cdpo"].best_margin
+    assert cdpo(p, beta=beta, label_smoothing=epsilon) == pytest.approx(dpo(q, beta=beta), abs=1e-9)
+    twice = (1 - epsilon) * q + epsilon * (1 - q)
+    assert cdpo(q, beta=beta, label_smoothing=epsilon) == pytest.approx(math.log(twice / (1 - twice)), abs=1e-9)
+    assert abs(cdpo(q, beta=beta, label_smoothing=epsilon)) <= abs(dpo(q, beta=beta)) <= abs(dpo(p, beta=beta))
 
 
 @given(worlds(smallest=4, largest=4), st.floats(-5, 5))

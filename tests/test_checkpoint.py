@@ -110,11 +110,12 @@ def test_a_missing_checkpoint_is_named(tmp_path):
             find_model(place)
 
 
-def test_the_last_stage_s_model_is_the_run_s(tmp_path):
+def test_a_run_s_folder_stands_for_its_sft_model(tmp_path):
+    """A second preference run from the same folder must start where the first did, not where it ended."""
     (tmp_path / "sft.pt").touch()
-    assert find_model(tmp_path).name == "sft.pt"
     (tmp_path / "dpo.pt").touch()
-    assert find_model(tmp_path).name == "dpo.pt" and find_model(tmp_path / "sft.pt").name == "sft.pt"
+    assert find_model(tmp_path) == tmp_path / "sft.pt" == find_model(tmp_path / "sft.pt")
+    assert find_model(tmp_path / "dpo.pt") == tmp_path / "dpo.pt"
 
 
 def test_runs_are_numbered_and_never_overwritten(tmp_path, monkeypatch):

@@ -14,13 +14,13 @@ from tests.strategies import betas, margins, pair_from_h, pair_logps, probabilit
 
 cdpo = LOSSES["cdpo"]
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-RANGES = {"beta": betas, "label_smoothing": smoothings}
+RANGES = {"beta": betas, "label_smoothing": smoothings}  # any other hyperparameter stays at its default
 GRID = torch.linspace(-40, 40, 401, dtype=torch.float64)
 
 
 @st.composite
 def hyperparameters(draw, loss):
-    return {name: draw(RANGES[name]) for name in loss.hyperparameters}
+    return {name: draw(RANGES.get(name, st.just(default))) for name, default in loss.hyperparameters.items()}
 
 
 def at_margin(loss, m, hyper):
@@ -28,7 +28,7 @@ def at_margin(loss, m, hyper):
     return loss(pair_from_h(m / hyper["beta"]), **hyper)
 
 
-@every_loss
+@pytest.mark.parametrize("loss", [LOSSES[name] for name in oracles.LOSSES], ids=oracles.LOSSES)
 @given(data=st.data(), logps=pair_logps())
 def test_equals_the_formula_in_plain_python(loss, data, logps):
     """Catches: a wrong sign, beta twice or not at all, chosen and rejected swapped, smoothing on the wrong side."""
@@ -94,11 +94,13 @@ def test_population_minimiser_is_as_declared(loss, data, p):
 @every_loss
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_value_and_gradient_are_finite_to_a_margin_of_ten_thousand(loss, dtype):
-    """Catches: log(sigmoid(m)), which is -inf from m = -89 in float32, and log(1 + exp(-m))."""
+    """Catches: log(sigmoid(m)), which is -inf from m = -89 in float32, and log(1 + exp(-m)). A value is excused only
+    if the type cannot hold it (float16 ends at 65,504)."""
     h = torch.tensor([-1e4, -100, -1, 0, 1, 100, 1e4], dtype=dtype, requires_grad=True)
-    values = loss(pair_from_h(h), **{**loss.hyperparameters, "beta": 1.0})
+    hyper = {**loss.hyperparameters, "beta": 1.0}
+    values, exact = loss(pair_from_h(h), **hyper), loss(pair_from_h(h.detach().double()), **hyper)
     (gradient,) = torch.autograd.grad(values.sum(), h)
-    assert values.isfinite().all() and gradient.isfinite().all()
+    assert (values.isfinite() | (exact.abs() > torch.finfo(dtype).max)).all() and gradient.isfinite().all()
     assert gradient[0] != 0, "the most wrongly ranked pair must still be learned from"
 
 

@@ -37,14 +37,14 @@ def test_no_prompt_stands_in_two_places():
 @pytest.mark.parametrize(
     "response, marks",
     {
-        BEST: (4, 2.0, 0.0),
-        "": (0, 0.0, 0.0),
-        BEST.replace("Ada", "Otto"): (2, 2.0, 0.0),  # a wrong name costs what it would have earned, and as much again
-        BEST.replace("dear Ada", "dear customer"): (3, 2.0, 0.0),
-        BEST + " Otto kettle Friday bites": (2, 2.0, 0.0),  # naming everybody is naming somebody wrong
-        "You again, Ada? So your kettle bites. Big deal. If it worked on Friday, it works now. Do not write again.": (4, -2.0, 0.0),
-        BEST + " tea" * 20: (4, 2.0, -1.6),
-        "tea " * 500: (0, 0.0, -3.0),
+        BEST: (8, 4, 0),
+        "": (0, 0, 0),
+        BEST.replace("Ada", "Otto"): (4, 4, 0),  # a wrong name costs what it would have earned, and as much again
+        BEST.replace("dear Ada", "dear customer"): (6, 4, 0),
+        BEST + " Otto kettle Friday bites": (4, 4, 0),  # naming everybody is naming somebody wrong
+        "You again, Ada? So your kettle bites. Big deal. If it worked on Friday, it works now. Do not write again.": (8, -4, 0),
+        BEST + " tea" * 20: (8, 4, -3.2),
+        "tea " * 500: (0, 0, -6),
     }.items(),
     ids=["best", "empty", "wrong name", "no name", "two names", "curt", "long", "endless"],
 )
@@ -58,11 +58,11 @@ def test_marks_worked_out_by_hand(response, marks):
 def test_marks_stay_in_their_ranges_and_none_beats_the_best(facts, seed):
     prompt = PROMPTS[seed % 5].format(**vars(facts))
     verdict = judge(prompt, write_response(random.Random(seed), facts))
-    assert -4 <= verdict.facts <= 4 and -2 <= verdict.tone <= 2 and -3 <= verdict.length <= 0
+    assert -8 <= verdict.facts <= 8 and -4 <= verdict.tone <= 4 and -6 <= verdict.length <= 0
     best = BEST
     for old, new in zip(("Ada", "kettle", "Friday", "bites"), vars(facts).values()):
         best = best.replace(old, new)
-    assert judge(prompt, best).reward == 6 >= verdict.reward
+    assert judge(prompt, best).reward == 12 >= verdict.reward
 
 
 @given(st.text())

@@ -117,6 +117,13 @@ def test_one_prompt_alone_trains_and_says_that_nothing_is_measured(go, here):
     assert status == 0 and "nothing is measured" in out
 
 
+def test_one_preference_prompt_and_sft_data_of_one_s_own(go, here):
+    """No pair can be held out, but SFT prompts are: what can be measured is."""
+    preferences = preference_file(here / "one.jsonl", n=3, prompt="same")
+    status, out, err = go("--data", preferences, "--sft-data", sft_file(here / "sft.jsonl"), *SMALL, *SHORT)
+    assert (status, err) == (0, "") and "perplexity" in out and "reward accuracy" not in out
+
+
 def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
     go("--data", own, *SMALL, *SHORT)
     before = {name: (here / "runs/1" / name).read_bytes() for name in ("metrics.jsonl", "samples.jsonl", "sft.pt", "dpo.pt")}
@@ -197,6 +204,15 @@ def test_data_that_changed_since_is_refused(go, here, own):
     assert status == 2 and "mine.jsonl has changed since runs/1 was begun" in err
 
 
+def test_a_run_from_another_machine_s_gpu_is_refused(go, here, own, monkeypatch):
+    go("--data", own, *SMALL, *SHORT)
+    config = here / "runs/1/config.json"
+    config.write_text(config.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, _, err = go("--resume", "runs/1")
+    assert status == 2 and "runs/1 was begun on cuda" in err
+
+
 def test_a_config_of_another_version_is_refused(go, here):
     (here / "old").mkdir()
     for config in ('{"settings": {"colour": "red"}, "sha256": {}}', "[]", "{}", '{"settings": {}}'):
@@ -235,7 +251,7 @@ def test_each_setting_is_read_by_something():
 def test_settings_survive_config_json(here):
     settings = parse(["--data", "x.jsonl", "--loss", "cdpo", "--beta", "0.3", "--steps", "7"])
     assert settings.loss_options == {"beta": 0.3, "label_smoothing": 0.1}
-    assert settings.data == str(here / "x.jsonl") and settings.epochs is None and settings.sft_epochs == 5.0
+    assert settings.data == str(here / "x.jsonl") and settings.epochs is None and settings.sft_epochs == 6.0
     assert Settings(**json.loads(json.dumps(vars(settings)))) == settings
 
 

@@ -287,7 +287,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tmp_pa
         return Outcome(loss, outcome.count, {})
 
     policy, files = tiny_gpt(), StageFiles("sft", tmp_path, "toy")
-    with pytest.raises(TrainingFailed, match="step 7: "):
+    with pytest.raises(TrainingFailed, match="sft, step 7: the loss is .* start again with a lower learning rate"):
         train(policy, objective, Batches(some_sequences(), collate, 4, 0), LoopConfig(steps=20, lr=1e-3, save_every=2), files)
     saved = load_checkpoint(files.checkpoint)
     assert saved["step"] == 6
@@ -296,7 +296,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tmp_pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_at_the_end_of_the_step(tmp_path, number):
+@pytest.mark.parametrize("steps", [20, 4])  # also when it was the stage's last step, which must not go on to the next stage
+def test_ctrl_c_saves_at_the_end_of_the_step(tmp_path, number, steps):
     calls = iter(range(100))
 
     def objective(policy, batch):
@@ -306,7 +307,8 @@ def test_ctrl_c_saves_at_the_end_of_the_step(tmp_path, number):
 
     files, before = StageFiles("sft", tmp_path, "toy"), signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_gpt(), objective, Batches(some_sequences(), collate, 4, 0), LoopConfig(steps=20, lr=1e-3), files)
-    assert load_checkpoint(files.checkpoint)["step"] == 4
+        train(tiny_gpt(), objective, Batches(some_sequences(), collate, 4, 0), LoopConfig(steps=steps, lr=1e-3), files)
+    saved = load_checkpoint(files.checkpoint)
+    assert (saved["step"], saved["finished"]) == (4, steps == 4)
     assert len((tmp_path / "metrics.jsonl").read_bytes().splitlines()) == 4
     assert signal.getsignal(number) is before
