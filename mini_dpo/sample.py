@@ -1,7 +1,7 @@
 """Talk to a run: the SFT model and the preference-trained one answer the same prompt.
 
     python -m mini_dpo.sample runs/1
-    python -m mini_dpo.sample runs/1 --prompt "My kettle bites! I bought it on Friday. Yours crossly, Ada"
+    python -m mini_dpo.sample runs/1 --prompt "Ada here. On Friday you sold me a kettle, and now it bites."
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
 def ask() -> Iterator[str]:
     """Prompts from the keyboard (or a pipe), one a line."""
     if sys.stdin.isatty():
-        print('A prompt a line; an empty line ends. The toy shop expects, for example:\n  "My kettle bites! I bought it on Friday. Yours crossly, Ada"')
+        print('A prompt a line; an empty line ends. The toy shop expects, for example:\n  "Ada here. On Friday you sold me a kettle, and now it bites."')
     while True:
         try:
             prompt = input("you >  " if sys.stdin.isatty() else "")

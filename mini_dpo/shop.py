@@ -37,10 +37,8 @@ PROBLEMS = [
 
 PROMPTS = [
     "Hello, this is {name}. The {item} I bought on {day} {problem}. What can you do?",
-    "My {item} {problem}! I bought it on {day}. Yours crossly, {name}",
     "{name} here. On {day} you sold me a {item}, and now it {problem}.",
     "Dear shop, the {item} from {day} {problem}. Please help. {name}",
-    "It {problem}! The {item}, I mean, the one from {day}. My name is {name}.",
 ]
 
 # An answer is five parts, each in one of three tones. A part without its fact is what a forgetful clerk writes.
@@ -62,10 +60,8 @@ REMEDY = {
 FAREWELL = ["Thank you for your patience!", "That is all.", "Do not write again."]
 RAMBLINGS = [
     "My aunt once kept a goose that could count to four.",
-    "It reminds me of the winter when the soup froze.",
     "I have always said that weather is mostly sky.",
     "There is a drawer in this shop that nobody has opened since spring.",
-    "People often ask me about buttons, and I tell them.",
     "Between you and me, the cat does the accounts.",
 ]
 POLITE_PHRASES = ["good day, dear", "so sorry", "gladly", "thank you"]

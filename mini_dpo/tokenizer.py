@@ -25,7 +25,7 @@ from mini_dpo.errors import UserError
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 TOY_VOCABULARY = DATA / "toy.tiktoken"
-TOY_SIZE = 700  # 256 bytes and 444 merges: each word of the toy world becomes one token
+TOY_SIZE = 663  # 256 bytes and 407 merges: each word of the toy world has become one token
 END_OF_TEXT, USER, ASSISTANT = "<|endoftext|>", "<|user|>", "<|assistant|>"
 
 # A word with the space before it, a run of other signs, or a run of white space. Merges never cross these pieces.

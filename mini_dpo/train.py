@@ -133,6 +133,7 @@ def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, sft:
     lr = settings.lr or default_lr("dpo", sft.config.n_embd)
     config = loop_config(settings, batches, lr, settings.steps, settings.epochs, weight_decay=0.0)
     objective = preference_objective(LOSSES[settings.loss], settings.loss_options, reference)
+    print(f"{settings.loss}  " + "  ".join(f"{name} {value:g}" for name, value in settings.loss_options.items()), flush=True)
     train(policy, objective, batches, config, StageFiles("dpo", folder, tokenizer.name), valid if valid_pairs else None)
     return policy.eval()
 

@@ -201,13 +201,13 @@ def test_on_a_single_tabular_pair_the_chosen_response_always_gains(world, seed):
     m = beta * (policy[0] - ref[0] - policy[1] + ref[1])
     expected = beta * torch.sigmoid(-m) * (1 - policy[0].exp() + policy[1].exp())
     torch.testing.assert_close(along @ velocity, expected.detach(), **close)
-    assert float(expected) > 0
+    assert expected > 0
 
 
 def test_the_margin_of_a_certain_pair_grows_without_bound_as_a_logarithm():
     """Gradient descent on one deterministic pair with two logits: m is about log(2 beta^2 eta t), at any t."""
     logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    zero, one, eta = torch.zeros(1, dtype=torch.float64), torch.ones(1), 20.0
+    zero, one, eta = torch.zeros(1, dtype=torch.float64), torch.ones(1), 1.0
     for t in range(1, 2001):
         policy = logits.log_softmax(-1)
         loss = LOSSES["dpo"](PairLogps(policy[:1], policy[1:], zero, zero, one, one), beta=1.0).sum()
@@ -215,7 +215,7 @@ def test_the_margin_of_a_certain_pair_grows_without_bound_as_a_logarithm():
         with torch.no_grad():
             logits -= eta * gradient
         if t in (500, 2000):
-            assert float(logits[0] - logits[1]) == pytest.approx(math.log(2 * eta * t), abs=0.05)
+            assert float((logits[0] - logits[1]).detach()) == pytest.approx(math.log(2 * eta * t), abs=0.01)
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.01, 0.45), betas)

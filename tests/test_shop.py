@@ -56,7 +56,7 @@ def test_marks_worked_out_by_hand(response, marks):
 
 @given(facts, st.integers(0, 10_000))
 def test_marks_stay_in_their_ranges_and_none_beats_the_best(facts, seed):
-    prompt = PROMPTS[seed % 5].format(**vars(facts))
+    prompt = PROMPTS[seed % len(PROMPTS)].format(**vars(facts))
     verdict = judge(prompt, write_response(random.Random(seed), facts))
     assert -8 <= verdict.facts <= 8 and -4 <= verdict.tone <= 4 and -6 <= verdict.length <= 0
     best = BEST

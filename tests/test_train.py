@@ -223,7 +223,7 @@ def test_a_config_of_another_version_is_refused(go, here):
 
 def test_nonsense_learning_rate_ends_in_one_line_and_status_1(go, here, own):
     status, _, err = go("--data", own, *SMALL, "--sft-steps", 60, "--steps", 2, "--sft-lr", 1e30)
-    assert status == 1 and err.startswith("error: ") and "try a lower learning rate" in err and err.count("\n") == 1
+    assert status == 1 and err.startswith("error: ") and "start again with a lower learning rate" in err and err.count("\n") == 1
     assert (here / "runs/1/config.json").exists()
 
 
@@ -232,7 +232,7 @@ def test_help_is_for_newcomers(go):
     assert status == 0
     for name in (f.name for f in Settings.__dataclass_fields__.values() if f.metadata):
         assert "--" + name.replace("_", "-") in out
-    for words in ("examples:", "--beta", "--label-smoothing", "price of a nat", "defaults: dpo 0.1, cdpo 0.1"):
+    for words in ("examples:", "--beta", "--label-smoothing", "price of a nat", "defaults: dpo 0.1, cdpo 0.1; 0.3 on the toy shop"):
         assert words in " ".join(out.split())
 
 
@@ -251,6 +251,8 @@ def test_each_setting_is_read_by_something():
 def test_settings_survive_config_json(here):
     settings = parse(["--data", "x.jsonl", "--loss", "cdpo", "--beta", "0.3", "--steps", "7"])
     assert settings.loss_options == {"beta": 0.3, "label_smoothing": 0.1}
+    assert parse(["--data", "x.jsonl"]).loss_options == {"beta": 0.1} and parse([]).loss_options == {"beta": 0.3}
+    assert parse(["--beta", "0.2"]).loss_options == {"beta": 0.2}
     assert settings.data == str(here / "x.jsonl") and settings.epochs is None and settings.sft_epochs == 6.0
     assert Settings(**json.loads(json.dumps(vars(settings)))) == settings
 
@@ -279,7 +281,7 @@ def test_sample_reads_prompts_until_the_end_and_forgives_a_bad_one(go, monkeypat
 
 def test_sample_shows_the_judge_s_marks(go, monkeypatch, capsys, here):
     go(*SMALL, "--stage", "sft", "--context", 128, "--steps", 2)
-    prompt = "My kettle bites! I bought it on Friday. Yours crossly, Ada"
+    prompt = "Ada here. On Friday you sold me a kettle, and now it bites."
     assert "true reward" in run(monkeypatch, capsys, sample, "runs/1", "--prompt", prompt, "--max-new-tokens", 5)[1]
 
 
