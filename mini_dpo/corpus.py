@@ -99,7 +99,7 @@ def own_corpus(data: str | None, sft_data: str | None, tokenizer: Tokenizer, con
     pairs = encode_preferences(preferences, tokenizer, context, source)
     kept_pairs = encode_preferences(kept_preferences, tokenizer, context, f"{source} (held out)")
     kept = kept_preferences or kept_demonstrations
-    print(f"held out for the end, by prompt: {len(kept_pairs)} of {len(kept_pairs) + len(pairs)} pairs, {len(kept_responses)} of {len(kept_responses) + len(responses)} responses")  # fmt: skip
+    print(f"held out by prompt: {len(kept_pairs)} of {len(kept_pairs) + len(pairs)} pairs, {len(kept_responses)} of {len(kept_responses) + len(responses)} responses")  # fmt: skip
     prompts = [e.prompt for e in kept if len(tokenizer.encode_prompt(e.prompt)) < context]
     held_out = HeldOut(prompts, kept_responses, kept_preferences, kept_pairs, judge=None)
     return Corpus(responses, kept_responses, pairs, kept_pairs, held_out)

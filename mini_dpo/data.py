@@ -87,7 +87,8 @@ def read_row(place: str, line: bytes, keys: Sequence[str]) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise UserError(f"{place}: not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: not JSON ({error}); each line must be one object: {example}") from error
+        reason = getattr(error, "msg", type(error).__name__)
+        raise UserError(f"{place}: not JSON that ends on this line ({reason}); each line must be one object: {example}") from error
     if not isinstance(row, dict):
         raise UserError(f"{place}: a JSON {type(row).__name__}, not an object; each line must be like {example}")
     for key in keys:

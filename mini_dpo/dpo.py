@@ -28,7 +28,7 @@ def preference_objective(loss: Loss, hyperparameters: dict[str, float], referenc
         policy.eval()  # dropout off: its noise would stand in the log-ratios, which are zero at the reference
         logps = pair_logps(policy, reference, batch)
         losses = loss(logps, **hyperparameters)  # (B,)
-        return Outcome(losses.sum(), len(losses), preference_metrics(logps, hyperparameters["beta"]))
+        return Outcome(losses.sum(), len(losses), preference_metrics(logps, hyperparameters.get("beta", 1.0)))
 
     return objective
 

@@ -31,7 +31,8 @@ def evaluate(sft: GPT, policy: GPT | None, tokenizer: Tokenizer, held_out: HeldO
     """
     prompts = list(dict.fromkeys(held_out.prompts))[:PROMPTS]
     models = {"sft": sft} if policy is None else {"sft": sft, "dpo": policy}
-    longest = max(sum(response.response_mask) for response in held_out.responses)
+    sequences = held_out.responses or [pair.chosen for pair in held_out.pairs]
+    longest = max(sum(sequence.response_mask) for sequence in sequences)
     ids, texts, columns = {}, {}, {}
     for i, (name, model) in enumerate(models.items()):
         ids[name] = answer(model, tokenizer, prompts, max_new_tokens=2 * longest, seed=2 * seed + i)
@@ -39,8 +40,9 @@ def evaluate(sft: GPT, policy: GPT | None, tokenizer: Tokenizer, held_out: HeldO
         columns[name] = {
             "response_tokens": fmean(len(response) for response in ids[name]),
             "unfinished": sum(response[-1] != tokenizer.end_of_text for response in ids[name]),
-            "perplexity": perplexity(model, held_out.responses, dtype),
         }
+        if held_out.responses:
+            columns[name]["perplexity"] = perplexity(model, held_out.responses, dtype)
         if held_out.judge:
             columns[name] |= judge_all(held_out.judge, prompts, texts[name])
     summary = {"prompts": len(prompts), "pairs": len(held_out.pairs), **columns}
@@ -140,11 +142,11 @@ def table(summary: dict) -> str:
         ("tokens a response", "response_tokens", "{:.1f}"),
         ("responses cut before their end", "unfinished", "{}"),
     ]
-    lines = [f"{'on held-out prompts (%d)' % summary['prompts']:42}{'SFT':>10}" + (f"{'DPO':>10}" if dpo else "")]
+    lines = [f"{'on held-out prompts (%d)' % summary['prompts']:42}{'SFT':>12}" + (f"{'DPO':>12}" if dpo else "")]
     for label, key, form in rows:
         if key in sft or key in dpo:
             cells = [form.format(column[key]) if key in column else "" for column in ([sft, dpo] if dpo else [sft])]
-            lines.append(f"{label:42}" + "".join(f"{cell:>10}" for cell in cells))
+            lines.append(f"{label:42}" + "".join(f"{cell:>12}" for cell in cells))
     return "\n".join(lines + [""] + remarks(summary))
 
 
@@ -158,7 +160,8 @@ def remarks(summary: dict) -> list[str]:
         lines.insert(0, f"KL is estimated from the policy's own answers, with a standard error of {dpo['kl_error']:.2f}.")
     if "label_accuracy" in summary:
         lines.append(f"Labels are noisy: the true reward itself agrees with {summary['label_accuracy']:.3f} of them.")
-    names = ("logps/chosen", "logps/rejected")
-    if all(name in dpo and dpo[name] < sft[name] for name in names):
-        lines.append("Both log-probs fell, the rejected one further: DPO trains their difference, and probability went to other responses.")
+    falls = [sft[name] - dpo[name] for name in ("logps/chosen", "logps/rejected") if name in dpo]
+    if falls and min(falls) > 0:
+        further = "the rejected one further" if falls[1] > falls[0] else "the chosen one further"
+        lines.append(f"Both log-probs fell, {further}: DPO trains their difference, and probability went to other responses.")
     return lines

@@ -49,7 +49,7 @@ class ExactSettings:
 def main() -> None:
     parser = parser_for(ExactSettings, "exact", "Train the GPT with the real DPO loss where the optimum is known, and compare.")
     settings = ExactSettings(**vars(parser.parse_args()))
-    if settings.beta <= 0 or settings.steps < 1:
+    if not 0 < settings.beta < math.inf or settings.steps < 1:
         raise UserError("--beta must be positive and --steps at least 1")
     started = time.perf_counter()
     responses = list_responses()

@@ -88,7 +88,9 @@ def sample(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | No
     """Choose a token a row by inverting the distribution function: logits (B, V), uniforms (B,) in [0, 1) -> (B,)."""
     if temperature == 0:
         return logits.argmax(-1)
-    logits, tokens = (logits.double() / temperature).sort(descending=True)  # (B, V), likeliest first
+    logits, order = logits.double() / temperature, None  # (B, V)
+    if top_k is not None or top_p is not None:
+        logits, order = logits.sort(descending=True)  # (B, V), likeliest first; costly, so only where it is needed
     if top_k is not None:
         logits[:, top_k:] = -torch.inf
     probabilities = logits.softmax(-1)  # (B, V)
@@ -97,5 +99,5 @@ def sample(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | No
         probabilities = probabilities.masked_fill(before >= top_p, 0)
     cumulative = probabilities.cumsum(-1)  # (B, V)
     threshold = uniforms[:, None] * cumulative[:, -1:]  # (B, 1)
-    choice = torch.searchsorted(cumulative, threshold, right=True)  # (B, 1)
-    return tokens.gather(1, choice.clamp(max=logits.shape[1] - 1)).squeeze(1)
+    choice = torch.searchsorted(cumulative, threshold, right=True).clamp(max=logits.shape[1] - 1)  # (B, 1)
+    return (choice if order is None else order.gather(1, choice)).squeeze(1)

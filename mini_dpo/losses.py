@@ -7,8 +7,9 @@ Symbols, here and everywhere else in the project:
     m       beta * h, the margin: how much more reward the policy implies for the chosen response
     p       P(y_w preferred to y_l), the share of people who would choose as the label says
 
-To add a loss is to write one function here, or in a file of your own, under `@loss(...)`. The trainer, the command line
-(its keyword arguments become flags) and the property tests find it in `LOSSES`. The facts it declares are tested.
+To add a loss is to write one function here, under `@loss(...)`. The trainer, the command line and the property tests find
+it in `LOSSES`. Its hyperparameters are keyword arguments with a default each, which become flags; `beta`, if it has one,
+also scales the rewards that are logged. It returns one value a pair, and the facts it declares are tested.
 """
 
 from __future__ import annotations

@@ -94,12 +94,11 @@ def answer(model: GPT, tokenizer: Tokenizer, prompt: str, settings: SampleSettin
         seed=seed,
     )[0]
     text = tokenizer.decode_response(ids)
-    if ids[-1] != tokenizer.end_of_text:
-        text += " [cut: no room left]"
+    shown = text if ids[-1] == tokenizer.end_of_text else f"{text} [cut after {len(ids)} tokens]"
     if read_prompt(prompt) is None:
-        return text
+        return shown
     verdict = judge(prompt, text)
-    return f"{text}\n{'':5}  (true reward {verdict.reward:.1f}: facts {verdict.facts}, tone {verdict.tone:.1f}, length {verdict.length:.1f})"
+    return f"{shown}\n{'':5}  (true reward {verdict.reward:.1f}: facts {verdict.facts}, tone {verdict.tone:.1f}, length {verdict.length:.1f})"
 
 
 if __name__ == "__main__":

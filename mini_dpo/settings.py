@@ -167,6 +167,8 @@ def loss_problems(settings: Settings) -> Iterator[str]:
     loss = LOSSES[settings.loss]
     if extra := [name for name in settings.loss_options if name not in loss.hyperparameters]:
         yield f"--loss {loss.name} does not read {flags(extra)}"
+    elif infinite := [name for name, value in settings.loss_options.items() if math.isinf(value)]:
+        yield f"{flags(infinite)} must be a finite number"
     else:
         one = torch.zeros(1)
         try:
@@ -185,6 +187,8 @@ def resolve(settings: Settings) -> Settings:
     if s.stage == "sft":  # --lr, --steps and --epochs speak of the only stage there is
         s = replace(s, sft_lr=s.lr, sft_steps=s.steps, sft_epochs=s.epochs, lr=None, steps=None, epochs=None)
     preset = None if s.init_from else s.model or "toy"
+    defaults = LOSSES[s.loss].hyperparameters
+    toy = {name: value for name, value in TOY_HYPERPARAMETERS.items() if name in defaults}
     return replace(
         s,
         data=full_path(s.data),
@@ -195,7 +199,7 @@ def resolve(settings: Settings) -> Settings:
         model=preset,
         tokenizer=None if s.init_from else s.tokenizer or preset,
         device=s.device if s.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu",
-        loss_options={**LOSSES[s.loss].hyperparameters, **({} if s.data else TOY_HYPERPARAMETERS), **s.loss_options},
+        loss_options={**defaults, **({} if s.data else toy), **s.loss_options},
     )
 
 

@@ -69,7 +69,7 @@ CURT_PHRASES = ["you again", "big deal", "works now", "worked when it left us", 
 
 # What the clerks are like, as chances.
 RIGHT, LEFT_OUT = 0.74, 0.12  # of each fact; what remains names something else
-MOODS = [0.35, 0.35, 0.30]  # polite, plain, curt, for the whole answer ...
+MOODS = [0.15, 0.40, 0.45]  # polite, plain, curt, for the whole answer ...
 SLIP = 0.35  # ... and of each part to fall into a tone drawn anew
 FREE_WORDS = 32
 

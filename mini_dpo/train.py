@@ -83,7 +83,7 @@ def prepare(settings: Settings) -> tuple[Tokenizer, GPT, Corpus]:
 def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corpus: Corpus) -> None:
     """Run the stages, or what is left of them, and measure. Everything that is finished is in `folder`."""
     started = time.perf_counter()
-    print(f"run {folder}: {sum(p.numel() for p in model.parameters()):,} parameters on {settings.device}", flush=True)
+    print(f"run {folder}: {sum(p.numel() for p in model.parameters()):,} parameters on {settings.device}, {settings.data or settings.sft_data or 'the toy shop'}", flush=True)
     if settings.stage == "dpo":
         adopt(model, tokenizer, folder / "sft.pt")
     else:

@@ -110,6 +110,8 @@ def train(
             if valid is not None and (last or (step + 1) % config.eval_every == 0):
                 scores = score(policy, objective, valid, config.dtype)
                 record |= {f"eval_{metric}": value for metric, value in scores.items()}
+            if not all(bool(p.isfinite().all()) for p in policy.parameters()):
+                raise TrainingFailed(f"{name}, step {step + 1}: a weight is no longer a finite number; start again with a lower learning rate")
             if files and log:
                 log.write({"stage": files.stage, "step": step + 1, **record})
                 if last or stop_asked or (step + 1) % config.save_every == 0:
@@ -232,7 +234,7 @@ class Progress:
 
     def report(self, step: int, record: dict[str, float], n_tokens: int) -> None:
         self.tokens += n_tokens
-        if step % self.every and step != self.steps:
+        if step % self.every and step != self.steps and "eval_loss" not in record:
             return
         seconds = time.perf_counter() - self.start
         left = seconds / (step - self.first) * (self.steps - step)

@@ -81,4 +81,6 @@ def test_the_table_says_so_when_both_log_probs_fall():
     summary = {"prompts": 3, "pairs": 3, "sft": column, "dpo": fallen}
     assert "Both log-probs fell" in table(summary)
     assert "Both log-probs fell" not in table({**summary, "dpo": {**fallen, "logps/chosen": -4.0}})
+    further = table({**summary, "dpo": {**fallen, "logps/chosen": -90.0}})
+    assert "the chosen one further" in further
     assert "DPO" not in table({"prompts": 3, "pairs": 0, "sft": column})

@@ -69,7 +69,7 @@ def test_own_data_a_second_run_and_a_second_seed(go, here, own):
 def test_own_data_has_no_true_reward(go, here, own):
     status, out, _ = go("--data", own, *SMALL, *SHORT)
     assert status == 0 and "true reward" not in out and "win rate" not in out
-    assert "SFT imitates its chosen responses" in out and "held out for the end, by prompt: 1 of 12 pairs" in out
+    assert "SFT imitates its chosen responses" in out and "held out by prompt: 1 of 12 pairs" in out
 
 
 def test_stages_apart_make_what_they_make_together(go, here, own):
@@ -124,6 +124,19 @@ def test_one_preference_prompt_and_sft_data_of_one_s_own(go, here):
     assert (status, err) == (0, "") and "perplexity" in out and "reward accuracy" not in out
 
 
+def test_sft_data_of_a_single_prompt(go, here, own):
+    """No response can be held out, but pairs are."""
+    (here / "sft.jsonl").write_text('{"prompt": "tell", "response": "well"}\n' * 3)
+    status, out, err = go("--data", own, "--sft-data", "sft.jsonl", *SMALL, *SHORT)
+    assert (status, err) == (0, "") and "reward accuracy" in out and "perplexity on" not in out
+
+
+def test_weights_that_overflow_in_the_last_step_are_not_a_finished_stage(go, here, own):
+    status, _, err = go("--data", own, *SMALL, "--sft-steps", 2, "--steps", 1, "--lr", 1e39)
+    assert status == 1 and "dpo, step 1: a weight is no longer a finite number" in err
+    assert not (here / "runs/1/dpo.pt").exists()
+
+
 def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
     go("--data", own, *SMALL, *SHORT)
     before = {name: (here / "runs/1" / name).read_bytes() for name in ("metrics.jsonl", "samples.jsonl", "sft.pt", "dpo.pt")}
@@ -150,6 +163,7 @@ def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
         "--loss cdpo --label-smoothing 0.7": "label_smoothing must be in [0, 0.5), not 0.7",
         "--beta 0": "beta must be positive, not 0.0",
         "--beta nan": "beta must be positive, not nan",
+        "--beta inf": "--beta must be a finite number",
         "--steps 0": "--steps must be at least 1, not 0",
         "--steps 3 --epochs 2": "--steps and --epochs say the same thing twice",
         "--lr -1": "--lr must be a positive number, not -1.0",
