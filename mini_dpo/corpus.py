@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,11 @@ from mini_dpo.data import (
     split_by_prompt,
 )
 from mini_dpo.errors import UserError
-from mini_dpo.shop import Verdict, judge
+from mini_dpo.shop import Judge, judge
 from mini_dpo.tokenizer import DATA, Tokenizer
 
 TOY_SFT = {split: DATA / f"sft.{split}.jsonl" for split in ("train", "valid", "test")}
 TOY_PREFERENCES = {split: DATA / f"preferences.{split}.jsonl" for split in ("train", "valid", "test")}
-Judge = Callable[[str, str], Verdict]
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,11 @@ class Encoded(NamedTuple):
 def encode(tokenizer: Tokenizer, prompt: str, response: str) -> Encoded:
     """Encode the two texts apart, so that no token straddles the boundary. The response ends in one end-of-text token,
     which is under the mask: a model that is never taught to stop does not."""
-    before, after = tokenizer.encode_prompt(prompt), tokenizer.encode_response(response)
+    return join(tokenizer.encode_prompt(prompt), tokenizer.encode_response(response))
+
+
+def join(before: list[int], after: list[int]) -> Encoded:
+    """The ids of a prompt and of a response as one sequence, with the mask of the response."""
     return Encoded(before + after, [False] * len(before) + [True] * len(after))
 
 

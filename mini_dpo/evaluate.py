@@ -8,14 +8,15 @@ from statistics import fmean
 
 import torch
 
-from mini_dpo.corpus import HeldOut, Judge
-from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_pairs
+from mini_dpo.corpus import HeldOut
+from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_pairs, join
 from mini_dpo.dpo import pair_logps
 from mini_dpo.generate import generate
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import PairLogps
 from mini_dpo.model import GPT
 from mini_dpo.sft import sft_objective
+from mini_dpo.shop import Judge, win_rate
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.training import autocast, score
 
@@ -76,10 +77,7 @@ def answer(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tok
 def estimate_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[list[int]], dtype: str) -> tuple[float, float | None]:  # fmt: skip
     """KL(policy || reference) per response in nats, and its standard error (None for a single one): the mean of
     log(policy / reference) over responses that the policy wrote."""
-    sequences = []
-    for prompt, response in zip(prompts, responses):
-        before = tokenizer.encode_prompt(prompt)
-        sequences.append(Encoded(before + response, [False] * len(before) + [True] * len(response)))
+    sequences = [join(tokenizer.encode_prompt(prompt), response) for prompt, response in zip(prompts, responses)]
     ratios = []
     for batch in Batches(sequences, collate, BATCH, seed=0).once():
         batch = batch.to(policy.wte.weight.device)
@@ -117,12 +115,6 @@ def judge_all(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) ->
     """The judge's mean marks."""
     verdicts = [judge(prompt, response) for prompt, response in zip(prompts, responses)]
     return {name: fmean(getattr(verdict, name) for verdict in verdicts) for name in ("reward", "facts", "tone", "length")}
-
-
-def win_rate(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> float:
-    """How often the judge prefers ours to theirs on the same prompt; ties count half."""
-    gaps = [judge(prompt, a).reward - judge(prompt, b).reward for prompt, a, b in zip(prompts, ours, theirs)]
-    return fmean(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps)
 
 
 def table(summary: dict) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mini_dpo.bradley_terry import kl, optimal_policy, preference_probability
 from mini_dpo.cli import option, parser_for, run_command
-from mini_dpo.data import Encoded, EncodedPair, PairBatch, collate, collate_pairs
+from mini_dpo.data import EncodedPair, PairBatch, collate, collate_pairs, join
 from mini_dpo.dpo import freeze, pair_logps
 from mini_dpo.errors import UserError
 from mini_dpo.logprobs import response_logps
@@ -71,15 +71,10 @@ def list_responses() -> list[list[int]]:
     return ended + [list(words) for words in itertools.product(range(END), repeat=LONGEST)]
 
 
-def sequence(prompt: list[int], response: list[int]) -> Encoded:
-    """A prompt and a response with its mask."""
-    return Encoded(prompt + response, [False] * len(prompt) + [True] * len(response))
-
-
 @torch.no_grad()
 def score_all(model: GPT, responses: Sequence[list[int]]) -> Tensor:
     """log pi(y | x) of every response to every prompt: (prompts, K)."""
-    batch = collate([sequence(prompt, response) for prompt in PROMPTS for response in responses])
+    batch = collate([join(prompt, response) for prompt in PROMPTS for response in responses])
     return response_logps(model, batch.ids, batch.index).view(len(PROMPTS), len(responses))
 
 
@@ -88,7 +83,7 @@ def make_reference(responses: Sequence[list[int]], seed: int) -> GPT:
     torch.manual_seed(seed)
     model = GPT(MODEL).double()
     corpus = torch.randint(len(responses), (24,)).tolist()
-    batch = collate([sequence(PROMPTS[i % len(PROMPTS)], responses[k]) for i, k in enumerate(corpus)])
+    batch = collate([join(PROMPTS[i % len(PROMPTS)], responses[k]) for i, k in enumerate(corpus)])
     config = LoopConfig(steps=60, lr=3e-3, seed=seed)
     train(model, sft_objective, {step: batch for step in range(config.steps)}, config, name="sft")
     return freeze(model)
@@ -99,7 +94,7 @@ def train_on_every_pair(reference: GPT, responses: Sequence[list[int]], reward: 
     pairs, probabilities = [], []
     for i, prompt in enumerate(PROMPTS):
         for w, l in itertools.permutations(range(len(responses)), 2):
-            pairs.append(EncodedPair(sequence(prompt, responses[w]), sequence(prompt, responses[l])))
+            pairs.append(EncodedPair(join(prompt, responses[w]), join(prompt, responses[l])))
             probabilities.append(preference_probability(reward[i, w], reward[i, l]))
     batch = collate_pairs(pairs)
     policy = freeze(reference).requires_grad_(True)

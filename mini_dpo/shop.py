@@ -21,9 +21,10 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 from mini_dpo.tokenizer import DATA
 
@@ -100,6 +101,9 @@ class Verdict:
         return self.facts + self.tone + self.length
 
 
+Judge = Callable[[str, str], Verdict]
+
+
 # ---------------------------------------------------------------------------------------------------- the judge
 
 
@@ -139,6 +143,12 @@ def prompt_pattern(template: str) -> re.Pattern[str]:
 
 
 PROMPT_PATTERNS = [prompt_pattern(template) for template in PROMPTS]
+
+
+def win_rate(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> float:
+    """How often the judge prefers ours to theirs on the same prompt; ties count half."""
+    gaps = [judge(prompt, a).reward - judge(prompt, b).reward for prompt, a, b in zip(prompts, ours, theirs)]
+    return fmean(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps)
 
 
 # ------------------------------------------------------------------------------- the customers and the clerks
@@ -226,8 +236,7 @@ def distinct_prompts(rng: random.Random) -> Iterator[str]:
 
 def label_accuracy(rows: Sequence[dict[str, str]]) -> float:
     """How many preferences the true reward itself agrees with, ties counting half: the rest is Bradley-Terry's noise."""
-    gaps = [judge(row["prompt"], row["chosen"]).reward - judge(row["prompt"], row["rejected"]).reward for row in rows]
-    return sum(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps) / len(gaps)
+    return win_rate(judge, *([row[key] for row in rows] for key in ("prompt", "chosen", "rejected")))
 
 
 def main() -> None:

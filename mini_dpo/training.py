@@ -69,10 +69,6 @@ class StageFiles:
     def checkpoint(self) -> Path:
         return self.folder / f"{self.stage}.pt"
 
-    def finished(self) -> bool:
-        """Whether the stage is over."""
-        return self.checkpoint.exists() and load_checkpoint(self.checkpoint)["finished"]
-
 
 def train(
     policy: GPT,
@@ -89,15 +85,17 @@ def train(
     of progress where there are no files.
 
     One seed gives the same weights to the bit on the same CPU, however often the run was stopped and resumed: batch
-    and dropout depend on the seed and the step alone. Raises TrainingFailed if the loss or the gradient is not finite
+    and dropout depend on the seed and the step alone. Raises TrainingFailed if loss, gradient or a weight is not finite
     (the last checkpoint stays good), KeyboardInterrupt after Ctrl-C or SIGTERM (once a checkpoint is written).
     """
     name = files.stage if files else name
-    if files and files.finished():
-        policy.load_state_dict(load_checkpoint(files.checkpoint)["model"])
-        return
+    saved = load_checkpoint(files.checkpoint) if files and files.checkpoint.exists() else None
+    if saved:
+        policy.load_state_dict(saved["model"])
+        if saved["finished"]:
+            return
     optimizer = make_optimizer(policy, config)
-    first, log = resume(policy, optimizer, files) if files else (0, None)
+    first, log = resume(optimizer, files, saved) if files else (0, None)
     progress = Progress(name, first, config.steps)
     with ask_before_stopping() as stop_asked:
         for step in range(first, config.steps):
@@ -110,8 +108,6 @@ def train(
             if valid is not None and (last or (step + 1) % config.eval_every == 0):
                 scores = score(policy, objective, valid, config.dtype)
                 record |= {f"eval_{metric}": value for metric, value in scores.items()}
-            if not all(bool(p.isfinite().all()) for p in policy.parameters()):
-                raise TrainingFailed(f"{name}, step {step + 1}: a weight is no longer a finite number; start again with a lower learning rate")
             if files and log:
                 log.write({"stage": files.stage, "step": step + 1, **record})
                 if last or stop_asked or (step + 1) % config.save_every == 0:
@@ -131,11 +127,9 @@ def make_optimizer(policy: GPT, config: LoopConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
 
 
-def resume(policy: GPT, optimizer: torch.optim.Optimizer, files: StageFiles) -> tuple[int, MetricsLog]:
-    """Load the stage's checkpoint if there is one: (the first step to take, the log cut back to what it has seen)."""
-    if files.checkpoint.exists():
-        saved = load_checkpoint(files.checkpoint)
-        policy.load_state_dict(saved["model"])
+def resume(optimizer: torch.optim.Optimizer, files: StageFiles, saved: dict | None) -> tuple[int, MetricsLog]:
+    """Where to begin: (the first step to take, the log cut back to what the stage's checkpoint, if there is one, has seen)."""
+    if saved:
         optimizer.load_state_dict(saved["optimizer"])
         return saved["step"], MetricsLog(files.folder / "metrics.jsonl", saved["log_length"])
     before = files.folder / "sft.pt"  # there only if a stage came before this one
@@ -172,6 +166,8 @@ def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objecti
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
+    if not all(bool(p.isfinite().all()) for p in policy.parameters()):
+        raise TrainingFailed("a weight is no longer a finite number; start again with a lower learning rate")
     return record
 
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from mini_dpo.bradley_terry import kl
-from mini_dpo.data import Encoded, EncodedPair
+from mini_dpo.data import Encoded, EncodedPair, join
 from mini_dpo.dpo import freeze
 from mini_dpo.evaluate import answer, compare_pairs, estimate_kl, perplexity, table, win_rate
-from mini_dpo.exact import sequence
 from mini_dpo.shop import Verdict
 from tests.oracles import response_logp
 from tests.strategies import tiny_gpt
@@ -54,7 +53,7 @@ def test_perplexity_by_hand():
     model = small_gpt(1)
     responses = [[1, END], [0, 1, 1]]
     total = sum(response_logp(model, [0], r) for r in responses)
-    assert perplexity(model, [sequence([0], r) for r in responses], "float32") == pytest.approx(math.exp(-total / 5))
+    assert perplexity(model, [join([0], r) for r in responses], "float32") == pytest.approx(math.exp(-total / 5))
 
 
 def test_pairs_are_compared_with_the_reference_taken_away():

@@ -50,10 +50,10 @@ BUGS = {
     "mean for sum": (logprobs, "response_logps", "logps.new_zeros(len(ids)).index_add(0, index.owners, logps)", "logps.new_zeros(len(ids)).index_add(0, index.owners, logps) / index.owners.bincount(minlength=len(ids))", naive_loop),
     "log-probs in half precision": (logprobs, "token_logps", "torch.promote_types(logits.dtype, torch.float32)", "torch.bfloat16", test_logprobs.test_sums_are_in_float32_or_better_whatever_the_model),
     # what is trained on
-    "mask off by one, late": (data, "encode", "[False] * len(before) + [True] * len(after)", "[False] * (len(before) + 1) + [True] * (len(after) - 1)", mask),
-    "mask off by one, early": (data, "encode", "[False] * len(before) + [True] * len(after)", "[False] * (len(before) - 1) + [True] * (len(after) + 1)", mask),
-    "prompt unmasked": (data, "encode", "[False] * len(before)", "[False] + [True] * (len(before) - 1)", mask),
-    "end-of-text masked": (data, "encode", "[True] * len(after)", "[True] * (len(after) - 1) + [False]", mask),
+    "mask off by one, late": (data, "join", "[False] * len(before) + [True] * len(after)", "[False] * (len(before) + 1) + [True] * (len(after) - 1)", mask),
+    "mask off by one, early": (data, "join", "[False] * len(before) + [True] * len(after)", "[False] * (len(before) - 1) + [True] * (len(after) + 1)", mask),
+    "prompt unmasked": (data, "join", "[False] * len(before)", "[False] + [True] * (len(before) - 1)", mask),
+    "end-of-text masked": (data, "join", "[True] * len(after)", "[True] * (len(after) - 1) + [False]", mask),
     "prompt and response encoded together": (data, "encode", "tokenizer.encode_prompt(prompt), tokenizer.encode_response(response)", "[tokenizer.user, tokenizer.assistant], tokenizer.encode_response(prompt + response)", mask),
     # the loss
     "beta's sign": (losses, "dpo", "beta * logps.h)", "-beta * logps.h)", lambda: formula(LOSSES["dpo"])),
