@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mini_dpo.losses import PairLogps
+from mini_dpo.registry import PairLogps
 
 
 def preference_probability(reward_a: Tensor, reward_b: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def dpo_gradient(logps: PairLogps, beta: float) -> tuple[Tensor, Tensor]:
     -beta sigmoid(r_l - r_w) and its opposite, with r = beta log(pi / ref): the more wrongly the pair is ranked, the
     larger (arXiv:2305.18290, the gradient in section 4).
     """
-    r_w = implicit_reward(logps.policy_chosen, logps.ref_chosen, beta)
-    r_l = implicit_reward(logps.policy_rejected, logps.ref_rejected, beta)
+    r_w = implicit_reward(logps.chosen.policy, logps.chosen.ref, beta)
+    r_l = implicit_reward(logps.rejected.policy, logps.rejected.ref, beta)
     weight = beta * preference_probability(r_l, r_w)  # (B,)
     return -weight, weight

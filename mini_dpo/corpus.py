@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mini_dpo.data import (
     Demonstration,
     Encoded,
+    EncodedFeedback,
     EncodedPair,
+    Feedback,
     Preference,
     encode_demonstrations,
+    encode_feedback,
     encode_preferences,
+    holds_pairs,
     load_demonstrations,
+    load_feedback,
     load_preferences,
     split_by_prompt,
+    split_pairs,
 )
 from mini_dpo.errors import UserError
 from mini_dpo.shop import Judge, judge
@@ -40,12 +46,13 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What to train on, what to watch while training (`valid_*`), and what to keep for the end."""
+    """What to train on, what to watch while training (`valid_*`), and what to keep for the end. preferences: pairs, or
+    single responses if the loss wants those."""
 
     responses: list[Encoded]
     valid_responses: list[Encoded]
-    pairs: list[EncodedPair]
-    valid_pairs: list[EncodedPair]
+    preferences: list[EncodedPair] | list[EncodedFeedback]
+    valid_preferences: list[EncodedPair] | list[EncodedFeedback]
     held_out: HeldOut
 
 
@@ -63,50 +70,56 @@ def fingerprints(paths: Sequence[Path]) -> dict[str, str]:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check the path") from error
 
 
-def load_corpus(data: str | None, sft_data: str | None, tokenizer: Tokenizer, context: int) -> Corpus:
-    """The toy shop's corpus if no file is named, else the user's.
+def load_corpus(data: str | None, sft_data: str | None, tokenizer: Tokenizer, context: int, paired: bool = True) -> Corpus:
+    """The toy shop's corpus if no file is named, else the user's. paired: False for a loss of single responses.
 
     The user's files are split by prompt, a tenth held out. Without an SFT file of their own, SFT imitates the chosen
-    responses. Raises UserError, with file and line, for input that cannot be used.
+    (or liked) responses. Raises UserError, with file and line, for input that cannot be used.
     """
-    if data is None and sft_data is None:
-        return toy_corpus(tokenizer, context)
-    return own_corpus(data, sft_data, tokenizer, context)
+    corpus = toy_corpus(tokenizer, context) if data is None and sft_data is None else own_corpus(data, sft_data, tokenizer, context, paired)
+    if paired or not corpus.preferences or isinstance(corpus.preferences[0], EncodedFeedback):
+        return corpus
+    print(f"{data or 'the toy shop'}: the loss wants single responses, so each of {len(corpus.preferences)} pairs is split into a liked and a disliked one")
+    return replace(corpus, preferences=split_pairs(corpus.preferences), valid_preferences=split_pairs(corpus.valid_preferences))
 
 
-def toy_corpus(tokenizer: Tokenizer, context: int) -> Corpus:
-    """The shop's six files: train, validation and test share no prompt."""
+def toy_corpus(tokenizer: Tokenizer, context: int, held_out: str = "test") -> Corpus:
+    """The shop's six files: train, validation and test share no prompt. held_out: which of them is kept for the end."""
     sft = {s: encode_demonstrations(load_demonstrations(path), tokenizer, context, path.name) for s, path in TOY_SFT.items()}
     preferences = {split: load_preferences(path) for split, path in TOY_PREFERENCES.items()}
     pairs = {s: encode_preferences(examples, tokenizer, context, TOY_PREFERENCES[s].name) for s, examples in preferences.items()}
-    held_out = HeldOut([p.prompt for p in preferences["test"]], sft["test"], preferences["test"], pairs["test"], judge)
-    return Corpus(sft["train"], sft["valid"], pairs["train"], pairs["valid"], held_out)
+    kept = HeldOut([p.prompt for p in preferences[held_out]], sft[held_out], preferences[held_out], pairs[held_out], judge)
+    return Corpus(sft["train"], sft["valid"], pairs["train"], pairs["valid"], kept)
 
 
-def own_corpus(data: str | None, sft_data: str | None, tokenizer: Tokenizer, context: int) -> Corpus:
+def own_corpus(data: str | None, sft_data: str | None, tokenizer: Tokenizer, context: int, paired: bool) -> Corpus:
     """A preference file, an SFT file, or both. No prompt that is held out in one is trained on in the other."""
-    preferences, kept_preferences = split_by_prompt(load_preferences(data)) if data else ([], [])
+    load, encode_them = (load_preferences, encode_preferences) if paired or not data or holds_pairs(data) else (load_feedback, encode_feedback)
+    preferences, kept_preferences = split_by_prompt(load(data)) if data else ([], [])
     if sft_data:
         demonstrations, kept_demonstrations = split_by_prompt(load_demonstrations(sft_data))
         demonstrations = without_prompts(demonstrations, {p.prompt for p in kept_preferences}, sft_data)
     else:
-        print(f"{data}: no --sft-data, so SFT imitates its chosen responses")
+        print(f"{data}: no --sft-data, so SFT imitates its {'chosen' if load is load_preferences else 'liked'} responses")
         demonstrations, kept_demonstrations = chosen_responses(preferences), chosen_responses(kept_preferences)
     source, sft_source = str(data), str(sft_data or data)
     responses = encode_demonstrations(demonstrations, tokenizer, context, sft_source)
     kept_responses = encode_demonstrations(kept_demonstrations, tokenizer, context, f"{sft_source} (held out)")
-    pairs = encode_preferences(preferences, tokenizer, context, source)
-    kept_pairs = encode_preferences(kept_preferences, tokenizer, context, f"{source} (held out)")
+    encoded = encode_them(preferences, tokenizer, context, source)
+    kept_encoded = encode_them(kept_preferences, tokenizer, context, f"{source} (held out)")
     kept = kept_preferences or kept_demonstrations
-    print(f"held out by prompt: {len(kept_pairs)} of {len(kept_pairs) + len(pairs)} pairs, {len(kept_responses)} of {len(kept_responses) + len(responses)} responses")  # fmt: skip
+    kind = "pairs" if load is load_preferences else "single responses"
+    print(f"held out by prompt: {len(kept_encoded)} of {len(kept_encoded) + len(encoded)} {kind}, {len(kept_responses)} of {len(kept_responses) + len(responses)} responses")  # fmt: skip
     prompts = [e.prompt for e in kept if len(tokenizer.encode_prompt(e.prompt)) < context]
-    held_out = HeldOut(prompts, kept_responses, kept_preferences, kept_pairs, judge=None)
-    return Corpus(responses, kept_responses, pairs, kept_pairs, held_out)
+    pairs = (kept_preferences, kept_encoded) if load is load_preferences else ([], [])
+    return Corpus(responses, kept_responses, encoded, kept_encoded, HeldOut(prompts, kept_responses, *pairs, judge=None))
 
 
-def chosen_responses(preferences: Sequence[Preference]) -> list[Demonstration]:
-    """The chosen half of preferences, as responses to imitate."""
-    return [Demonstration(p.prompt, p.chosen, p.line) for p in preferences]
+def chosen_responses(preferences: Sequence[Preference] | Sequence[Feedback]) -> list[Demonstration]:
+    """The chosen, or liked, half of preferences, as responses to imitate."""
+    if all(isinstance(p, Preference) for p in preferences):
+        return [Demonstration(p.prompt, p.chosen, p.line) for p in preferences]
+    return [Demonstration(p.prompt, p.completion, p.line) for p in preferences if p.label]
 
 
 def without_prompts(demonstrations: list[Demonstration], prompts: set[str], source: str) -> list[Demonstration]:

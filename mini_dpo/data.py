@@ -1,6 +1,7 @@
 """From a line of JSONL to a batch of token ids: checked examples, ids and response masks born together, batches.
 
     preferences   {"prompt": "...", "chosen": "...", "rejected": "..."}     one object a line, other keys are ignored
+    feedback      {"prompt": "...", "completion": "...", "label": true}     liked or not, for losses of single responses
     SFT           {"prompt": "...", "response": "..."}
 
 Nothing is cut to fit. What cannot be used is left out and counted aloud; what looks like a mistake stops the program
@@ -38,6 +39,16 @@ class Preference:
 
 
 @dataclass(frozen=True)
+class Feedback:
+    """One response to a prompt and whether people liked it. `line` is where in its file it stood."""
+
+    prompt: str
+    completion: str
+    label: bool
+    line: int = 0
+
+
+@dataclass(frozen=True)
 class Demonstration:
     """A prompt and a response to imitate. `line` is where in its file it stood."""
 
@@ -61,13 +72,28 @@ def load_preferences(path: str | Path, say: Callable[[str], None] = print) -> li
     return kept
 
 
+def load_feedback(path: str | Path) -> list[Feedback]:
+    """Read a file of single responses. Raises UserError, with file and line, for anything that is not as above."""
+    return [Feedback(**row, line=line) for line, row in read_rows(path, ("prompt", "completion", "label"))]
+
+
+def holds_pairs(path: str | Path) -> bool:
+    """Whether the first object of a JSONL file looks like a preference pair (and not like feedback)."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            first = json.loads(next((line for line in file if line.strip()), "{}"))
+    except (OSError, ValueError, RecursionError):
+        return True  # reading it in earnest will say what is wrong with it
+    return not isinstance(first, dict) or "chosen" in first or "label" not in first
+
+
 def load_demonstrations(path: str | Path) -> list[Demonstration]:
     """Read an SFT file. Raises UserError, with file and line, for anything that is not what is described above."""
     return [Demonstration(**row, line=line) for line, row in read_rows(path, ("prompt", "response"))]
 
 
-def read_rows(path: str | Path, keys: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The line numbers and the named texts of a JSONL file's objects; blank lines are skipped."""
+def read_rows(path: str | Path, keys: Sequence[str]) -> list[tuple[int, dict]]:
+    """The line numbers and the named values of a JSONL file's objects; blank lines are skipped."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -79,9 +105,9 @@ def read_rows(path: str | Path, keys: Sequence[str]) -> list[tuple[int, dict[str
     return rows
 
 
-def read_row(place: str, line: bytes, keys: Sequence[str]) -> dict[str, str]:
-    """One line to its texts, or the UserError that says what is wrong with it at `place`."""
-    example = "{" + ", ".join(f'"{key}": "..."' for key in keys) + "}"
+def read_row(place: str, line: bytes, keys: Sequence[str]) -> dict:
+    """One line to its values, or the UserError that says what is wrong with it at `place`."""
+    example = "{" + ", ".join(f'"{key}": ' + ("true" if key == "label" else '"..."') for key in keys) + "}"
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -94,8 +120,12 @@ def read_row(place: str, line: bytes, keys: Sequence[str]) -> dict[str, str]:
     for key in keys:
         if key not in row:
             found = ", ".join(repr(name) for name in list(row)[:6]) or "none"
-            raise UserError(f"{place}: no {key!r} (keys found: {found}); each line must be like {example}")
-        check_text(f"{place}: {key!r}", row[key], may_be_empty=key == "prompt")
+            single = "; single responses are for the losses kto and apo_zero_unpaired" if key == "chosen" and "label" in row else ""
+            raise UserError(f"{place}: no {key!r} (keys found: {found}); each line must be like {example}{single}")
+        if key != "label":
+            check_text(f"{place}: {key!r}", row[key], may_be_empty=key == "prompt")
+        elif not isinstance(row[key], bool):
+            raise UserError(f"{place}: 'label' must be true or false, not {json.dumps(row[key])}")
     return {key: row[key] for key in keys}
 
 
@@ -109,7 +139,7 @@ def check_text(place: str, text: object, may_be_empty: bool) -> None:
         raise UserError(f"{place} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it")
 
 
-T = TypeVar("T", Preference, Demonstration)
+T = TypeVar("T", Preference, Feedback, Demonstration)
 
 
 def split_by_prompt(examples: list[T], share: float = 0.1) -> tuple[list[T], list[T]]:
@@ -133,6 +163,11 @@ class Encoded(NamedTuple):
     @property
     def length(self) -> int:
         return len(self.ids)
+
+    def split(self) -> tuple[list[int], list[int]]:
+        """(the prompt's ids, the response's ids)."""
+        start = self.response_mask.index(True)
+        return self.ids[:start], self.ids[start:]
 
 
 def encode(tokenizer: Tokenizer, prompt: str, response: str) -> Encoded:
@@ -159,6 +194,23 @@ class EncodedPair(NamedTuple):
         return max(self.chosen.length, self.rejected.length)
 
 
+class EncodedFeedback(NamedTuple):
+    """A sequence, whether it is liked, and its reference log-prob where that is known."""
+
+    sequence: Encoded
+    desirable: bool
+    ref_logp: float | None = None
+
+    @property
+    def length(self) -> int:
+        return self.sequence.length
+
+
+def split_pairs(pairs: Sequence[EncodedPair]) -> list[EncodedFeedback]:
+    """Each pair as two single responses: the chosen one liked, the rejected one not."""
+    return [EncodedFeedback(sequence, liked) for p in pairs for sequence, liked in ((p.chosen, True), (p.rejected, False))]
+
+
 def encode_demonstrations(examples: Sequence[Demonstration], tokenizer: Tokenizer, context: int, source: str, say=print) -> list[Encoded]:
     """Encode SFT examples. What is longer than the context is left out, never cut."""
     encoded = [encode(tokenizer, e.prompt, e.response) for e in examples]
@@ -171,7 +223,13 @@ def encode_preferences(examples: Sequence[Preference], tokenizer: Tokenizer, con
     return fitting(pairs, examples, context, source, say)
 
 
-E = TypeVar("E", Encoded, EncodedPair)
+def encode_feedback(examples: Sequence[Feedback], tokenizer: Tokenizer, context: int, source: str, say=print) -> list[EncodedFeedback]:
+    """Encode single responses. What is longer than the context is left out, never cut."""
+    encoded = [EncodedFeedback(encode(tokenizer, e.prompt, e.completion), e.label) for e in examples]
+    return fitting(encoded, examples, context, source, say)
+
+
+E = TypeVar("E", Encoded, EncodedPair, EncodedFeedback)
 
 
 def fitting(encoded: list[E], examples: Sequence, context: int, source: str, say) -> list[E]:
@@ -224,6 +282,25 @@ class PairBatch:
         return PairBatch(self.sequences.to(device), None if self.ref_logps is None else self.ref_logps.to(device))
 
 
+@dataclass(frozen=True)
+class FeedbackBatch:
+    """B single responses. desirable: (B,) of bool. mismatched: M <= B of their prompts with another one's response
+    each, for KTO; None where nobody asks for them. ref_logps: (B,), None where they are not known ahead."""
+
+    sequences: Batch
+    desirable: Tensor
+    mismatched: Batch | None
+    ref_logps: Tensor | None
+
+    @property
+    def n_tokens(self) -> int:
+        return self.sequences.n_tokens
+
+    def to(self, device: str | torch.device) -> FeedbackBatch:
+        mismatched, ref_logps = (None if part is None else part.to(device) for part in (self.mismatched, self.ref_logps))
+        return FeedbackBatch(self.sequences.to(device), self.desirable.to(device), mismatched, ref_logps)
+
+
 def collate(sequences: Sequence[Encoded]) -> Batch:
     """Lay sequences side by side, padded on the right: causal attention never looks there, nor does the mask."""
     shape = len(sequences), max(len(s.ids) for s in sequences)
@@ -242,20 +319,43 @@ def collate_pairs(pairs: Sequence[EncodedPair]) -> PairBatch:
     return PairBatch(sequences, torch.tensor([p.ref_logps for p in pairs]).T.flatten())  # (B, 2) -> (2B,)
 
 
+def collate_feedback(examples: Sequence[EncodedFeedback], context: int | None = None) -> FeedbackBatch:
+    """Lay single responses side by side; with `context`, their prompts with one another's responses as well."""
+    mismatched = None if context is None else collate(mismatch([e.sequence for e in examples], context))
+    ref_logps = None if any(e.ref_logp is None for e in examples) else torch.tensor([e.ref_logp for e in examples])
+    return FeedbackBatch(collate([e.sequence for e in examples]), torch.tensor([e.desirable for e in examples]), mismatched, ref_logps)
+
+
+def mismatch(sequences: Sequence[Encoded], context: int) -> list[Encoded]:
+    """Each prompt with the response of the next sequence, or of the first one after it with which it fits the context.
+    A prompt that fits with none is left out. Raises UserError if all are: a batch of one has no other response."""
+    parts = [sequence.split() for sequence in sequences]
+    found = []
+    for i, (prompt, _) in enumerate(parts):
+        others = (response for _, response in parts[i + 1 :] + parts[:i])
+        fits = next((response for response in others if len(prompt) + len(response) <= context), None)
+        if fits is not None:
+            found.append(join(prompt, fits))
+    if not found:
+        reason = "there is only one" if len(parts) == 1 else f"none fits into the context of {context} tokens with another one's response"
+        raise UserError(f"KTO sets each prompt of a batch against another one's response, and of these {len(parts)} {reason}; use a larger --batch-size or --context, or more data")  # fmt: skip
+    return found
+
+
 class Batches(Generic[E]):
     """Batches without end: every example once an epoch, in an order that the seed and the epoch alone decide.
 
     Batch number k is the same whether or not the batches before it were made, so a resumed run sees what the
-    unbroken one would have seen. Sequences of similar length share a batch, which spares a third of the padding; the
-    last batch of an epoch may be smaller.
+    unbroken one would have seen. Sequences of similar length share a batch, which spares a third of the padding. The
+    last batch of an epoch may be smaller; if one example alone is left over, it joins the batch before.
     """
 
     def __init__(self, examples: Sequence[E], collate: Callable, batch_size: int, seed: int) -> None:
         self.examples, self.collate, self.batch_size, self.seed = examples, collate, batch_size, seed
-        self.per_epoch = -(-len(examples) // batch_size)  # rounded up
+        self.per_epoch = len(self.cut(range(len(examples))))
         self.plan = lru_cache(maxsize=1)(self.plan_epoch)
 
-    def __getitem__(self, k: int) -> Batch | PairBatch:
+    def __getitem__(self, k: int) -> Batch | PairBatch | FeedbackBatch:
         epoch, i = divmod(k, self.per_epoch)
         return self.collate([self.examples[j] for j in self.plan(epoch)[i]])
 
@@ -266,10 +366,17 @@ class Batches(Generic[E]):
         stretch = STRETCH * self.batch_size
         for i in range(0, len(order), stretch):
             order[i : i + stretch] = sorted(order[i : i + stretch], key=lambda j: self.examples[j].length)
-        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        batches = self.cut(order)
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
-    def once(self) -> Iterator[Batch | PairBatch]:
+    def once(self) -> Iterator[Batch | PairBatch | FeedbackBatch]:
         """Every example once, in file order: for evaluation."""
-        for i in range(0, len(self.examples), self.batch_size):
-            yield self.collate(self.examples[i : i + self.batch_size])
+        for batch in self.cut(range(len(self.examples))):
+            yield self.collate([self.examples[j] for j in batch])
+
+    def cut(self, order: Sequence[int]) -> list[list[int]]:
+        """An order cut into batches."""
+        batches = [list(order[i : i + self.batch_size]) for i in range(0, len(order), self.batch_size)]
+        if len(batches) > 1 and len(batches[-1]) == 1 < self.batch_size:
+            batches[-2:] = [batches[-2] + batches[-1]]
+        return batches

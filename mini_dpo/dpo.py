@@ -1,4 +1,4 @@
-"""Preference training: make the chosen responses likelier than the rejected ones, measured from a reference."""
+"""Preference training: make what people chose likelier than what they rejected, measured from a reference."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mini_dpo.data import Batches, EncodedPair, PairBatch, collate_pairs
+from mini_dpo.data import Batch, Batches, EncodedFeedback, EncodedPair, FeedbackBatch, PairBatch, collate_feedback, collate_pairs
 from mini_dpo.logprobs import response_logps
-from mini_dpo.losses import Loss, PairLogps
 from mini_dpo.metrics import preference_metrics
 from mini_dpo.model import GPT
+from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps
 from mini_dpo.training import Objective, Outcome, autocast
 
 
@@ -21,42 +21,71 @@ def freeze(model: GPT) -> GPT:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def preference_objective(loss: Loss, hyperparameters: dict[str, float], reference: GPT | None) -> Objective:
-    """The objective of a preference loss. `reference` may be None if every batch brings the reference's log-probs."""
+def preference_objective(loss: Loss, hyperparameters: dict, reference: GPT | None, sft_weight: float = 0.0) -> Objective:
+    """The objective of a preference loss. reference: None if the loss has none, or every batch brings its log-probs.
 
-    def objective(policy: GPT, batch: PairBatch) -> Outcome:
+    sft_weight: what the negative log-likelihood of the chosen (or liked) response, in nats a token, counts beside the
+    loss (arXiv:2404.19733, with weight 1).
+    """
+
+    def objective(policy: GPT, batch: PairBatch | FeedbackBatch) -> Outcome:
         policy.eval()  # dropout off: its noise would stand in the log-ratios, which are zero at the reference
-        logps = pair_logps(policy, reference, batch)
+        logps = pair_logps(policy, reference, batch) if isinstance(batch, PairBatch) else unpaired_logps(policy, reference, batch)
         losses = loss(logps, **hyperparameters)  # (B,)
-        return Outcome(losses.sum(), len(losses), preference_metrics(logps, hyperparameters.get("beta", 1.0)))
+        if sft_weight:
+            losses = losses + sft_weight * sft_term(logps)
+        return Outcome(losses.sum(), len(losses), preference_metrics(loss, logps, hyperparameters))
 
     return objective
 
 
+def sft_term(logps: PairLogps | UnpairedLogps) -> Tensor:
+    """-s(y) / |y| of the chosen responses; of single ones where they are liked, else 0: (B,)."""
+    if isinstance(logps, PairLogps):
+        return -logps.chosen.average
+    return -logps.responses.average * logps.desirable
+
+
 def pair_logps(policy: GPT, reference: GPT | None, batch: PairBatch) -> PairLogps:
     """Score a batch of pairs under both models; no gradient reaches the reference."""
-    sequences = batch.sequences
-    policy_logps = response_logps(policy, sequences.ids, sequences.index)  # (2B,)
-    ref_logps = batch.ref_logps if batch.ref_logps is not None else score_reference(reference, batch)  # (2B,)
-    policy_chosen, policy_rejected = policy_logps.chunk(2)  # (B,) each
-    ref_chosen, ref_rejected = ref_logps.chunk(2)
-    chosen_lengths, rejected_lengths = sequences.lengths.chunk(2)
-    return PairLogps(policy_chosen, policy_rejected, ref_chosen, ref_rejected, chosen_lengths, rejected_lengths)
+    both = score_responses(policy, reference, batch.sequences, batch.ref_logps)  # 2B responses
+    B = len(both) // 2
+    return PairLogps(chosen=both[:B], rejected=both[B:])
+
+
+def unpaired_logps(policy: GPT, reference: GPT | None, batch: FeedbackBatch) -> UnpairedLogps:
+    """Score a batch of single responses under both models, and the mismatched ones, if any, without gradient."""
+    responses = score_responses(policy, reference, batch.sequences, batch.ref_logps)
+    mismatched = None
+    if batch.mismatched is not None:
+        with torch.no_grad():
+            mismatched = score_responses(policy, reference, batch.mismatched, None).logratio  # (M,)
+    return UnpairedLogps(responses, batch.desirable, mismatched)
+
+
+def score_responses(policy: GPT, reference: GPT | None, sequences: Batch, ref_logps: Tensor | None) -> Responses:
+    """The log-probs of a batch's responses under the policy, and under the reference if there is one."""
+    policy_logps = response_logps(policy, sequences.ids, sequences.index)  # (B,)
+    if ref_logps is None and reference is not None:
+        ref_logps = score_reference(reference, sequences)
+    return Responses(policy_logps, sequences.lengths, ref_logps)
 
 
 @torch.no_grad()
-def score_reference(reference: GPT | None, batch: PairBatch) -> Tensor:
-    """The reference's log-probs of a batch's sequences: (2B,)."""
-    if reference is None:
-        raise ValueError("without a reference model, every pair must bring its reference log-probs")
-    return response_logps(reference, batch.sequences.ids, batch.sequences.index)
+def score_reference(reference: GPT, sequences: Batch) -> Tensor:
+    """The reference's log-probs of a batch's responses: (B,)."""
+    return response_logps(reference, sequences.ids, sequences.index)
 
 
-def precompute_reference(reference: GPT, pairs: Sequence[EncodedPair], batch_size: int, dtype: str) -> list[EncodedPair]:
-    """The same pairs with the reference's log-probs, scored once: a step then costs no pass through the reference."""
+def precompute_reference(reference: GPT, examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], batch_size: int, dtype: str) -> list:
+    """The same examples with the reference's log-probs, scored once: a step then costs no pass through the reference."""
     device = reference.wte.weight.device
+    paired = bool(examples) and isinstance(examples[0], EncodedPair)
     known = []
-    for batch in Batches(pairs, collate_pairs, batch_size, seed=0).once():
+    for batch in Batches(examples, collate_pairs if paired else collate_feedback, batch_size, seed=0).once():
         with autocast(device, dtype):
-            known += score_reference(reference, batch.to(device)).view(2, -1).T.tolist()  # (B, 2)
-    return [pair._replace(ref_logps=(chosen, rejected)) for pair, (chosen, rejected) in zip(pairs, known)]
+            logps = score_reference(reference, batch.sequences.to(device))
+        known += logps.view(2, -1).T.tolist() if paired else logps.tolist()  # (B, 2) or (B,)
+    if paired:
+        return [pair._replace(ref_logps=tuple(logps)) for pair, logps in zip(examples, known)]
+    return [example._replace(ref_logp=logp) for example, logp in zip(examples, known)]

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from statistics import fmean
 
 import torch
+from torch import Tensor
 
 from mini_dpo.corpus import HeldOut
 from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_pairs, join
 from mini_dpo.dpo import pair_logps
 from mini_dpo.generate import generate
 from mini_dpo.logprobs import response_logps
-from mini_dpo.losses import PairLogps
 from mini_dpo.model import GPT
 from mini_dpo.sft import sft_objective
 from mini_dpo.shop import Judge, win_rate
@@ -33,7 +33,7 @@ def evaluate(sft: GPT, policy: GPT | None, tokenizer: Tokenizer, held_out: HeldO
     prompts = list(dict.fromkeys(held_out.prompts))[:PROMPTS]
     models = {"sft": sft} if policy is None else {"sft": sft, "dpo": policy}
     sequences = held_out.responses or [pair.chosen for pair in held_out.pairs]
-    longest = max(sum(sequence.response_mask) for sequence in sequences)
+    longest = max((sum(sequence.response_mask) for sequence in sequences), default=sft.config.context)
     ids, texts, columns = {}, {}, {}
     for i, (name, model) in enumerate(models.items()):
         ids[name] = answer(model, tokenizer, prompts, max_new_tokens=2 * longest, seed=2 * seed + i)
@@ -100,21 +100,26 @@ def compare_pairs(policy: GPT, reference: GPT, pairs: Sequence[EncodedPair], dty
     h = torch.cat([logps.h for logps in rows])  # (N,)
     agrees = (h > 0).float() + 0.5 * (h == 0).float()
     means = {
-        "sft": {"logps/chosen": mean(rows, "ref_chosen"), "logps/rejected": mean(rows, "ref_rejected")},
-        "dpo": {"logps/chosen": mean(rows, "policy_chosen"), "logps/rejected": mean(rows, "policy_rejected")},
+        name: {f"logps/{side}": mean([getattr(getattr(row, side), model) for row in rows]) for side in ("chosen", "rejected")}
+        for name, model in (("sft", "ref"), ("dpo", "policy"))
     }
     return float(agrees.mean()), means
 
 
-def mean(rows: Sequence[PairLogps], field: str) -> float:
-    """The mean of one field over several batches."""
-    return float(torch.cat([getattr(row, field) for row in rows]).mean())
+def mean(batches: Sequence[Tensor]) -> float:
+    """The mean over several batches."""
+    return float(torch.cat(list(batches)).mean())
 
 
 def judge_all(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) -> dict[str, float]:
     """The judge's mean marks."""
     verdicts = [judge(prompt, response) for prompt, response in zip(prompts, responses)]
     return {name: fmean(getattr(verdict, name) for verdict in verdicts) for name in ("reward", "facts", "tone", "length")}
+
+
+def heading(loss: str) -> str:
+    """What stands above the answers and numbers of a preference-trained model: its loss, as it is given to --loss."""
+    return loss.rsplit(":", 1)[-1].upper().replace("_", "-")[:11]
 
 
 def table(summary: dict) -> str:
@@ -134,7 +139,8 @@ def table(summary: dict) -> str:
         ("tokens a response", "response_tokens", "{:.1f}"),
         ("responses cut before their end", "unfinished", "{}"),
     ]
-    lines = [f"{'on held-out prompts (%d)' % summary['prompts']:42}{'SFT':>12}" + (f"{'DPO':>12}" if dpo else "")]
+    name = heading(summary.get("loss", "dpo"))
+    lines = [f"{'on held-out prompts (%d)' % summary['prompts']:42}{'SFT':>12}" + (f"{name:>12}" if dpo else "")]
     for label, key, form in rows:
         if key in sft or key in dpo:
             cells = [form.format(column[key]) if key in column else "" for column in ([sft, dpo] if dpo else [sft])]
@@ -155,5 +161,6 @@ def remarks(summary: dict) -> list[str]:
     falls = [sft[name] - dpo[name] for name in ("logps/chosen", "logps/rejected") if name in dpo]
     if falls and min(falls) > 0:
         further = "the rejected one further" if falls[1] > falls[0] else "the chosen one further"
-        lines.append(f"Both log-probs fell, {further}: DPO trains their difference, and probability went to other responses.")
+        name = heading(summary.get("loss", "dpo"))
+        lines.append(f"Both log-probs fell, {further}: {name} trains their difference, and probability went to other responses.")
     return lines

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from mini_dpo.losses import PairLogps
+from mini_dpo.registry import Loss, PairLogps, UnpairedLogps
 
 
-def preference_metrics(logps: PairLogps, beta: float) -> dict[str, Tensor]:
-    """What to watch in preference training: each (B,), without gradient, one value a pair.
+@torch.no_grad()
+def preference_metrics(loss: Loss, logps: PairLogps | UnpairedLogps, hyperparameters: dict) -> dict[str, Tensor]:
+    """What to watch in preference training: each (n,), without gradient, one value a pair or a response.
 
-    A reward is beta log(pi / ref), the implicit reward up to a constant of the prompt. An accuracy is 1 where the
-    chosen response's is the larger, and 0 where the two are equal, as they all are at the reference.
+    A reward is the one that the policy implies under this loss, for DPO beta log(pi / ref), up to a constant of the
+    prompt. An accuracy is 1 where the chosen response's is the larger, and 0 where the two are equal, as they all are
+    at the reference; of a single response, 1 where it is liked and its reward above 0, or neither. For single
+    responses, "chosen" are the liked ones.
     """
-    chosen, rejected = beta * logps.chosen_logratio.detach(), beta * logps.rejected_logratio.detach()
-    return {
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/margins": chosen - rejected,
-        "rewards/accuracies": (chosen > rejected).to(chosen.dtype),
-        "logps/chosen": logps.policy_chosen.detach(),
-        "logps/rejected": logps.policy_rejected.detach(),
-    }
+    if isinstance(logps, PairLogps):
+        chosen, rejected = (loss.rewards(responses, **hyperparameters) for responses in (logps.chosen, logps.rejected))
+        comparison = {"rewards/margins": chosen - rejected, "rewards/accuracies": (chosen > rejected).to(chosen.dtype)}
+        s_w, s_l = logps.chosen.policy, logps.rejected.policy
+    else:
+        rewards, liked = loss.rewards(logps.responses, **hyperparameters), logps.desirable
+        chosen, rejected = rewards[liked], rewards[~liked]
+        comparison = {"rewards/accuracies": ((rewards > 0) == liked).to(rewards.dtype)}
+        if logps.mismatched is not None:
+            comparison["kl"] = logps.mismatched.mean().clamp(min=0)[None]
+        s_w, s_l = logps.responses.policy[liked], logps.responses.policy[~liked]
+    logged = {"rewards/chosen": chosen, "rewards/rejected": rejected, **comparison, "logps/chosen": s_w, "logps/rejected": s_l}
+    return {name: values.detach() for name, values in logged.items()}

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mini_dpo.checkpoint import find_model, load_model
+from mini_dpo.checkpoint import find_model, load_model, read_json
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.data import check_text
 from mini_dpo.errors import UserError
+from mini_dpo.evaluate import heading
 from mini_dpo.generate import check_settings, generate
 from mini_dpo.model import GPT
 from mini_dpo.shop import judge, read_prompt
@@ -58,13 +59,15 @@ def main() -> None:
 
 
 def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
-    """The models of a run by name: SFT and, if that stage has begun, DPO. A file is one model."""
-    paths = [path for path in (run / "sft.pt", run / "dpo.pt") if path.exists()] or [find_model(run)]
-    models = {}
-    for path in paths:
-        model, tokenizer = load_model(path, dropout=0.0)
-        models[path.stem.upper()] = model, load_tokenizer(tokenizer)
-    return models
+    """The models of a run by name: SFT and, if that stage has begun, the loss it is trained with. A file is one model."""
+    paths = {"SFT": run / "sft.pt"}
+    if (run / "dpo.pt").exists():
+        paths[heading(read_json(run / "config.json")["settings"]["loss"])] = run / "dpo.pt"
+    if not paths["SFT"].exists():
+        file = find_model(run)
+        paths = {file.stem.upper(): file}
+    models = {name: load_model(path, dropout=0.0) for name, path in paths.items()}
+    return {name: (model, load_tokenizer(tokenizer)) for name, (model, tokenizer) in models.items()}
 
 
 def ask() -> Iterator[str]:

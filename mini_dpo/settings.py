@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 
 from mini_dpo.cli import add_flag, option, parser_for
 from mini_dpo.errors import UserError
-from mini_dpo.losses import LOSSES, PairLogps
+from mini_dpo.losses import LOSSES, Loss, PairLogps, Responses, UnpairedLogps, find_loss
 from mini_dpo.model import PRESETS, GPTConfig
 
 DESCRIPTION = """\
@@ -25,6 +27,7 @@ examples:
   python -m mini_dpo.train --beta 0.5 --seed 1                the same with a shorter leash
   python -m mini_dpo.train --data mine.jsonl                  your own {"prompt", "chosen", "rejected"} a line
   python -m mini_dpo.train --stage dpo --init-from runs/1 --loss cdpo     another loss, the same SFT model
+  python -m mini_dpo.train --loss mine.py:my_loss             a loss of your own
   python -m mini_dpo.train --resume runs/1                    go on with a run that was stopped
 """
 
@@ -32,8 +35,19 @@ examples:
 # of the toy shop (another seed), the second are a cautious guess.
 LR = {"sft": (8e-3, 5e-4), "dpo": (2e-4, 2e-5)}
 WIDE = 512  # channels from which a model counts as wide
-# On the toy shop, whose rewards lie several points apart, a nat may cost more than the losses' own default.
-TOY_HYPERPARAMETERS = {"beta": 0.3}
+# What each loss starts with on the toy shop, whose rewards lie several points apart, where that is not the paper's
+# default: found by `python -m mini_dpo.compare --tune`, on validation prompts.
+TOY_DEFAULTS: dict[str, dict] = {
+    "dpo": {"beta": 0.3},
+    "cdpo": {"beta": 0.3},
+    "rdpo": {"beta": 1.0},
+    "dpo_norm": {"beta": 10.0},
+    "r_dpo": {"beta": 0.3},
+    "f_dpo": {"divergence": "jensen_shannon", "beta": 0.3},
+    "ipo": {"beta": 0.1},
+    "hinge": {"beta": 0.3},
+    "exo": {"beta": 0.3},
+}
 
 DATA, MODEL, BOTH = "your own data", "the model", "both stages"  # headings in the help
 PREFERENCES, SFT = "preference training", "SFT (with --stage sft, --lr, --epochs and --steps are SFT's)"
@@ -47,7 +61,7 @@ class Settings:
     resume: str | None = option(str, "go on with the run in this folder; takes no other flag", metavar="PATH")
     out: str | None = option(str, "the run's folder, which must not exist yet (default: the next number under runs/)", metavar="PATH")
 
-    data: str | None = option(str, 'preferences, one {"prompt", "chosen", "rejected"} a line; without it, the toy shop', metavar="PATH", group=DATA)
+    data: str | None = option(str, 'preferences, one {"prompt", "chosen", "rejected"} a line (or for kto {"prompt", "completion", "label"}); without it, the toy shop', metavar="PATH", group=DATA)
     sft_data: str | None = option(str, 'responses to imitate, one {"prompt", "response"} a line; without it, the chosen ones of --data', metavar="PATH", group=DATA)
 
     init_from: str | None = option(str, "start from this checkpoint file, or the SFT model of this run's folder, instead of random weights", metavar="PATH", group=MODEL)
@@ -58,7 +72,8 @@ class Settings:
     context: int | None = option(int, "longest prompt and response together, in tokens, likewise", group=MODEL)
     tokenizer: str | None = option(str, "toy (embedded) or gpt2 (fetched once) (default: the model's namesake)", None, ("toy", "gpt2"), group=MODEL)
 
-    loss: str = option(str, "the preference loss", "dpo", tuple(LOSSES), group=PREFERENCES)
+    loss: str = option(str, "the preference loss: a name that --list-losses shows, or file.py:function, one of your own", "dpo", metavar="NAME", group=PREFERENCES)
+    sft_weight: float = option(float, "add so much of the chosen response's negative log-likelihood, in nats a token", 0.0, group=PREFERENCES)
     lr: float | None = option(float, f"peak learning rate (default: {LR['dpo'][0]:g}; {LR['dpo'][1]:g} from {WIDE} channels on)", group=PREFERENCES)
     epochs: float | None = option(float, "passes over the data (default: 3)", group=PREFERENCES)
     steps: int | None = option(int, "optimizer steps, instead of --epochs", group=PREFERENCES)
@@ -69,7 +84,7 @@ class Settings:
     sft_steps: int | None = option(int, "optimizer steps, instead of --sft-epochs", group=SFT)
     dropout: float = option(float, "dropout; preference training has none", 0.0, group=SFT)
 
-    batch_size: int = option(int, "responses (SFT) or pairs (preferences) a batch", 32, group=BOTH)
+    batch_size: int = option(int, "pairs a batch; single responses for SFT, kto and apo_zero_unpaired", 32, group=BOTH)
     accumulate: int = option(int, "batches an optimizer step: the same gradient as one large batch, in less memory", 1, group=BOTH)
     seed: int = option(int, "of weights, order, dropout and samples: one seed, one result on one machine", 0, group=BOTH)
     device: str = option(str, "where to compute; auto takes cuda, else cpu", "auto", ("auto", "cpu", "cuda", "mps"), group=BOTH)
@@ -81,28 +96,44 @@ class Settings:
 
 
 SFT_ONLY = ("sft_data", "sft_lr", "sft_steps", "sft_epochs", "dropout")
-PREFERENCE_ONLY = ("loss", "precompute_ref")
+PREFERENCE_ONLY = ("loss", "sft_weight", "precompute_ref")
 MODEL_FLAGS = ("model", "n_layer", "n_head", "n_embd", "context", "tokenizer")
 
 
 def parse(argv: Sequence[str] | None = None) -> Settings:
     """The command line as settings that make sense, every default filled in. Raises UserError where it does not."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    loss = find_loss(named_loss(argv))
     parser = parser_for(Settings, "train", DESCRIPTION, EPILOG)
-    add_loss_flags(parser)
+    parser.add_argument("--list-losses", action="store_true", help="show all losses: name, formula, paper, what they need")
+    add_loss_flags(parser, loss)
     given = vars(parser.parse_args(argv))
+    if given.pop("list_losses", False):
+        print(list_losses())
+        sys.exit(0)
     if "resume" in given:
         others = sorted(given.keys() - {"resume"})
         if others:
             raise UserError(f"--resume goes on with a run as it was begun; leave out {flags(others)}, or start a new run")
         return Settings(**given)
-    options = {name: given.pop(name) for name in loss_flags() if name in given}
+    options = {name: given.pop(name) for name in {**loss_readers(), **loss.hyperparameters} if name in given}
     settings = Settings(**given, loss_options=options)
     for problem in problems(settings, given.keys() | options.keys()):
         raise UserError(problem)
     return resolve(settings)
 
 
-def loss_flags() -> dict[str, list[str]]:
+def named_loss(argv: Sequence[str]) -> str:
+    """What the command line says of --loss, before anything else is known: the loss decides which flags there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--loss", default="dpo")
+    try:
+        return parser.parse_known_args(argv)[0].loss
+    except argparse.ArgumentError:
+        return "dpo"  # `--loss` without a name: the real parser will say so
+
+
+def loss_readers() -> dict[str, list[str]]:
     """Every hyperparameter of a registered loss, with the losses that read it."""
     readers: dict[str, list[str]] = {}
     for loss in LOSSES.values():
@@ -111,13 +142,35 @@ def loss_flags() -> dict[str, list[str]]:
     return readers
 
 
-def add_loss_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for each hyperparameter, described by the docstring of the first loss that reads it."""
-    group = parser.add_argument_group("the preference loss")
-    for name, readers in loss_flags().items():
-        defaults = ", ".join(f"{reader} {LOSSES[reader].hyperparameters[name]:g}" for reader in readers)
-        toy = f"; {TOY_HYPERPARAMETERS[name]:g} on the toy shop" if name in TOY_HYPERPARAMETERS else ""
-        add_flag(group, name, float, f"{LOSSES[readers[0]].describe(name)} (defaults: {defaults}{toy})")
+def add_loss_flags(parser: argparse.ArgumentParser, loss: Loss) -> None:
+    """A flag for each hyperparameter of the loss, described by its docstring. Those of other losses are known, so that
+    they can be refused by name, and not shown."""
+    group = parser.add_argument_group(f"the loss {loss.name} (every loss has its own: --loss NAME --help)")
+    for name, default in loss.hyperparameters.items():
+        if name in Settings.__dataclass_fields__:
+            raise UserError(f"--loss {loss.name}: its hyperparameter {name} has the name of a flag of train; call it something else")
+        toy = TOY_DEFAULTS.get(loss.name, {}).get(name)
+        on_toy = "" if toy is None or toy == default else f"; {shown(toy)} on the toy shop"
+        kind = float if isinstance(default, float) else type(default)
+        add_flag(group, name, kind, f"{loss.describe(name)} (default: {shown(default)}{on_toy})", loss.choices.get(name, ()))
+    for name in loss_readers().keys() - loss.hyperparameters.keys():
+        parser.add_argument("--" + name.replace("_", "-"), help=argparse.SUPPRESS)
+
+
+def shown(value: float | str) -> str:
+    """A hyperparameter's value as people write it."""
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def list_losses() -> str:
+    """Every registered loss: name, what it needs, formula, paper."""
+    entries = []
+    for loss in LOSSES.values():
+        needs = f"{'pairs' if loss.paired else 'single responses'}, {'a reference' if loss.reference else 'no reference'}"
+        also = f" (also {', '.join(loss.aliases)})" if loss.aliases else ""
+        formula = "\n".join("    " + line for line in loss.formula.splitlines())
+        entries.append(f"{loss.name}{also}: {needs}\n{formula}\n    {loss.paper}")
+    return "\n\n".join(entries)
 
 
 def flags(names: Sequence[str]) -> str:
@@ -163,18 +216,42 @@ def problems(settings: Settings, given: set[str]) -> Iterator[str]:
 
 
 def loss_problems(settings: Settings) -> Iterator[str]:
-    """A hyperparameter that the loss does not read, or does not allow."""
-    loss = LOSSES[settings.loss]
-    if extra := [name for name in settings.loss_options if name not in loss.hyperparameters]:
-        yield f"--loss {loss.name} does not read {flags(extra)}"
-    elif infinite := [name for name, value in settings.loss_options.items() if math.isinf(value)]:
+    """A hyperparameter that the loss does not read or does not allow, or a loss that cannot be called."""
+    loss = find_loss(settings.loss)
+    options = settings.loss_options
+    if extra := [name for name in options if name not in loss.hyperparameters]:
+        readers = loss_readers()[extra[0]]
+        yield f"--loss {loss.name} does not read {flags(extra)} ({', '.join(readers[:4])}{' and others do' if len(readers) > 4 else ' reads it' if len(readers) == 1 else ' do'})"  # fmt: skip
+    elif infinite := [name for name, value in options.items() if isinstance(value, float) and math.isinf(value)]:
         yield f"{flags(infinite)} must be a finite number"
     else:
-        one = torch.zeros(1)
         try:
-            loss(PairLogps(one, one, one, one, one, one), **settings.loss_options)
+            loss(probe(loss), **options)
         except ValueError as error:
             yield f"--loss {loss.name}: {error}"
+        except Exception as error:  # a mistake in a loss of the user's own
+            yield f"--loss {loss.name} fails on a batch of two, {where(error)}: {type(error).__name__}: {error}"
+    if not 0 <= settings.sft_weight < math.inf:
+        yield f"--sft-weight must be at least 0, not {settings.sft_weight}"
+    if loss.facts["mismatched"] and settings.batch_size < 2:
+        yield f"--loss {loss.name} sets each prompt of a batch against another one's response; use --batch-size 2 or more"
+    if loss.facts["mismatched"] and settings.precompute_ref:
+        yield f"--loss {loss.name} needs the reference in every step, for prompts with other prompts' responses; leave out --precompute-ref"
+    if not loss.reference and settings.precompute_ref:
+        yield f"--loss {loss.name} has no reference; leave out --precompute-ref"
+
+
+def probe(loss: Loss) -> PairLogps | UnpairedLogps:
+    """A batch of two, to see whether a loss can be called."""
+    lengths, logps = torch.tensor([1, 2]), torch.tensor([-1.0, -2.0])
+    responses = Responses(logps, lengths, logps if loss.reference else None)
+    return PairLogps(responses, responses) if loss.paired else UnpairedLogps(responses, lengths == 1, torch.zeros(2))
+
+
+def where(error: Exception) -> str:
+    """The place in a file that an error came from."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}, line {frame.lineno}"
 
 
 def available(device: str) -> bool:
@@ -187,8 +264,9 @@ def resolve(settings: Settings) -> Settings:
     if s.stage == "sft":  # --lr, --steps and --epochs speak of the only stage there is
         s = replace(s, sft_lr=s.lr, sft_steps=s.steps, sft_epochs=s.epochs, lr=None, steps=None, epochs=None)
     preset = None if s.init_from else s.model or "toy"
-    defaults = LOSSES[s.loss].hyperparameters
-    toy = {name: value for name, value in TOY_HYPERPARAMETERS.items() if name in defaults}
+    loss = find_loss(s.loss)
+    toy = {} if s.data else dict(TOY_DEFAULTS.get(loss.name, {}))
+    toy_lr = toy.pop("lr", None)
     return replace(
         s,
         data=full_path(s.data),
@@ -199,7 +277,9 @@ def resolve(settings: Settings) -> Settings:
         model=preset,
         tokenizer=None if s.init_from else s.tokenizer or preset,
         device=s.device if s.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu",
-        loss_options={**defaults, **({} if s.data else toy), **s.loss_options},
+        loss=":".join([full_path(s.loss.rsplit(":", 1)[0]), loss.name]) if ".py:" in s.loss else loss.name,
+        lr=s.lr or (toy_lr if preset == "toy" or s.init_from else None),
+        loss_options={**loss.hyperparameters, **toy, **s.loss_options},
     )
 
 

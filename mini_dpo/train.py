@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,20 +20,24 @@ import torch
 from mini_dpo.checkpoint import find_model, load_model, new_run, read_json, save_checkpoint, write_json, write_jsonl
 from mini_dpo.cli import run_command
 from mini_dpo.corpus import Corpus, files_of, fingerprints, load_corpus
-from mini_dpo.data import Batches, collate, collate_pairs
+from mini_dpo.data import Batches, collate, collate_feedback, collate_pairs
 from mini_dpo.dpo import freeze, precompute_reference, preference_objective
 from mini_dpo.errors import UserError
-from mini_dpo.evaluate import evaluate, table
-from mini_dpo.losses import LOSSES
+from mini_dpo.evaluate import evaluate, heading, table
+from mini_dpo.losses import find_loss
 from mini_dpo.model import GPT
-from mini_dpo.settings import Settings, available, default_lr, model_config, parse
+from mini_dpo.settings import Settings, available, default_lr, model_config, parse, shown
 from mini_dpo.sft import sft_objective
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 from mini_dpo.training import LoopConfig, StageFiles, clock, train
 
 
 def main() -> None:
-    settings = parse()
+    start(parse())
+
+
+def start(settings: Settings) -> Path:
+    """Begin a run, or go on with one; returns its folder."""
     keep_freed_memory()
     if settings.resume:
         folder = Path(settings.resume)
@@ -43,6 +48,8 @@ def main() -> None:
         inputs = files_of(settings.data, settings.sft_data)
         if settings.init_from:
             inputs.append(find_model(Path(settings.init_from)))
+        if ".py:" in settings.loss:
+            inputs.append(Path(settings.loss.rsplit(":", 1)[0]))
         config = {"settings": asdict(settings), "sha256": fingerprints(inputs)}
         folder = new_run(Path(settings.out) if settings.out else None, config)
     try:
@@ -50,6 +57,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: python -m mini_dpo.train --resume {folder}", file=sys.stderr)
         raise
+    return folder
 
 
 def unchanged_settings(folder: Path) -> Settings:
@@ -76,7 +84,8 @@ def prepare(settings: Settings) -> tuple[Tokenizer, GPT, Corpus]:
         tokenizer = load_tokenizer(settings.tokenizer)
         torch.manual_seed(settings.seed)
         model = GPT(model_config(settings, tokenizer.vocab_size))
-    corpus = load_corpus(settings.data, settings.sft_data, tokenizer, model.config.context)
+    paired = settings.stage == "sft" or find_loss(settings.loss).paired
+    corpus = load_corpus(settings.data, settings.sft_data, tokenizer, model.config.context, paired)
     return tokenizer, model, corpus
 
 
@@ -88,18 +97,22 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
         adopt(model, tokenizer, folder / "sft.pt")
     else:
         run_sft(settings, folder, tokenizer, model, corpus)
-    sft, _ = load_model(folder / "sft.pt", dropout=0.0)
-    sft.to(settings.device).eval().requires_grad_(False)
-    policy = None if settings.stage == "sft" else run_preferences(settings, folder, tokenizer, sft, corpus)
+    del model
+    preferences_started = time.perf_counter()
+    policy = None if settings.stage == "sft" else run_preferences(settings, folder, tokenizer, corpus)
+    training_seconds = time.perf_counter() - preferences_started
+    sft = load_sft(folder, settings.device)
     if not corpus.held_out.prompts:
         print("nothing is held out (all prompts are the same), so nothing is measured")
         return
     print("measuring on held-out prompts ...", flush=True)
     summary, samples = evaluate(sft, policy, tokenizer, corpus.held_out, settings.seed, settings.dtype)
-    summary["seconds"] = time.perf_counter() - started
+    summary |= {"loss": settings.loss.rsplit(":", 1)[-1], "seconds": time.perf_counter() - started}
+    if policy is not None:
+        summary["dpo"]["training_seconds"] = training_seconds
     write_jsonl(folder / "samples.jsonl", samples)
     write_json(folder / "summary.json", summary)
-    print("", side_by_side(samples[:3]), "", table(summary), "", sep="\n")
+    print("", side_by_side(samples[:3], heading(settings.loss)), "", table(summary), "", sep="\n")
     print(f"{clock(summary['seconds'])} in all; talk to it: python -m mini_dpo.sample {folder}")
 
 
@@ -119,22 +132,34 @@ def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, 
     train(model.to(settings.device), sft_objective, batches, config, files, valid if corpus.valid_responses else None)
 
 
-def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, sft: GPT, corpus: Corpus) -> GPT:
-    """Teach a copy of the SFT model to be liked; the result is `dpo.pt`, and returned."""
-    policy = freeze(sft).requires_grad_(True)
-    pairs, valid_pairs, reference = corpus.pairs, corpus.valid_pairs, sft
+def load_sft(folder: Path, device: str) -> GPT:
+    """The SFT model of a run: the policy before its first step, and the reference."""
+    model, _ = load_model(folder / "sft.pt", dropout=0.0)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, corpus: Corpus) -> GPT:
+    """Teach the SFT model to be liked; the result is `dpo.pt`, and returned. The reference is there only if asked."""
+    loss = find_loss(settings.loss)
+    policy = load_sft(folder, settings.device).requires_grad_(True)
+    reference = freeze(policy) if loss.reference else None
+    examples, valid_examples = corpus.preferences, corpus.valid_preferences
     if settings.precompute_ref:
         print("scoring the reference ...", flush=True)
-        pairs = precompute_reference(sft, pairs, settings.batch_size, settings.dtype)
-        valid_pairs = precompute_reference(sft, valid_pairs, settings.batch_size, settings.dtype)
+        examples, valid_examples = (precompute_reference(reference, e, settings.batch_size, settings.dtype) for e in (examples, valid_examples))
         reference = None
-    batches = Batches(pairs, collate_pairs, settings.batch_size, settings.seed)
-    valid = Batches(valid_pairs, collate_pairs, settings.batch_size, settings.seed)
-    lr = settings.lr or default_lr("dpo", sft.config.n_embd)
+    context = policy.config.context if loss.facts["mismatched"] else None
+    collate_them = collate_pairs if loss.paired else partial(collate_feedback, context=context)
+    batches = Batches(examples, collate_them, settings.batch_size, settings.seed)
+    valid = Batches(valid_examples, collate_them, settings.batch_size, settings.seed)
+    lr = settings.lr or default_lr("dpo", policy.config.n_embd)
     config = loop_config(settings, batches, lr, settings.steps, settings.epochs, weight_decay=0.0)
-    objective = preference_objective(LOSSES[settings.loss], settings.loss_options, reference)
-    print(f"{settings.loss}  " + "  ".join(f"{name} {value:g}" for name, value in settings.loss_options.items()), flush=True)
-    train(policy, objective, batches, config, StageFiles("dpo", folder, tokenizer.name), valid if valid_pairs else None)
+    objective = preference_objective(loss, settings.loss_options, reference, settings.sft_weight)
+    options = {**settings.loss_options, **({"sft_weight": settings.sft_weight} if settings.sft_weight else {})}
+    print("  ".join([loss.name, *(f"{name} {shown(value)}" for name, value in options.items())]), flush=True)
+    if settings.accumulate > 1 and not loss.fact("decomposes", **settings.loss_options):
+        print(f"{loss.name} looks at a batch as a whole: {settings.accumulate} accumulated batches of {settings.batch_size} are not one of {settings.accumulate * settings.batch_size}")
+    train(policy, objective, batches, config, StageFiles("dpo", folder, tokenizer.name), valid if len(valid_examples) > (context is not None) else None)
     return policy.eval()
 
 
@@ -154,13 +179,13 @@ def loop_config(settings: Settings, batches: Batches, lr: float, steps: int | No
     )
 
 
-def side_by_side(samples: list[dict], width: int = 52) -> str:
+def side_by_side(samples: list[dict], after_heading: str, width: int = 52) -> str:
     """Prompts with their answers before and after, in two columns."""
     blocks = []
     for sample in samples:
         before, after = (textwrap.wrap(sample.get(name, ""), width) or [""] for name in ("sft", "dpo"))
         height = max(len(before), len(after))
-        columns = zip(["SFT", *before, *[""] * height], ["DPO" if "dpo" in sample else "", *after, *[""] * height])
+        columns = zip(["SFT", *before, *[""] * height], [after_heading if "dpo" in sample else "", *after, *[""] * height])
         lines = [f"  {left:{width}}   {right}".rstrip() for left, right in list(columns)[: height + 1]]
         blocks.append("\n".join([f"> {sample['prompt']}", *lines]))
     return "\n\n".join(blocks)

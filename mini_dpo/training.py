@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.checkpoint import MetricsLog, load_checkpoint, save_checkpoint
-from mini_dpo.data import Batch, Batches, PairBatch
+from mini_dpo.data import Batch, Batches, FeedbackBatch, PairBatch
 from mini_dpo.errors import TrainingFailed
 from mini_dpo.model import GPT
 
@@ -36,7 +36,8 @@ class Outcome(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-Objective = Callable[[GPT, "Batch | PairBatch"], Outcome]
+AnyBatch = Batch | PairBatch | FeedbackBatch
+Objective = Callable[[GPT, AnyBatch], Outcome]
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class StageFiles:
 def train(
     policy: GPT,
     objective: Objective,
-    batches: Batches | Mapping[int, Batch | PairBatch],
+    batches: Batches | Mapping[int, AnyBatch],
     config: LoopConfig,
     files: StageFiles | None = None,
     valid: Batches | None = None,
@@ -137,7 +138,7 @@ def resume(optimizer: torch.optim.Optimizer, files: StageFiles, saved: dict | No
     return 0, MetricsLog(files.folder / "metrics.jsonl", length)
 
 
-def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objective, micro_batches: list[Batch] | list[PairBatch], config: LoopConfig, step: int) -> dict[str, float]:  # fmt: skip
+def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objective, micro_batches: list[AnyBatch], config: LoopConfig, step: int) -> dict[str, float]:  # fmt: skip
     """One optimizer step over all micro-batches; returns what to log.
 
     The sums of the micro-batches are added up first and divided once, by the count of them all: the gradient is that
@@ -193,10 +194,11 @@ def score(policy: GPT, objective: Objective, batches: Batches, dtype: str) -> di
 
 
 def means(outcomes: list[Outcome]) -> dict[str, float]:
-    """The mean loss and the mean of each metric over several batches, each example (or token) weighing the same."""
+    """The mean loss and the mean of each metric over several batches, each example (or token) weighing the same. A metric
+    without a single value (the reward of liked responses where none was liked) is left out."""
     loss = sum(float(outcome.loss) for outcome in outcomes) / sum(outcome.count for outcome in outcomes)
-    metrics = {name: float(torch.cat([o.metrics[name] for o in outcomes]).mean()) for name in outcomes[0].metrics}
-    return {"loss": loss, **metrics}
+    metrics = {name: torch.cat([outcome.metrics[name] for outcome in outcomes]) for name in outcomes[0].metrics}
+    return {"loss": loss, **{name: float(values.mean()) for name, values in metrics.items() if len(values)}}
 
 
 @contextmanager

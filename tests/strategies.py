@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mini_dpo.data import Encoded
-from mini_dpo.losses import PairLogps
+from mini_dpo.losses import PairLogps, Responses
 from mini_dpo.model import GPT, GPTConfig
 
 TINY = GPTConfig(vocab_size=5, context=12, n_layer=2, n_head=2, n_embd=8)
@@ -47,7 +47,7 @@ def pair_from_h(h: Tensor, shift: float = 0.0) -> PairLogps:
     """Pairs whose log-ratio difference is exactly h (B,); `shift` is added to both log-ratios."""
     zero = torch.zeros_like(h)
     one = torch.ones_like(h)
-    return PairLogps(h + shift, zero + shift, zero, zero, one, one)
+    return PairLogps(Responses(h + shift, one, zero), Responses(zero + shift, one, zero))
 
 
 @st.composite
@@ -56,8 +56,12 @@ def pair_logps(draw, size: int | None = None) -> PairLogps:
     B = size or draw(st.integers(1, 6))
     logps = st.lists(st.floats(-200, -0.01), min_size=B, max_size=B)
     lengths = st.lists(st.integers(1, 50), min_size=B, max_size=B)
-    fields = [torch.tensor(draw(logps), dtype=torch.float64) for _ in range(4)]
-    return PairLogps(*fields, *(torch.tensor(draw(lengths)) for _ in range(2)))
+
+    def responses() -> Responses:
+        policy, ref = (torch.tensor(draw(logps), dtype=torch.float64) for _ in range(2))
+        return Responses(policy, torch.tensor(draw(lengths)), ref)
+
+    return PairLogps(responses(), responses())
 
 
 @st.composite

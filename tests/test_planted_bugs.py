@@ -13,7 +13,8 @@ from hypothesis import Phase, settings
 
 from mini_dpo import data, dpo, exact, generate, logprobs, losses, model, sft, training
 from mini_dpo.losses import LOSSES
-from tests import test_bradley_terry, test_data, test_exact, test_generate, test_logprobs, test_losses, test_model, test_training
+from mini_dpo.properties import PROPERTIES
+from tests import test_data, test_exact, test_generate, test_logprobs, test_losses, test_model, test_properties, test_training
 from tests.strategies import tiny_gpt
 
 
@@ -38,6 +39,10 @@ mask = test_data.test_ids_and_mask_are_born_together
 formula = test_losses.test_equals_the_formula_in_plain_python
 
 
+def keeps(loss, property):
+    test_properties.test_every_loss_keeps_every_property(LOSSES[loss], PROPERTIES[property])
+
+
 def at_reference():
     test_training.test_a_run_begins_at_the_reference_s_own_value(LOSSES["dpo"])
 
@@ -59,15 +64,18 @@ BUGS = {
     "beta's sign": (losses, "dpo", "beta * logps.h)", "-beta * logps.h)", lambda: formula(LOSSES["dpo"])),
     "beta twice": (losses, "dpo", "beta * logps.h)", "beta * beta * logps.h)", lambda: formula(LOSSES["dpo"])),
     "no beta": (losses, "dpo", "beta * logps.h)", "logps.h)", lambda: formula(LOSSES["dpo"])),
-    "log of sigmoid": (losses, "dpo", "F.logsigmoid(beta * logps.h)", "(beta * logps.h).sigmoid().log()", lambda: test_losses.test_value_and_gradient_are_finite_to_a_margin_of_ten_thousand(LOSSES["dpo"], test_losses.torch.float32)),
+    "log of sigmoid": (losses, "dpo", "F.logsigmoid(beta * logps.h)", "(beta * logps.h).sigmoid().log()", lambda: keeps("dpo", "finite at extremes")),
     "smoothing on the wrong side": (losses, "cdpo", "F.logsigmoid(m) - label_smoothing * F.logsigmoid(-m)", "F.logsigmoid(-m) - label_smoothing * F.logsigmoid(m)", lambda: formula(LOSSES["cdpo"])),
     "smoothing ignored": (losses, "cdpo", "-(1 - label_smoothing) * F.logsigmoid(m) - label_smoothing * F.logsigmoid(-m)", "-F.logsigmoid(m)", lambda: formula(LOSSES["cdpo"])),
-    "one mean for all pairs": (losses, "dpo", "-F.logsigmoid(beta * logps.h)", "-F.logsigmoid(beta * logps.h).mean().expand(len(logps.h))", lambda: test_losses.test_one_value_a_pair_and_each_pair_on_its_own(LOSSES["dpo"])),
+    "one mean for all pairs": (losses, "dpo", "-F.logsigmoid(beta * logps.h)", "-F.logsigmoid(beta * logps.h).mean().expand(len(logps.h))", lambda: keeps("dpo", "decomposes")),
     # the pair and the reference
     "swapped pair in the batch": (data, "collate_pairs", "[p.chosen for p in pairs] + [p.rejected for p in pairs]", "[p.rejected for p in pairs] + [p.chosen for p in pairs]", test_data.test_pairs_are_chosen_first_then_rejected),
-    "swapped pair in the objective": (dpo, "pair_logps", "policy_chosen, policy_rejected = ", "policy_rejected, policy_chosen = ", test_training.test_pairs_are_scored_as_their_sequences_are),
-    "swapped pair in the reference": (dpo, "pair_logps", "ref_chosen, ref_rejected = ", "ref_rejected, ref_chosen = ", test_training.test_pairs_are_scored_as_their_sequences_are),
-    "reference live in the graph": (dpo, "score_reference", "@torch.no_grad()\n", "", test_training.test_the_reference_never_changes_and_gets_no_gradient),
+    "swapped pair in the objective": (dpo, "pair_logps", "chosen=both[:B], rejected=both[B:]", "chosen=both[B:], rejected=both[:B]", test_training.test_pairs_are_scored_as_their_sequences_are),
+    "labels in another order": (data, "collate_feedback", "torch.tensor([e.desirable for e in examples])", "torch.tensor([e.desirable for e in examples[::-1]])", test_training.test_single_responses_are_scored_as_their_sequences_are),
+    "KTO's mismatched responses are their own": (data, "mismatch", "parts[i + 1 :] + parts[:i]", "parts[i:] + parts[:i]", test_training.test_single_responses_are_scored_as_their_sequences_are),
+    "mismatched responses in the graph": (dpo, "unpaired_logps", "torch.no_grad()", "torch.enable_grad()", test_training.test_single_responses_are_scored_as_their_sequences_are),
+    "the SFT term on the rejected one": (dpo, "sft_term", "-logps.chosen.average", "-logps.rejected.average", lambda: test_training.test_the_sft_weight_adds_the_chosen_response_s_nll_a_token(1.0)),
+    "reference live in the graph": (dpo, "score_reference", "@torch.no_grad()\n", "", test_training.test_the_reference_builds_no_graph),
     "reference is the policy": (dpo, "freeze", "copy.deepcopy(model)", "model", test_training.test_freeze_is_a_copy),
     "dropout on while scoring": (dpo, "preference_objective", "policy.eval()", "policy.train()", at_reference),
     "dropout on in the reference": (dpo, "freeze", ".eval()", "", test_training.test_freeze_is_a_copy),

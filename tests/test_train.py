@@ -1,12 +1,13 @@
 """`python -m mini_dpo.train` as people use and misuse it."""
 
 import json
+import math
 import os
 
 import pytest
 import torch
 
-from mini_dpo import sample, show, train
+from mini_dpo import dpo, sample, show, train
 from mini_dpo.checkpoint import load_model
 from mini_dpo.losses import LOSSES
 from mini_dpo.settings import Settings, parse
@@ -83,9 +84,152 @@ def test_stages_apart_make_what_they_make_together(go, here, own):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("flags", [[], ["--precompute-ref"], ["--accumulate", "2"], ["--dtype", "bfloat16"]], ids=str)
+@pytest.mark.parametrize("flags", [[], ["--sft-weight", "0.5", "--precompute-ref"], ["--accumulate", "2", "--dtype", "bfloat16"]], ids=str)
 def test_every_loss_trains(go, here, own, loss, flags):
-    assert go("--data", own, *SMALL, "--sft-steps", 1, "--steps", 2, "--loss", loss, *flags)[0] == 0
+    if not LOSSES[loss].reference or LOSSES[loss].facts["mismatched"]:
+        flags = [flag for flag in flags if flag != "--precompute-ref"]
+    status, out, err = go("--data", own, *SMALL, "--sft-steps", 1, "--steps", 2, "--loss", loss, *flags)
+    assert (status, err) == (0, "") and f"\n{loss}" in out and LOSSES[loss].name.upper().replace("_", "-")[:11] in out
+    assert all(math.isfinite(value) for row in rows(here / "runs/1/metrics.jsonl") for name, value in row.items() if name != "stage")
+    assert ("looks at a batch as a whole" in out) == ("--accumulate" in flags and not LOSSES[loss].facts["decomposes"])
+
+
+@pytest.mark.parametrize("loss", [name for name, loss in LOSSES.items() if not loss.reference])
+def test_a_reference_free_loss_never_makes_or_runs_a_reference(go, here, own, loss, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("a reference was asked for")
+
+    monkeypatch.setattr(train, "freeze", never)
+    monkeypatch.setattr(dpo, "score_reference", never)
+    with pytest.raises(AssertionError, match="a reference was asked for"):
+        go("--data", own, *SMALL, *SHORT)
+    monkeypatch.setattr(train, "evaluate", lambda *args: pytest.skip("trained to its end"))  # measuring may look at the SFT model
+    with pytest.raises(pytest.skip.Exception, match="trained to its end"):
+        go("--data", own, *SMALL, *SHORT, "--loss", loss)
+
+
+def test_trl_s_names_are_aliases(go, own):
+    for alias, name in {"sigmoid": "dpo", "robust": "rdpo", "exo_pair": "exo", "nca_pair": "nca", "bco_pair": "bco", "sppo_hard": "sppo", "sigmoid_norm": "dpo_norm"}.items():
+        assert parse(["--data", "x", "--loss", alias]).loss == name
+
+
+def test_list_losses(go):
+    status, out, _ = go("--list-losses")
+    assert status == 0
+    for loss in LOSSES.values():
+        needs = f"{'pairs' if loss.paired else 'single responses'}, {'a reference' if loss.reference else 'no reference'}"
+        assert f"{needs}\n    {loss.formula.splitlines()[0]}" in out and loss.paper in out
+
+
+# ----------------------------------------------------------------------------------------------- single responses
+
+
+def feedback_file(path, n=12, **change):
+    """A file of single responses, liked and not."""
+    lines = [json.dumps({"prompt": f"say {i}", "completion": "yes " * (1 + i % 3), "label": i % 3 > 0, **change}) for i in range(n)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("loss", [name for name, loss in LOSSES.items() if not loss.paired])
+def test_truly_unpaired_data_trains(go, here, loss):
+    status, out, err = go("--data", feedback_file(here / "f.jsonl"), *SMALL, *SHORT, "--loss", loss)
+    assert (status, err) == (0, "") and "SFT imitates its liked responses" in out and "held out by prompt: 1 of 12 single responses" in out
+    log = [row for row in rows(here / "runs/1/metrics.jsonl") if row["stage"] == "dpo"]
+    assert all({"rewards/accuracies", "logps/chosen"} & row.keys() for row in log) and all(("kl" in row) == (loss == "kto") for row in log)
+
+
+def test_a_paired_file_is_split_in_two(go, own):
+    status, out, _ = go("--data", own, *SMALL, *SHORT, "--loss", "kto")
+    assert status == 0 and "each of 11 pairs is split into a liked and a disliked one" in out
+
+
+def test_kto_refuses_a_batch_of_one(go, here, own):
+    status, _, err = go("--data", own, *SMALL, *SHORT, "--loss", "kto", "--batch-size", 1)
+    assert status == 2 and "use --batch-size 2 or more" in err and err.count("\n") == 1
+    status, _, err = go("--data", feedback_file(here / "f.jsonl", n=2, label=True), *SMALL, *SHORT, "--loss", "kto")
+    assert status == 2 and "there is only one" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("loss, message", [("dpo", "no 'chosen'"), ("kto", "'label' must be true or false, not \"yes\"")])
+def test_feedback_that_does_not_fit(go, here, loss, message):
+    path = feedback_file(here / "f.jsonl", label="yes")
+    status, _, err = go("--data", path, *SMALL, *SHORT, "--loss", loss)
+    assert status == 2 and f"{path}, line 1: " in err and message in err
+    assert loss == "kto" or "single responses are for the losses kto and apo_zero_unpaired" in err
+
+
+# --------------------------------------------------------------------------------------------- a loss of one's own
+
+MINE = '''
+from typing import Literal
+
+import torch
+from mini_dpo.losses import PairLogps, loss
+
+@loss(paper="mine", at_reference=lambda beta, power, side: 1.0)
+def mine(logps: PairLogps, *, beta: float = 0.1, power: int = 2, side: Literal["left", "right"] = "left") -> torch.Tensor:
+    """A loss of my own.
+
+        L = |1 - beta h|^power
+
+    beta: price of a nat, as I see it
+    power: how steep
+    side: which
+    """
+    return (1 - beta * logps.h).abs() ** power
+'''
+
+
+@pytest.fixture
+def mine(here):
+    (here / "mine.py").write_text(MINE, encoding="utf-8")
+    known = dict(LOSSES)
+    yield "mine.py:mine"
+    LOSSES.clear()
+    LOSSES.update(known)
+
+
+def test_a_loss_in_a_file_of_one_s_own(go, here, own, mine):
+    status, out, err = go("--data", own, *SMALL, *SHORT, "--loss", mine, "--power", 4, "--side", "right")
+    assert (status, err) == (0, "") and "mine  beta 0.1  power 4  side right" in out and "MINE" in out
+    config = json.loads((here / "runs/1/config.json").read_text())
+    assert config["settings"]["loss"] == f"{here}/mine.py:mine" and f"{here}/mine.py" in config["sha256"]
+    assert go("--resume", "runs/1")[0] == 0
+    (here / "mine.py").write_text(MINE + "\n# another mind\n")
+    status, _, err = go("--resume", "runs/1")
+    assert status == 2 and "mine.py has changed since runs/1 was begun" in err
+
+
+def test_help_has_the_words_of_one_s_own_loss(go, mine):
+    status, out, _ = go("--loss", mine, "--help")
+    assert status == 0 and "the loss mine" in out and "price of a nat, as I see it (default: 0.1)" in " ".join(out.split())
+    assert "how steep (default: 2)" in " ".join(out.split()) and "--side {left,right}" in out
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("-> torch.Tensor:", "-> torch.Tensor", "mine.py, line 8: SyntaxError"),
+        ("import torch", "import torcch", "mine.py, line 4: ModuleNotFoundError"),
+        ("beta: float = 0.1", "beta: float", "mine's beta must be a keyword argument with a default"),
+        ("logps: PairLogps, *,", "logps, *,", "the first argument of mine must be `logps: PairLogps`"),
+        ("power: int = 2", "power: bool = True", "mine's power must be a number"),
+        ("** power\n", "** power).mean()\n", "must return one value an example, a tensor of shape (2,), not shape ()"),
+        ("logps.h)", "logps.hh)", "fails on a batch of two, "),
+        ('@loss(paper="mine", at_reference=lambda beta, power, side: 1.0)', "", "mine is not a loss: put @loss(...) above it"),
+        ("def mine(", "def dpo(", "'dpo' is the name of a loss in mini_dpo.losses already"),
+        ("power: int = 2", "lr: int = 2", "its hyperparameter lr has the name of a flag of train"),
+    ],
+)
+def test_a_broken_loss_of_one_s_own_is_one_clear_line(go, here, own, mine, old, new, message):
+    changed = MINE.replace(old, new)
+    if "mean" in new:
+        changed = changed.replace("return (1", "return ((1")
+    (here / "mine.py").write_text(changed, encoding="utf-8")
+    status, _, err = go("--data", own, *SMALL, *SHORT, "--loss", mine)
+    assert status == 2 and message in err and err.count("\n") == 1, err
+    assert not (here / "runs").exists() and LOSSES["dpo"].function.__module__ == "mini_dpo.losses"
 
 
 def test_accumulating_equals_a_larger_batch(go, here, own):
@@ -159,7 +303,14 @@ def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
         "--stage sft --sft-lr 1": "with --stage sft, write --lr for --sft-lr",
         "--init-from x --model toy": "come from --init-from; leave out --model",
         "--sft-data x": "--sft-data without --data",
-        "--label-smoothing 0.1": "--loss dpo does not read --label-smoothing",
+        "--label-smoothing 0.1": "--loss dpo does not read --label-smoothing (cdpo, rdpo, exo, aot and others do)",
+        "--loss simpo --tau 0.1": "--loss simpo does not read --tau (discopop reads it)",
+        "--loss dppo": "--loss dppo: there is no such loss; --list-losses shows what there is",
+        "--loss none.py:mine": "--loss none.py:mine: there is no file none.py",
+        "--loss simpo --precompute-ref": "--loss simpo has no reference; leave out --precompute-ref",
+        "--loss kto --precompute-ref": "--loss kto needs the reference in every step",
+        "--sft-weight -1": "--sft-weight must be at least 0, not -1.0",
+        "--stage sft --sft-weight 1": "--stage sft does not read --sft-weight",
         "--loss cdpo --label-smoothing 0.7": "label_smoothing must be in [0, 0.5), not 0.7",
         "--beta 0": "beta must be positive, not 0.0",
         "--beta nan": "beta must be positive, not nan",
@@ -185,7 +336,7 @@ def test_flags_that_make_no_sense_are_one_clear_line(go, here, monkeypatch, args
     assert not list(here.iterdir()), "nothing may be left behind"
 
 
-@pytest.mark.parametrize("args", ["--nonsense", "--loss dppo", "--steps many", "--bet 0.1", "--stage"])
+@pytest.mark.parametrize("args", ["--nonsense", "--steps many", "--bet 0.1", "--stage"])
 def test_flags_that_do_not_exist_exit_with_2_as_well(go, args):
     status, _, err = go(*args.split())
     assert status == 2 and "python -m mini_dpo.train" in err
@@ -246,8 +397,9 @@ def test_help_is_for_newcomers(go):
     assert status == 0
     for name in (f.name for f in Settings.__dataclass_fields__.values() if f.metadata):
         assert "--" + name.replace("_", "-") in out
-    for words in ("examples:", "--beta", "--label-smoothing", "price of a nat", "defaults: dpo 0.1, cdpo 0.1; 0.3 on the toy shop"):
+    for words in ("examples:", "--beta", "price of a nat", "(default: 0.1; 0.3 on the toy shop)"):
         assert words in " ".join(out.split())
+    assert "--label-smoothing" in go("--loss", "cdpo", "--help")[1] and "--label-smoothing" not in out
 
 
 def test_each_setting_is_read_by_something():

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mini_dpo.checkpoint import load_checkpoint
-from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_pairs
-from mini_dpo.dpo import freeze, pair_logps, precompute_reference, preference_objective
+from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_feedback, collate_pairs, split_pairs
+from mini_dpo.dpo import freeze, pair_logps, precompute_reference, preference_objective, score_reference, unpaired_logps
 from mini_dpo.errors import TrainingFailed
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import LOSSES
 from mini_dpo.sft import sft_objective
-from mini_dpo.training import LoopConfig, Outcome, StageFiles, learning_rate, make_optimizer, score, train, train_step
+from mini_dpo.training import LoopConfig, Outcome, StageFiles, learning_rate, make_optimizer, means, score, train, train_step
+from tests.oracles import response_logp
 from tests.strategies import encoded_sequences, tiny_gpt
 
 HYPER = LOSSES["dpo"].hyperparameters
@@ -156,12 +157,16 @@ def test_a_run_begins_at_the_reference_s_own_value(loss):
     """The policy starts as a copy: log-ratios are zero to the bit, dropout or not, and the loss is what it declares."""
     start = tiny_gpt(dropout=0.3).train()
     policy = freeze(start).requires_grad_(True).train()
-    batch = collate_pairs(some_pairs())
-    outcome = preference_objective(loss, loss.hyperparameters, freeze(start))(policy, batch)
-    expected = loss.at_reference(**loss.hyperparameters)
-    assert float(outcome.loss.detach()) / outcome.count == pytest.approx(expected, abs=1e-12)
-    for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"):
-        assert not outcome.metrics[name].any(), name
+    batch = collate_pairs(some_pairs()) if loss.paired else collate_feedback(split_pairs(some_pairs()), context=12)
+    outcome = preference_objective(loss, loss.hyperparameters, freeze(start) if loss.reference else None)(policy, batch)
+    if loss.at_reference:
+        expected = loss.at_reference(**loss.hyperparameters) * (1 if loss.paired else 0.5)  # of a pair, or of one of its halves
+        assert float(outcome.loss.detach()) / outcome.count == pytest.approx(expected, abs=1e-12)
+        if loss.paired:
+            assert not outcome.metrics["rewards/margins"].any() and not outcome.metrics["rewards/accuracies"].any()
+    if loss.reference and loss.reward is None:
+        assert not outcome.metrics["rewards/chosen"].any() and not outcome.metrics["rewards/rejected"].any()
+    assert all(values.isfinite().all() and not values.requires_grad for values in outcome.metrics.values())
 
 
 def test_the_reference_never_changes_and_gets_no_gradient():
@@ -206,15 +211,54 @@ def test_pairs_are_scored_as_their_sequences_are(sequences):
     batch = collate(sequences)
     ours, refs = (response_logps(model, batch.ids, batch.index) for model in (policy, reference))
     expected = torch.cat([ours, refs]).view(4, 2)
-    found = torch.stack([logps.policy_chosen, logps.policy_rejected, logps.ref_chosen, logps.ref_rejected])
+    found = torch.stack([logps.chosen.policy, logps.rejected.policy, logps.chosen.ref, logps.rejected.ref])
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
     lengths = [sum(s.response_mask) for s in sequences]
-    assert torch.cat([logps.chosen_lengths, logps.rejected_lengths]).tolist() == lengths
+    assert torch.cat([logps.chosen.lengths, logps.rejected.lengths]).tolist() == lengths
 
 
 def test_no_reference_at_all_is_refused():
-    with pytest.raises(ValueError, match="reference log-probs"):
+    with pytest.raises(ValueError, match="there is no reference"):
         preference_objective(LOSSES["dpo"], HYPER, None)(tiny_gpt(), collate_pairs(some_pairs()))
+
+
+def test_the_reference_builds_no_graph():
+    forgotten = tiny_gpt().requires_grad_(True)
+    assert not score_reference(forgotten, collate_pairs(some_pairs()).sequences).requires_grad
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_the_sft_weight_adds_the_chosen_response_s_nll_a_token(weight):
+    policy, reference = tiny_gpt(3), freeze(tiny_gpt(7))
+    for loss, batch in (("dpo", collate_pairs(some_pairs())), ("apo_zero_unpaired", collate_feedback(split_pairs(some_pairs())))):
+        plain, more = (preference_objective(LOSSES[loss], {"beta": 0.3}, reference, w)(policy, batch).loss for w in (0.0, weight))
+        chosen = [response_logp(policy, *pair.chosen.split()) / len(pair.chosen.split()[1]) for pair in some_pairs()]
+        assert float((more - plain).detach()) == pytest.approx(-weight * sum(chosen), abs=1e-9)
+
+
+# -------------------------------------------------------------------------------------------------- single responses
+
+
+def test_single_responses_are_scored_as_their_sequences_are():
+    policy, reference = tiny_gpt(3), freeze(tiny_gpt(7))
+    examples = split_pairs(some_pairs())
+    logps = unpaired_logps(policy, reference, collate_feedback(examples, context=12))
+    for model, found in ((policy, logps.responses.policy), (reference, logps.responses.ref)):
+        expected = [response_logp(model, *e.sequence.split()) for e in examples]
+        torch.testing.assert_close(found.tolist(), expected, rtol=1e-9, atol=1e-9)
+    assert logps.desirable.tolist() == [e.desirable for e in examples]
+    parts = [e.sequence.split() for e in examples]
+    others = [(prompt, parts[(i + 1) % len(parts)][1]) for i, (prompt, _) in enumerate(parts)]
+    expected = [response_logp(policy, *other) - response_logp(reference, *other) for other in others]
+    torch.testing.assert_close(logps.mismatched.tolist(), expected, rtol=1e-9, atol=1e-9)
+    assert not logps.mismatched.requires_grad
+
+
+def test_metrics_of_a_batch_in_which_nothing_is_liked_are_left_out():
+    policy, reference = tiny_gpt(3), freeze(tiny_gpt(7))
+    disliked = [e._replace(desirable=False) for e in split_pairs(some_pairs())]
+    outcome = preference_objective(LOSSES["kto"], {"beta": 0.3}, reference)(policy, collate_feedback(disliked, context=12))
+    assert "rewards/chosen" not in means([outcome]) and math.isfinite(means([outcome])["rewards/rejected"])
 
 
 # ------------------------------------------------------------------------------------------ stopping and going on

@@ -1,0 +1,60 @@
+"""Judge a loss: every property in words, held or broken, with the smallest counterexample.
+
+    python -m mini_dpo.check dpo
+    python -m mini_dpo.check mine.py:my_loss
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+import time
+
+from mini_dpo.cli import run_command
+from mini_dpo.properties import EXAMPLES, PROPERTIES, Property, Verdict, examine
+from mini_dpo.losses import find_loss
+
+WIDTH = 108
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m mini_dpo.check", description="Hold a loss to every property, and show the smallest counterexample.")
+    parser.add_argument("loss", metavar="LOSS", help="a name that `python -m mini_dpo.train --list-losses` shows, or file.py:function")
+    parser.add_argument("--examples", type=int, default=EXAMPLES, metavar="N", help=f"examples drawn of each property (default: {EXAMPLES})")
+    arguments = parser.parse_args()
+    loss = find_loss(arguments.loss)
+    started = time.perf_counter()
+    print(f"{loss.name}: {loss.paper}\n{textwrap.indent(loss.formula, '    ')}\n")
+    verdicts = []
+    for property in PROPERTIES.values():
+        verdicts.append(examine(loss, property, max(1, arguments.examples)))
+        print(page_entry(property, verdicts[-1]), flush=True)
+    held, broken, skipped = (sum(verdict.held is kind for verdict in verdicts) for kind in (True, False, None))
+    print(f"\n{held} held, {broken} broken, {skipped} not asked, in {time.perf_counter() - started:.0f} s")
+    if broken:
+        sys.exit(1)
+
+
+def page_entry(property: Property, verdict: Verdict) -> str:
+    """A property and what became of it, as text."""
+    word = {True: "held", False: "BROKEN", None: "-"}[verdict.held]
+    if verdict.held is None:
+        return f"{word:8}{property.name}: not asked, {verdict.text}"
+    lines = [f"{word:8}{property.name}: " + wrap(property.says, 8 + len(property.name) + 2)]
+    if verdict.held and verdict.text:
+        lines.append(f"{'':8}({verdict.text})")
+    if not verdict.held:
+        lines += ["", f"{'':12}the smallest counterexample:"]
+        lines += [f"{'':14}{line}" for line in verdict.text.splitlines()]
+        lines += [f"{'':12}what that usually means:", f"{'':14}" + wrap(property.usually, 14, 14), ""]
+    return "\n".join(lines)
+
+
+def wrap(text: str, used: int, indent: int = 8) -> str:
+    """Break a text whose first line begins after `used` columns."""
+    return textwrap.fill(text, WIDTH, initial_indent=" " * used, subsequent_indent=" " * indent)[used:]
+
+
+if __name__ == "__main__":
+    run_command(main)

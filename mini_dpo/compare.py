@@ -1,0 +1,180 @@
+"""Every loss on the toy shop, from the same SFT model, in one table.
+
+    python -m mini_dpo.compare                 train what is not yet trained, then the table and its picture
+    python -m mini_dpo.compare --losses dpo,ipo,simpo
+    python -m mini_dpo.compare --tune          the search behind TOY_DEFAULTS in settings.py
+
+Each loss is the run that `python -m mini_dpo.train --stage dpo --init-from FOLDER/sft --loss NAME` makes, and lies in a
+folder of its own, so `sample` and `plot` work on it, and a comparison that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mini_dpo.checkpoint import new_run, read_json, write_json
+from mini_dpo.cli import option, parser_for, run_command
+from mini_dpo.corpus import files_of, fingerprints, toy_corpus
+from mini_dpo.errors import TrainingFailed, UserError
+from mini_dpo.losses import LOSSES, find_loss
+from mini_dpo.plot import draw_compare
+from mini_dpo.settings import TOY_DEFAULTS, parse
+from mini_dpo.train import prepare, run, start
+from mini_dpo.training import clock
+
+PRICE = 0.3  # of a nat of KL in the search's score: the toy shop's beta for DPO
+
+# What `--tune` tries: every listed setting, the others at the loss's defaults. The learning rate is the same for all.
+# Where the first three or four ended at an edge, a further one was added.
+BETAS = [{"beta": 0.1}, {"beta": 0.3}, {"beta": 1.0}]
+SEARCH: dict[str, list[dict]] = {
+    **{name: BETAS for name in LOSSES},
+    "dpo_norm": [{"beta": 3.0}, {"beta": 10.0}, {"beta": 30.0}],
+    "dpop": [{"beta": beta, "penalty": penalty} for beta in (0.1, 0.3) for penalty in (5.0, 50.0)] + [{"beta": 0.3, "penalty": 0.5}],
+    "f_dpo": [*({"divergence": "jensen_shannon", **beta} for beta in BETAS), {"divergence": "alpha", "beta": 0.3}, {"divergence": "forward_kl", "beta": 0.3}],
+    "chipo": [{"beta": 0.02}, {"beta": 0.05}, {"beta": 0.2}, {"beta": 0.5}],
+    "ipo": [{"beta": 0.03}, {"beta": 0.1}, {"beta": 0.3}],
+    "discopop": [{"beta": 0.05}, *BETAS, {"beta": 3.0}],
+    "nca": [*BETAS, {"beta": 0.03}],
+    "bco": [*BETAS, {"beta": 0.03}],
+    "sppo": [{"beta": 0.05}, {"beta": 0.1}, {"beta": 0.3}, {"beta": 0.02}],
+    "cal_dpo": [{"beta": 0.05}, {"beta": 0.1}, {"beta": 0.3}],
+    "cpo": [{"beta": beta, "nll_weight": weight} for beta in (0.3, 1.0) for weight in (0.1, 1.0)],
+    "simpo": [{"beta": beta, "gamma": gamma} for beta, gamma in ((2.0, 1.0), (10.0, 1.0), (10.0, 5.0), (30.0, 5.0))],
+    "alphapo": [{"beta": 2.5}, {"beta": 10.0}, {"beta": 30.0}],
+    "orpo": [{"odds_weight": 0.1}, {"odds_weight": 1.0}, {"odds_weight": 5.0}],
+}
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """What to compare, and where it lies."""
+
+    losses: str | None = option(str, "names with commas between them, or file.py:function (default: all)", metavar="NAMES")
+    out: str = option(str, "the folder of the comparison, gone on with if it is there", "runs/compare", metavar="PATH")
+    tune: bool = option(bool, "search for each loss's hyperparameters on validation prompts instead", False)
+    epochs: float = option(float, "passes over the preferences", 3.0)
+    seed: int = option(int, "of everything", 0)
+
+
+def main() -> None:
+    parser = parser_for(CompareSettings, "compare", "Train every loss on the toy shop from the same SFT model, and compare.")
+    settings = CompareSettings(**vars(parser.parse_args()))
+    names = settings.losses.split(",") if settings.losses else list(LOSSES)
+    losses = [find_loss(name) for name in names]  # an unknown name shows before anything is trained
+    folder = Path(settings.out)
+    train_once(folder / "sft", ["--stage", "sft", "--seed", str(settings.seed)])
+    if settings.tune:
+        tune(settings, folder, [loss.name for loss in losses])
+        return
+    for i, (name, loss) in enumerate(zip(names, losses), 1):
+        arguments = ["--loss", name, "--epochs", str(settings.epochs), "--seed", str(settings.seed)]
+        if loss.reference and not loss.facts["mismatched"]:
+            arguments.append("--precompute-ref")  # the same training in less time
+        print(f"{i}/{len(names)}  {loss.name}", flush=True)
+        train_once(folder / loss.name, ["--stage", "dpo", "--init-from", str(folder / "sft"), *arguments])
+    summaries = {loss.name: read_json(folder / loss.name / "summary.json") for loss in losses}
+    print("\n" + table(summaries))
+    try:
+        draw_compare(summaries, folder / "compare.png")
+    except UserError as error:  # the numbers are there without the drawing library
+        print(f"no picture: {error}")
+
+
+def train_once(folder: Path, arguments: Sequence[str]) -> None:
+    """Make the run in `folder`, go on with it, or leave it alone if it is finished. What it prints goes to a file
+    beside it, and one line to the screen."""
+    if (folder / "summary.json").exists():
+        return
+    begun = (folder / "config.json").exists()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    with open(folder.with_name(folder.name + ".log"), "a", encoding="utf-8") as log, redirect_stdout(log):
+        start(parse(["--resume", str(folder)] if begun else [*arguments, "--out", str(folder)]))
+    print(f"{folder}: {clock(time.perf_counter() - started)}", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------- the table
+
+
+def change(summary: dict, name: str) -> float | None:
+    """How a log-prob differs from the SFT model's."""
+    return summary["dpo"][name] - summary["sft"][name] if name in summary["dpo"] else None
+
+
+COLUMNS = {
+    "reward": lambda s: s["dpo"]["reward"],
+    "win rate": lambda s: s["dpo"]["win_rate"],
+    "KL": lambda s: s["dpo"]["kl"],
+    "perplexity": lambda s: s["dpo"]["perplexity"],
+    "chosen": lambda s: change(s, "logps/chosen"),
+    "rejected": lambda s: change(s, "logps/rejected"),
+    "tokens": lambda s: s["dpo"]["response_tokens"],
+    "seconds": lambda s: s["dpo"]["training_seconds"],
+}
+FORMATS = ["{:.2f}", "{:.3f}", "{:.2f}", "{:.3f}", "{:+.1f}", "{:+.1f}", "{:.1f}", "{:.0f}"]
+
+
+def table(summaries: dict[str, dict]) -> str:
+    """A line a loss, the highest true reward first, and the SFT model's at the end."""
+    lines = [f"{'loss':18}" + "".join(f"{column:>11}" for column in COLUMNS)]
+    for name, summary in sorted(summaries.items(), key=lambda item: -item[1]["dpo"]["reward"]):
+        cells = [form.format(column(summary)) for column, form in zip(COLUMNS.values(), FORMATS)]
+        lines.append(f"{name:18}" + "".join(f"{cell:>11}" for cell in cells))
+    sft = next(iter(summaries.values()))["sft"]
+    lines.append(f"{'(SFT)':18}{sft['reward']:>11.2f}{'':22}{sft['perplexity']:>11.3f}{'':22}{sft['response_tokens']:>11.1f}")
+    lines.append("\nreward: the judge's, mean over held-out prompts. KL: from the SFT model, nats a response. chosen, rejected: change of")
+    lines.append("the log-probs of held-out pairs. tokens: a response's. seconds: of preference training alone.")
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------------------------ the search
+
+
+def tune(settings: CompareSettings, folder: Path, names: Sequence[str]) -> None:
+    """Train every setting of SEARCH, measure it on the validation prompts, and print what scored best."""
+    best = {}
+    for name in names:
+        scores = {}
+        for i, options in enumerate(SEARCH[name]):
+            summary = try_options(settings, folder, name, i, options)
+            dpo = summary and summary["dpo"]
+            scores[i] = dpo["reward"] - PRICE * dpo["kl"] if dpo else float("-inf")
+            found = f"reward {dpo['reward']:6.2f}  KL {dpo['kl']:6.2f}  score {scores[i]:6.2f}" if dpo else "failed"
+            print(f"{name:18} {found}  {options}", flush=True)
+        best[name] = SEARCH[name][max(scores, key=scores.get)]
+    print(f"\nscore: true reward on {SPLIT} prompts less {PRICE} for each nat of KL; the best settings:")
+    for name, options in best.items():
+        print(f'    "{name}": {options},' + ("" if TOY_DEFAULTS.get(name) == options else "  # not what TOY_DEFAULTS says"))
+
+
+SPLIT = "valid"
+
+
+def try_options(settings: CompareSettings, folder: Path, name: str, i: int, options: dict) -> dict | None:
+    """The summary of one run of the search, on validation prompts; None if it failed."""
+    target = folder / "tune" / f"{name}-{i}"
+    if (target / "summary.json").exists():
+        return read_json(target / "summary.json")
+    flags = [text for key, value in options.items() for text in ("--" + key.replace("_", "-"), str(value))]
+    arguments = ["--stage", "dpo", "--init-from", str(folder / "sft"), "--loss", name, "--epochs", str(settings.epochs), "--lr", "2e-4", "--seed", str(settings.seed)]
+    run_settings = parse([*arguments, *flags])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.with_name(target.name + ".log"), "a", encoding="utf-8") as log, redirect_stdout(log):
+        tokenizer, model, corpus = prepare(run_settings)
+        corpus = replace(corpus, held_out=toy_corpus(tokenizer, model.config.context, SPLIT).held_out)
+        new_run(target, {"settings": asdict(run_settings), "sha256": fingerprints(files_of(None, None))})
+        try:
+            run(run_settings, target, tokenizer, model, corpus)
+        except TrainingFailed as error:
+            write_json(target / "failed.json", str(error))
+            return None
+    return read_json(target / "summary.json")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,260 @@
+"""What a loss is given, and what it declares. The losses themselves are in losses.py.
+
+Symbols, here and everywhere else in the project:
+
+    s(y)    log pi(y | x), summed over the |y| tokens of the response y
+    r(y)    s(y) - s_ref(y), its log-ratio; r_w and r_l are those of the chosen and of the rejected response
+    h       r_w - r_l, the difference of log-ratios
+    m       the margin: how much more reward the policy implies for the chosen response; for DPO beta h
+    p       P(y_w preferred to y_l), the share of people who would choose as the label says
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+# ------------------------------------------------------------------------------------------- what a loss is given
+
+
+@dataclass(frozen=True)
+class Responses:
+    """B responses as the two models score them.
+
+    policy: (B,), s(y) in nats. lengths: (B,), how many tokens were summed, kept in policy's type. ref: (B,), s_ref(y),
+    a constant that no gradient reaches; None where no reference is asked. Raises ValueError where shapes differ.
+    """
+
+    policy: Tensor
+    lengths: Tensor
+    ref: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", self.lengths.to(self.policy.dtype))  # whole numbers times 0.05 would be float32
+        if self.ref is not None:
+            object.__setattr__(self, "ref", self.ref.detach())
+        shapes = {f.name: tuple(getattr(self, f.name).shape) for f in fields(self) if getattr(self, f.name) is not None}
+        if len(set(shapes.values())) > 1 or self.policy.dim() != 1:
+            raise ValueError(f"Responses takes tensors of one shape (B,), not {shapes}")
+
+    def __len__(self) -> int:
+        return len(self.policy)
+
+    def __getitem__(self, which: slice | Tensor) -> Responses:
+        return Responses(self.policy[which], self.lengths[which], None if self.ref is None else self.ref[which])
+
+    @property
+    def logratio(self) -> Tensor:
+        """r(y) = s(y) - s_ref(y): (B,)."""
+        if self.ref is None:
+            raise ValueError("the log-ratio was asked for where there is no reference (a loss that needs none says reference=False)")
+        return self.policy - self.ref
+
+    @property
+    def average(self) -> Tensor:
+        """s(y) / |y|, the log-prob of the average token: (B,)."""
+        return self.policy / self.lengths
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """B preference pairs: the chosen responses and, in the same order, the rejected ones."""
+
+    chosen: Responses
+    rejected: Responses
+
+    def __post_init__(self) -> None:
+        if len(self.chosen) != len(self.rejected):
+            raise ValueError(f"each chosen response needs its rejected one, not {len(self.chosen)} and {len(self.rejected)} of them")
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def r_w(self) -> Tensor:
+        """The chosen responses' log-ratios: (B,)."""
+        return self.chosen.logratio
+
+    @property
+    def r_l(self) -> Tensor:
+        """The rejected responses' log-ratios: (B,)."""
+        return self.rejected.logratio
+
+    @property
+    def h(self) -> Tensor:
+        """The difference of the two log-ratios: (B,)."""
+        return self.r_w - self.r_l
+
+
+@dataclass(frozen=True)
+class UnpairedLogps:
+    """B single responses, each liked or not.
+
+    desirable: (B,) of bool. mismatched: (M,), log-ratios of other responses to the same prompts, from which KTO
+    estimates how far the policy has moved; None where the loss does not ask for them.
+    """
+
+    responses: Responses
+    desirable: Tensor
+    mismatched: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.desirable.shape != self.responses.policy.shape:
+            raise ValueError(f"{len(self.responses)} responses need as many labels, not {tuple(self.desirable.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    @property
+    def r(self) -> Tensor:
+        """The log-ratios: (B,)."""
+        return self.responses.logratio
+
+
+# ---------------------------------------------------------------------------------------------- what a loss declares
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss and the facts that it declares; `loss` below says what they mean. Call it like the function:
+    `LOSSES["dpo"](logps, beta=0.1)` -> (B,)."""
+
+    name: str
+    function: Callable[..., Tensor]
+    paper: str
+    aliases: tuple[str, ...]
+    reward: Callable[..., Tensor] | None
+    at_reference: Callable[..., float] | None
+    best_margin: Callable[..., float | None] | None
+    swap_slope: Callable[..., float] | None
+    facts: dict[str, bool | Callable[..., bool]]
+    paired: bool
+    choices: dict[str, tuple[str, ...]]
+
+    def __call__(self, logps: PairLogps | UnpairedLogps, **hyperparameters: float | str) -> Tensor:
+        values = self.function(logps, **hyperparameters)
+        if not isinstance(values, Tensor) or values.shape != (len(logps),):
+            found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"{self.name} must return one value an example, a tensor of shape ({len(logps)},), not {found}")
+        return values
+
+    def fact(self, name: str, **hyperparameters: float | str) -> bool:
+        """A declared fact, at these hyperparameters if it depends on them."""
+        value = self.facts[name]
+        return value(**hyperparameters) if callable(value) else value
+
+    @property
+    def reference(self) -> bool:
+        """Whether it reads the reference's log-probs."""
+        return self.facts["reference"]
+
+    def rewards(self, responses: Responses, **hyperparameters: float | str) -> Tensor:
+        """The reward that the policy implies for each response, up to what two responses to a prompt share: (B,)."""
+        if self.reward:
+            return self.reward(responses, **hyperparameters)
+        return hyperparameters.get("beta", 1.0) * (responses.logratio if self.reference else responses.policy)
+
+    @property
+    def hyperparameters(self) -> dict[str, float | str]:
+        """The function's keyword arguments, with their defaults."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def describe(self, hyperparameter: str) -> str:
+        """What the docstring says of a hyperparameter, in a line that begins with its name and a colon."""
+        match = re.search(rf"^{hyperparameter}: (.+)$", self.docstring, re.MULTILINE)
+        return match[1] if match else ""
+
+    @property
+    def docstring(self) -> str:
+        return inspect.getdoc(self.function) or ""
+
+    @property
+    def formula(self) -> str:
+        """The docstring's indented lines."""
+        return "\n".join(line.strip() for line in self.docstring.splitlines() if line.startswith("    "))
+
+
+LOSSES: dict[str, Loss] = {}
+
+
+def loss(
+    *,
+    paper: str,
+    aliases: tuple[str, ...] = (),
+    reward: Callable[..., Tensor] | None = None,
+    at_reference: Callable[..., float] | None = None,
+    best_margin: Callable[..., float | None] | None = None,
+    swap_slope: Callable[..., float] | None = None,
+    reference: bool = True,
+    mismatched: bool = False,
+    shift_invariant: bool | Callable[..., bool] = True,
+    monotone: bool | Callable[..., bool] = True,
+    convex: bool | Callable[..., bool] = True,
+    decomposes: bool | Callable[..., bool] = True,
+    beta_scales: bool | Callable[..., bool] = True,
+    keeps_learning: bool | Callable[..., bool] = True,
+) -> Callable[[Callable[..., Tensor]], Loss]:
+    """Register the function below as a loss under its own name, with facts that it is held to.
+
+    The function takes `logps: PairLogps` (or `UnpairedLogps`) and hyperparameters as keyword arguments with a default
+    each (a number, or one of a `Literal`'s words), and returns one value an example. The defaults of the facts are
+    DPO's. A fact may be a function of the hyperparameters; each callable takes them by name.
+
+    paper: where the formula is from. aliases: other names that people know it by.
+    reward(responses, **hyperparameters): the reward that it implies for each response, (B,); beta r(y) if not given.
+        The margin m is the chosen response's minus the rejected one's.
+    at_reference(**hyperparameters): its value where the policy is the reference.
+    best_margin(p, **hyperparameters): the margin of its population minimiser where people prefer y_w with
+        probability p; infinite if it has no finite one, None if no closed form is known.
+    swap_slope(**hyperparameters): loss(y_w, y_l) - loss(y_l, y_w) is this times m. Logistic losses have -1.
+    reference: it reads the reference. mismatched: it wants `UnpairedLogps.mismatched`.
+    shift_invariant: one number added to both log-ratios of a pair changes nothing: the partition function cancels.
+    monotone, convex: along the margin, y_w gaining as many nats as y_l loses, it never rises, never bends down.
+    decomposes: an example's value does not depend on the others in its batch, so accumulated batches are exact.
+    beta_scales: it depends on the log-probs times beta only. keeps_learning: its gradient does not vanish for pairs
+        that are ranked very wrongly.
+    """
+    facts = dict(reference=reference, mismatched=mismatched, shift_invariant=shift_invariant, monotone=monotone, convex=convex, decomposes=decomposes, beta_scales=beta_scales, keeps_learning=keeps_learning)  # fmt: skip
+
+    def register(function: Callable[..., Tensor]) -> Loss:
+        paired, choices = read_signature(function)
+        new = Loss(function.__name__, function, paper, aliases, reward, at_reference, best_margin, swap_slope, facts, paired, choices)
+        for name in (new.name, *aliases):
+            known = LOSSES.get(name) or next((other for other in LOSSES.values() if name in other.aliases), None)
+            if known and (known.name != new.name or known.function.__module__ != function.__module__):
+                raise ValueError(f"{name!r} is the name of a loss in {known.function.__module__} already; choose another")
+        LOSSES[new.name] = new
+        return new
+
+    return register
+
+
+def read_signature(function: Callable[..., Tensor]) -> tuple[bool, dict[str, tuple[str, ...]]]:
+    """(whether the loss compares pairs, the words that each `Literal` hyperparameter may be). Raises ValueError for a
+    function that cannot be a loss."""
+    name, parameters = function.__name__, list(inspect.signature(function).parameters.values())
+    hints = typing.get_type_hints(function)
+    kind = hints.get(parameters[0].name) if parameters else None
+    if kind not in (PairLogps, UnpairedLogps):
+        raise ValueError(f"the first argument of {name} must be `logps: PairLogps` or `logps: UnpairedLogps`")
+    choices = {}
+    for parameter in parameters[1:]:
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
+            raise ValueError(f"{name}'s {parameter.name} must be a keyword argument with a default: `def {name}(logps: PairLogps, *, {parameter.name}: float = ...)`")
+        if typing.get_origin(hints.get(parameter.name)) is typing.Literal:
+            choices[parameter.name] = typing.get_args(hints[parameter.name])
+        elif isinstance(parameter.default, bool) or not isinstance(parameter.default, (int, float)):
+            raise ValueError(f"{name}'s {parameter.name} must be a number, or one of the words of a `Literal`, not {parameter.default!r}")
+    return kind is PairLogps, choices
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError(message) unless the condition holds: a hyperparameter outside the range its paper allows."""
+    if not condition:
+        raise ValueError(message)

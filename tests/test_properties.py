@@ -1,0 +1,178 @@
+"""The property suite: every registered loss keeps every property, every wrong version breaks the one that names its
+mistake, and `python -m mini_dpo.check` says so in words."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from mini_dpo import check
+from mini_dpo.losses import LOSSES, logit
+from mini_dpo.properties import PROPERTIES, examine
+from tests.commands import run
+from tests.wrong_losses import FALSE_FACTS, WRONG
+
+EXAMPLES = 12  # of each property, in the tests; `check` draws more
+
+
+@pytest.mark.parametrize("property", PROPERTIES.values(), ids=PROPERTIES)
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_every_loss_keeps_every_property(loss, property):
+    verdict = examine(loss, property, EXAMPLES)
+    assert verdict.held is not False, verdict.text
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_wrong_version_breaks_the_property_that_names_its_mistake(mistake):
+    name, function, property = WRONG[mistake]
+    verdict = examine(replace(LOSSES[name], function=function), PROPERTIES[property])
+    assert verdict.held is False and len(verdict.text) > 10, mistake
+
+
+def test_wrong_versions_are_many_and_reach_every_property():
+    reached = {property for _, _, property in WRONG.values()} | {property for *_, property in FALSE_FACTS}
+    assert len(WRONG) >= 50
+    assert set(PROPERTIES) - reached == {"explains itself", "trains"}, "these two have tests of their own below"
+
+
+@pytest.mark.parametrize("name, lie, property", FALSE_FACTS, ids=str)
+def test_a_false_fact_is_found(name, lie, property):
+    loss = LOSSES[name]
+    assert examine(replace(loss, facts={**loss.facts, **lie}), PROPERTIES[property]).held is False
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.at_reference])
+def test_a_false_value_at_the_reference_is_found(name):
+    lie = replace(LOSSES[name], at_reference=lambda **hyper: LOSSES[name].at_reference(**hyper) + 1e-6)
+    assert examine(lie, PROPERTIES["value at the reference"]).held is (None if name in () else False)
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.best_margin])
+def test_a_false_minimiser_is_found(name):
+    """A tenth too far, or finite where it is infinite."""
+    truth = LOSSES[name].best_margin
+
+    def lie(p, **hyper):
+        best = truth(p, **hyper)
+        return None if best is None else 0.7 * logit(p) if math.isinf(best) else 1.1 * best
+
+    if name == "rdpo":  # infinite for some p: there the lie is a finite margin
+        assert math.isinf(truth(0.99, beta=1.0, label_smoothing=0.1))
+    assert examine(replace(LOSSES[name], best_margin=lie), PROPERTIES["population minimiser"]).held is False
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.swap_slope])
+def test_a_false_slope_is_found(name):
+    lie = replace(LOSSES[name], swap_slope=lambda **hyper: 1.01 * LOSSES[name].swap_slope(**hyper))
+    assert examine(lie, PROPERTIES["antisymmetry"]).held is False
+
+
+def test_a_loss_without_words_is_found():
+    def bare(logps, *, beta=0.1):
+        return LOSSES["dpo"](logps, beta=beta)
+
+    assert "formula" in examine(replace(LOSSES["dpo"], function=bare), PROPERTIES["explains itself"]).text
+    bare.__doc__ = "One.\n\n    L = x\n\nTwo."
+    assert "`beta: ...`" in examine(replace(LOSSES["dpo"], function=bare), PROPERTIES["explains itself"]).text
+
+
+def test_a_loss_that_stops_the_gradient_does_not_train():
+    def frozen(logps, *, beta=0.1):
+        return LOSSES["dpo"](logps, beta=beta) * math.inf
+
+    assert "not finite" in examine(replace(LOSSES["dpo"], function=frozen), PROPERTIES["trains"]).text
+
+
+# ----------------------------------------------------------------------------------------------------- the command
+
+MINE = '''
+import math
+
+import torch
+from mini_dpo.losses import PairLogps, loss, require
+
+@loss(
+    paper="mine",
+    at_reference=lambda beta: 1.0,
+    best_margin=lambda p, beta: 2 * p - 1,
+    swap_slope=lambda beta: -4,
+    monotone=False,
+    beta_scales=True,
+)
+def squared(logps: PairLogps, *, beta: float = 0.1) -> torch.Tensor:
+    """The squared loss of the margin.
+
+        L = (1 - beta h)^2
+
+    beta: price of a nat
+    """
+    require(beta > 0, f"beta must be positive, not {beta}")
+    return (1 - beta * logps.h) ** 2
+
+
+@loss(paper="mine", at_reference=lambda beta: 1.0, best_margin=lambda p, beta: 0.5 * math.log(p / (1 - p)), convex=False, keeps_learning=False)
+def exponential(logps: PairLogps, *, beta: float = 0.1) -> torch.Tensor:
+    """The exponential loss of the margin, as in boosting; its exponent is cut at 70.
+
+        L = exp(-beta h)
+
+    beta: price of a nat
+    """
+    require(beta > 0, f"beta must be positive, not {beta}")
+    return (-beta * logps.h).clamp(max=70).exp()
+
+
+@loss(paper="wrong on purpose", at_reference=lambda beta: 0.6931471805599453, best_margin=lambda p, beta: 0.0)
+def averaged(logps: PairLogps, *, beta: float = 0.1) -> torch.Tensor:
+    """DPO that takes means.
+
+        L = -log sigma(beta (r_w / |y_w| - r_l / |y_l|))
+
+    beta: price of a nat
+    """
+    require(beta > 0, f"beta must be positive, not {beta}")
+    w, l = logps.chosen, logps.rejected
+    return -torch.nn.functional.logsigmoid(beta * (w.logratio / w.lengths - l.logratio / l.lengths))
+'''
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE, encoding="utf-8")
+    known = dict(LOSSES)
+    yield path
+    LOSSES.clear()
+    LOSSES.update(known)
+
+
+def test_check_on_a_right_loss_of_one_s_own(monkeypatch, capsys, mine):
+    status, out, err = run(monkeypatch, capsys, check, f"{mine}:squared")
+    assert (status, err) == (0, "") and "L = (1 - beta h)^2" in out and " 0 broken, 0 not asked" in out
+    assert all(name in out for name in PROPERTIES)
+
+
+def test_check_finds_the_minimiser_of_the_exponential_loss(monkeypatch, capsys, mine):
+    status, out, _ = run(monkeypatch, capsys, check, f"{mine}:exponential")
+    assert status == 0 and " 0 broken" in out, "its minimiser is half the logit, found by training"
+
+
+def test_check_on_a_wrong_loss_shows_a_counterexample(monkeypatch, capsys, mine):
+    """DPO by means, declared invariant: y_w of one token and y_l of two, everything else equal, is enough to see it."""
+    status, out, _ = run(monkeypatch, capsys, check, f"{mine}:averaged", "--examples", 40)
+    assert status == 1 and "BROKEN  shift invariance" in out and "BROKEN  population minimiser" in out
+    assert "the partition function no longer cancels" in out and "declare shift_invariant=False" in out
+    assert "chosen and rejected: log-probs -0.5 and -0.5, reference -0.5 and -0.5, tokens 1 and 2\n" in out
+    assert "beta 1\n" in out and "with 1 nats less for both responses" in out
+
+
+def test_check_refuses_what_is_no_loss(monkeypatch, capsys, mine):
+    status, _, err = run(monkeypatch, capsys, check, "nonsense")
+    assert status == 2 and "there is no such loss" in err
+    status, _, err = run(monkeypatch, capsys, check, f"{mine}:absent")
+    assert status == 2 and "absent is not in it (losses there: squared, exponential, averaged)" in err
+
+
+def test_check_takes_an_alias(monkeypatch, capsys):
+    status, out, _ = run(monkeypatch, capsys, check, "sigmoid", "--examples", 2)
+    assert status == 0 and out.startswith("dpo: Rafailov")
