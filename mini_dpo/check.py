@@ -12,8 +12,10 @@ import textwrap
 import time
 
 from mini_dpo.cli import run_command
-from mini_dpo.properties import EXAMPLES, PROPERTIES, Property, Verdict, examine
+from mini_dpo.errors import UserError
 from mini_dpo.losses import find_loss
+from mini_dpo.probe import try_loss
+from mini_dpo.properties import EXAMPLES, PROPERTIES, Property, Verdict, examine
 
 WIDTH = 108
 
@@ -24,11 +26,17 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=EXAMPLES, metavar="N", help=f"examples drawn of each property (default: {EXAMPLES})")
     arguments = parser.parse_args()
     loss = find_loss(arguments.loss)
+    if arguments.examples < 1:
+        raise UserError(f"--examples must be at least 1, not {arguments.examples}")
+    if problem := try_loss(loss, loss.hyperparameters):  # said once, and not by every property
+        raise UserError(problem)
     started = time.perf_counter()
     print(f"{loss.name}: {loss.paper}\n{textwrap.indent(loss.formula, '    ')}\n")
+    if not loss.paired:
+        print("(Of single responses; where a pair is spoken of, its value is that of the liked response and of the disliked one together.)\n")
     verdicts = []
     for property in PROPERTIES.values():
-        verdicts.append(examine(loss, property, max(1, arguments.examples)))
+        verdicts.append(examine(loss, property, arguments.examples))
         print(page_entry(property, verdicts[-1]), flush=True)
     held, broken, skipped = (sum(verdict.held is kind for verdict in verdicts) for kind in (True, False, None))
     print(f"\n{held} held, {broken} broken, {skipped} not asked, in {time.perf_counter() - started:.0f} s")

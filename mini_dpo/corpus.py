@@ -111,6 +111,8 @@ def own_corpus(data: str | None, sft_data: str | None, tokenizer: Tokenizer, con
     kind = "pairs" if load is load_preferences else "single responses"
     print(f"held out by prompt: {len(kept_encoded)} of {len(kept_encoded) + len(encoded)} {kind}, {len(kept_responses)} of {len(kept_responses) + len(responses)} responses")  # fmt: skip
     prompts = [e.prompt for e in kept if len(tokenizer.encode_prompt(e.prompt)) < context]
+    if load is load_feedback and len({e.desirable for e in encoded}) == 1:
+        print(f"{source}: every response to train on is {'liked' if encoded[0].desirable else 'disliked'}; the other kind is never seen")
     pairs = (kept_preferences, kept_encoded) if load is load_preferences else ([], [])
     return Corpus(responses, kept_responses, encoded, kept_encoded, HeldOut(prompts, kept_responses, *pairs, judge=None))
 

@@ -337,8 +337,9 @@ def mismatch(sequences: Sequence[Encoded], context: int) -> list[Encoded]:
         if fits is not None:
             found.append(join(prompt, fits))
     if not found:
-        reason = "there is only one" if len(parts) == 1 else f"none fits into the context of {context} tokens with another one's response"
-        raise UserError(f"KTO sets each prompt of a batch against another one's response, and of these {len(parts)} {reason}; use a larger --batch-size or --context, or more data")  # fmt: skip
+        if len(parts) == 1:
+            raise UserError("KTO sets each prompt of a batch against another one's response, and this batch is a single example; use a larger --batch-size")
+        raise UserError(f"KTO sets each prompt of a batch against another one's response, and no prompt of this batch fits into the context of {context} tokens with one; use a larger --batch-size or --context")  # fmt: skip
     return found
 
 

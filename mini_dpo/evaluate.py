@@ -161,6 +161,5 @@ def remarks(summary: dict) -> list[str]:
     falls = [sft[name] - dpo[name] for name in ("logps/chosen", "logps/rejected") if name in dpo]
     if falls and min(falls) > 0:
         further = "the rejected one further" if falls[1] > falls[0] else "the chosen one further"
-        name = heading(summary.get("loss", "dpo"))
-        lines.append(f"Both log-probs fell, {further}: {name} trains their difference, and probability went to other responses.")
+        lines.append(f"Both log-probs fell, {further}: probability went to other responses.")
     return lines

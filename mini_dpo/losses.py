@@ -686,18 +686,22 @@ def find_loss(name: str) -> Loss:
     for found in LOSSES.values():
         if name == found.name or name in found.aliases:
             return found
-    raise UserError(f"--loss {name}: there is no such loss; --list-losses shows what there is, and file.py:function takes one of your own")
+    if name.endswith(".py"):
+        raise UserError(f"{name}: name the function as well: {name}:my_loss")
+    raise UserError(f"there is no loss {name}; `python -m mini_dpo.train --list-losses` shows what there is, and file.py:function takes one of your own")
 
 
 def load_loss(path: str, name: str) -> Loss:
     """Run a file of the user's own and take one loss from it. Raises UserError, with the line, where that fails."""
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"--loss {path}:{name}: there is no file {path}")
+        raise UserError(f"{path}:{name}: there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"loss_file_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    before = dict(LOSSES)
+    before = {name: loss for name, loss in LOSSES.items() if loss.function.__module__ != spec.name}
+    LOSSES.clear()
+    LOSSES.update(before)  # what an earlier look at the same file left there is not in its way
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -706,9 +710,9 @@ def load_loss(path: str, name: str) -> Loss:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve() == file.resolve()]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else 1)
         raise UserError(f"{path}, line {line}: {type(error).__name__}: {getattr(error, 'msg', error)}") from error
-    found = getattr(module, name, None)
+    found = getattr(module, name, None) if name else None
     if not isinstance(found, Loss):
         there = ", ".join(key for key, value in vars(module).items() if isinstance(value, Loss)) or "none"
         problem = "is not a loss: put @loss(...) above it" if callable(found) else "is not in it"
-        raise UserError(f"{path}: {name} {problem} (losses there: {there})")
+        raise UserError(f"{path}: {name or 'the name of a function'} {problem} (losses there: {there})")
     return found

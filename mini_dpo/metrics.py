@@ -14,8 +14,8 @@ def preference_metrics(loss: Loss, logps: PairLogps | UnpairedLogps, hyperparame
 
     A reward is the one that the policy implies under this loss, for DPO beta log(pi / ref), up to a constant of the
     prompt. An accuracy is 1 where the chosen response's is the larger, and 0 where the two are equal, as they all are
-    at the reference; of a single response, 1 where it is liked and its reward above 0, or neither. For single
-    responses, "chosen" are the liked ones.
+    at the reference; of a single response, 1 where its reward is above 0 and it is liked, or below and it is not. For
+    single responses, "chosen" are the liked ones.
     """
     if isinstance(logps, PairLogps):
         chosen, rejected = (loss.rewards(responses, **hyperparameters) for responses in (logps.chosen, logps.rejected))
@@ -24,7 +24,7 @@ def preference_metrics(loss: Loss, logps: PairLogps | UnpairedLogps, hyperparame
     else:
         rewards, liked = loss.rewards(logps.responses, **hyperparameters), logps.desirable
         chosen, rejected = rewards[liked], rewards[~liked]
-        comparison = {"rewards/accuracies": ((rewards > 0) == liked).to(rewards.dtype)}
+        comparison = {"rewards/accuracies": torch.where(liked, rewards > 0, rewards < 0).to(rewards.dtype)}
         if logps.mismatched is not None:
             comparison["kl"] = logps.mismatched.mean().clamp(min=0)[None]
         s_w, s_l = logps.responses.policy[liked], logps.responses.policy[~liked]

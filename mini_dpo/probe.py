@@ -5,6 +5,8 @@ Losses of single responses can be asked too: the value of a pair is then the lik
 
 from __future__ import annotations
 
+import traceback
+
 import torch
 from torch import Tensor
 
@@ -52,3 +54,17 @@ def margin(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
     if not loss.reference:
         logps = without_reference(logps)
     return loss.rewards(logps.chosen, **hyper) - loss.rewards(logps.rejected, **hyper)
+
+
+def try_loss(loss: Loss, hyper: dict) -> str:
+    """Call a loss on a batch of two, as training will: "" if it can be called, else what is wrong and where."""
+    lengths, logps = torch.tensor([1, 2]), torch.tensor([-1.0, -2.0])
+    responses = Responses(logps, lengths, logps if loss.reference else None)
+    try:
+        loss(PairLogps(responses, responses) if loss.paired else UnpairedLogps(responses, lengths == 1, torch.zeros(2)), **hyper)
+    except ValueError as error:
+        return f"{loss.name}: {error}"
+    except Exception as error:  # a mistake in a loss of the user's own
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{loss.name} fails on a batch of two, {frame.filename}, line {frame.lineno}: {type(error).__name__}: {error}"
+    return ""

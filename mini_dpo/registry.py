@@ -141,6 +141,9 @@ class Loss:
         if not isinstance(values, Tensor) or values.shape != (len(logps),):
             found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(f"{self.name} must return one value an example, a tensor of shape ({len(logps)},), not {found}")
+        given = (logps.chosen if isinstance(logps, PairLogps) else logps.responses).policy.dtype
+        if values.dtype != given:
+            raise ValueError(f"{self.name} must return values in the type of the log-probs, {given}, not {values.dtype}")
         return values
 
     def fact(self, name: str, **hyperparameters: float | str) -> bool:
@@ -227,8 +230,9 @@ def loss(
         new = Loss(function.__name__, function, paper, aliases, reward, at_reference, best_margin, swap_slope, facts, paired, choices)
         for name in (new.name, *aliases):
             known = LOSSES.get(name) or next((other for other in LOSSES.values() if name in other.aliases), None)
-            if known and (known.name != new.name or known.function.__module__ != function.__module__):
-                raise ValueError(f"{name!r} is the name of a loss in {known.function.__module__} already; choose another")
+            if known:
+                raise ValueError(f"{name!r} is the name of a loss already, in {known.function.__code__.co_filename}; choose another")
+        check_declarations(new)
         LOSSES[new.name] = new
         return new
 
@@ -252,6 +256,23 @@ def read_signature(function: Callable[..., Tensor]) -> tuple[bool, dict[str, tup
         elif isinstance(parameter.default, bool) or not isinstance(parameter.default, (int, float)):
             raise ValueError(f"{name}'s {parameter.name} must be a number, or one of the words of a `Literal`, not {parameter.default!r}")
     return kind is PairLogps, choices
+
+
+def check_declarations(loss: Loss) -> None:
+    """Raise ValueError for a declared function that does not take what it will be given."""
+    hyperparameters = list(loss.hyperparameters)
+    declared = {"reward": (loss.reward, ["responses"]), "best_margin": (loss.best_margin, ["p"])}
+    declared |= {name: (getattr(loss, name), []) for name in ("at_reference", "swap_slope")}
+    declared |= {name: (value, []) for name, value in loss.facts.items() if not isinstance(value, bool)}
+    for name, (function, first) in declared.items():
+        wanted = f"{name} must be a function of ({', '.join(first + hyperparameters)})"
+        if function is not None and not callable(function):
+            raise ValueError(f"{wanted}, not {function!r}")
+        if function is not None:
+            found = list(inspect.signature(function).parameters.values())
+            given = [p.name for p in found[len(first) :]]
+            if sorted(given) != sorted(hyperparameters) and not any(p.kind is p.VAR_KEYWORD for p in found):
+                raise ValueError(f"{wanted}, not of ({', '.join(p.name for p in found)})")
 
 
 def require(condition: bool, message: str) -> None:

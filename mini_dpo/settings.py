@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import traceback
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +14,9 @@ import torch
 
 from mini_dpo.cli import add_flag, option, parser_for
 from mini_dpo.errors import UserError
-from mini_dpo.losses import LOSSES, Loss, PairLogps, Responses, UnpairedLogps, find_loss
+from mini_dpo.losses import LOSSES, Loss, find_loss
 from mini_dpo.model import PRESETS, GPTConfig
+from mini_dpo.probe import try_loss
 
 DESCRIPTION = """\
 Teach a small GPT to talk (SFT), then to be liked (preference training, DPO by default), and measure
@@ -47,6 +48,23 @@ TOY_DEFAULTS: dict[str, dict] = {
     "ipo": {"beta": 0.1},
     "hinge": {"beta": 0.3},
     "exo": {"beta": 0.3},
+    "dpop": {"beta": 0.3, "penalty": 0.5},
+    "chipo": {"beta": 0.2},
+    "discopop": {"beta": 1.0},
+    "nca": {"beta": 0.1},
+    "bco": {"beta": 0.1},
+    "sppo": {"beta": 0.02},
+    "cal_dpo": {"beta": 0.02},
+    "apo_zero": {"beta": 0.3},
+    "apo_down": {"beta": 3.0},
+    "aot": {"beta": 0.3},
+    "aot_unpaired": {"beta": 1.0},
+    "cpo": {"beta": 0.3, "nll_weight": 0.03},
+    "simpo": {"beta": 30.0, "gamma": 5.0},
+    "alphapo": {"beta": 2.5},
+    "orpo": {"odds_weight": 5.0},
+    "kto": {"beta": 0.3},
+    "apo_zero_unpaired": {"beta": 0.3},
 }
 
 DATA, MODEL, BOTH = "your own data", "the model", "both stages"  # headings in the help
@@ -61,7 +79,7 @@ class Settings:
     resume: str | None = option(str, "go on with the run in this folder; takes no other flag", metavar="PATH")
     out: str | None = option(str, "the run's folder, which must not exist yet (default: the next number under runs/)", metavar="PATH")
 
-    data: str | None = option(str, 'preferences, one {"prompt", "chosen", "rejected"} a line (or for kto {"prompt", "completion", "label"}); without it, the toy shop', metavar="PATH", group=DATA)
+    data: str | None = option(str, 'preferences, one {"prompt", "chosen", "rejected"} a line, or for losses of single responses {"prompt", "completion", "label"}; without it, the toy shop', metavar="PATH", group=DATA)
     sft_data: str | None = option(str, 'responses to imitate, one {"prompt", "response"} a line; without it, the chosen ones of --data', metavar="PATH", group=DATA)
 
     init_from: str | None = option(str, "start from this checkpoint file, or the SFT model of this run's folder, instead of random weights", metavar="PATH", group=MODEL)
@@ -84,7 +102,7 @@ class Settings:
     sft_steps: int | None = option(int, "optimizer steps, instead of --sft-epochs", group=SFT)
     dropout: float = option(float, "dropout; preference training has none", 0.0, group=SFT)
 
-    batch_size: int = option(int, "pairs a batch; single responses for SFT, kto and apo_zero_unpaired", 32, group=BOTH)
+    batch_size: int = option(int, "pairs a batch; single responses for SFT and for losses of single responses", 32, group=BOTH)
     accumulate: int = option(int, "batches an optimizer step: the same gradient as one large batch, in less memory", 1, group=BOTH)
     seed: int = option(int, "of weights, order, dropout and samples: one seed, one result on one machine", 0, group=BOTH)
     device: str = option(str, "where to compute; auto takes cuda, else cpu", "auto", ("auto", "cpu", "cuda", "mps"), group=BOTH)
@@ -147,7 +165,7 @@ def add_loss_flags(parser: argparse.ArgumentParser, loss: Loss) -> None:
     they can be refused by name, and not shown."""
     group = parser.add_argument_group(f"the loss {loss.name} (every loss has its own: --loss NAME --help)")
     for name, default in loss.hyperparameters.items():
-        if name in Settings.__dataclass_fields__:
+        if name in Settings.__dataclass_fields__ or name in ("help", "list_losses"):
             raise UserError(f"--loss {loss.name}: its hyperparameter {name} has the name of a flag of train; call it something else")
         toy = TOY_DEFAULTS.get(loss.name, {}).get(name)
         on_toy = "" if toy is None or toy == default else f"; {shown(toy)} on the toy shop"
@@ -163,13 +181,13 @@ def shown(value: float | str) -> str:
 
 
 def list_losses() -> str:
-    """Every registered loss: name, what it needs, formula, paper."""
+    """Every registered loss: name, what it needs, formula, flags with their defaults, paper."""
     entries = []
     for loss in LOSSES.values():
         needs = f"{'pairs' if loss.paired else 'single responses'}, {'a reference' if loss.reference else 'no reference'}"
         also = f" (also {', '.join(loss.aliases)})" if loss.aliases else ""
-        formula = "\n".join("    " + line for line in loss.formula.splitlines())
-        entries.append(f"{loss.name}{also}: {needs}\n{formula}\n    {loss.paper}")
+        own = "  ".join(f"{flags([name])} {shown(default)}" for name, default in loss.hyperparameters.items())
+        entries.append(f"{loss.name}{also}: {needs}\n{textwrap.indent(loss.formula, '    ')}\n    {own}\n    {loss.paper}")
     return "\n\n".join(entries)
 
 
@@ -225,12 +243,9 @@ def loss_problems(settings: Settings) -> Iterator[str]:
     elif infinite := [name for name, value in options.items() if isinstance(value, float) and math.isinf(value)]:
         yield f"{flags(infinite)} must be a finite number"
     else:
-        try:
-            loss(probe(loss), **options)
-        except ValueError as error:
-            yield f"--loss {loss.name}: {error}"
-        except Exception as error:  # a mistake in a loss of the user's own
-            yield f"--loss {loss.name} fails on a batch of two, {where(error)}: {type(error).__name__}: {error}"
+        problem = try_loss(loss, options)
+        if problem:
+            yield f"--loss {problem}"
     if not 0 <= settings.sft_weight < math.inf:
         yield f"--sft-weight must be at least 0, not {settings.sft_weight}"
     if loss.facts["mismatched"] and settings.batch_size < 2:
@@ -239,19 +254,6 @@ def loss_problems(settings: Settings) -> Iterator[str]:
         yield f"--loss {loss.name} needs the reference in every step, for prompts with other prompts' responses; leave out --precompute-ref"
     if not loss.reference and settings.precompute_ref:
         yield f"--loss {loss.name} has no reference; leave out --precompute-ref"
-
-
-def probe(loss: Loss) -> PairLogps | UnpairedLogps:
-    """A batch of two, to see whether a loss can be called."""
-    lengths, logps = torch.tensor([1, 2]), torch.tensor([-1.0, -2.0])
-    responses = Responses(logps, lengths, logps if loss.reference else None)
-    return PairLogps(responses, responses) if loss.paired else UnpairedLogps(responses, lengths == 1, torch.zeros(2))
-
-
-def where(error: Exception) -> str:
-    """The place in a file that an error came from."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.filename}, line {frame.lineno}"
 
 
 def available(device: str) -> bool:

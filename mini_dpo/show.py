@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.corpus import TOY_PREFERENCES
-from mini_dpo.data import collate, encode, load_demonstrations, load_preferences
+from mini_dpo.data import collate, encode, holds_pairs, load_demonstrations, load_feedback, load_preferences
 from mini_dpo.errors import UserError
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 
@@ -19,7 +19,7 @@ from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 class ShowSettings:
     """Which example to show."""
 
-    data: str | None = option(str, "a preference file (default: the toy shop's)", metavar="PATH")
+    data: str | None = option(str, "a file of pairs or of single responses (default: the toy shop's pairs)", metavar="PATH")
     sft_data: str | None = option(str, "an SFT file instead", metavar="PATH")
     line: int | None = option(int, "which line of the file (default: the first that can be used)")
     tokenizer: str = option(str, "toy or gpt2", "toy", ("toy", "gpt2"))
@@ -32,13 +32,19 @@ def main() -> None:
         raise UserError("give --data or --sft-data, not both")
     tokenizer = load_tokenizer(settings.tokenizer)
     path = settings.sft_data or settings.data or TOY_PREFERENCES["train"]
-    examples = load_demonstrations(path) if settings.sft_data else load_preferences(path)
+    if settings.sft_data:
+        examples, names = load_demonstrations(path), ("response",)
+    elif holds_pairs(path):
+        examples, names = load_preferences(path), ("chosen", "rejected")
+    else:
+        examples, names = load_feedback(path), ("completion",)
     found = [e for e in examples if settings.line in (None, e.line)]
     if not found:
         raise UserError(f"{path}: no usable example on line {settings.line}; the last is on line {examples[-1].line}")
     example = found[0]
-    for field in ("response",) if settings.sft_data else ("chosen", "rejected"):
-        print(f"{path}, line {example.line}, {field}:")
+    for field in names:
+        liked = f" ({'liked' if example.label else 'disliked'})" if field == "completion" else ""
+        print(f"{path}, line {example.line}, {field}{liked}:")
         print(render(tokenizer, example.prompt, getattr(example, field)), end="\n\n")
 
 

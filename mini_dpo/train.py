@@ -86,6 +86,10 @@ def prepare(settings: Settings) -> tuple[Tokenizer, GPT, Corpus]:
         model = GPT(model_config(settings, tokenizer.vocab_size))
     paired = settings.stage == "sft" or find_loss(settings.loss).paired
     corpus = load_corpus(settings.data, settings.sft_data, tokenizer, model.config.context, paired)
+    if settings.stage != "dpo" and not corpus.responses:
+        raise UserError(f"{settings.data}: no liked response for SFT to imitate; give --sft-data, or start from a model that can talk: --stage dpo --init-from")
+    if settings.stage != "sft" and find_loss(settings.loss).facts["mismatched"] and len(corpus.preferences) < 2:
+        raise UserError(f"{settings.data}: {settings.loss} needs at least two examples to train on, to set prompts against each other's responses")
     return tokenizer, model, corpus
 
 

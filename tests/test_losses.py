@@ -29,7 +29,7 @@ def known(responses: Responses) -> list[oracles.Known]:
 @given(data=st.data())
 def test_equals_the_formula_in_plain_python(loss, data):
     """Catches: a wrong sign, beta twice or not at all, chosen and rejected swapped, smoothing on the wrong side."""
-    logps, hyper = data.draw(pairs(loss)), data.draw(hyperparameters(loss))
+    logps, hyper = data.draw(pairs()), data.draw(hyperparameters(loss))
     expected = [oracles.LOSSES[loss.name](w, l, **hyper) for w, l in zip(known(logps.chosen), known(logps.rejected))]
     torch.testing.assert_close(one_by_one(loss, logps, hyper).tolist(), expected, rtol=1e-9, atol=1e-10)
 

@@ -25,7 +25,7 @@ def plant(monkeypatch, module, name, old, new):
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(old) == 1, f"{module.__name__}.{name} has {old!r} {source.count(old)} times, not once"
     if name in LOSSES:
-        monkeypatch.setitem(LOSSES, name, LOSSES[name])  # registering the changed one is undone at the end
+        monkeypatch.delitem(LOSSES, name)  # the changed one is registered in its place, which is undone at the end
     original, namespace = getattr(module, name), dict(vars(module))
     exec(compile("from __future__ import annotations\n" + source.replace(old, new), "<planted bug>", "exec"), namespace)
     for other in [m for n, m in sys.modules.items() if n.startswith(("mini_dpo", "tests"))]:

@@ -150,7 +150,7 @@ def test_mistakes_end_in_one_line(go, tmp_path, matplotlib):
         (["run", "bare"], "bare/metrics.jsonl: cannot be read"),
         (["run", "empty"], "no step in it yet"),
         (["compare", "sft"], "sft: no step of preference training in it"),
-        (["losses", "--loss", "nonsense"], "--loss nonsense: there is no such loss"),
+        (["losses", "--loss", "nonsense"], "there is no loss nonsense"),
         (["run", "sft", "--out", "picture.pdf"], "a name that ends in .png"),
         (["run", "sft", "--out", "nowhere/picture.png"], "cannot be written"),
     ]:

@@ -163,14 +163,40 @@ def test_check_on_a_wrong_loss_shows_a_counterexample(monkeypatch, capsys, mine)
     assert status == 1 and "BROKEN  shift invariance" in out and "BROKEN  population minimiser" in out
     assert "the partition function no longer cancels" in out and "declare shift_invariant=False" in out
     assert "chosen and rejected: log-probs -0.5 and -0.5, reference -0.5 and -0.5, tokens 1 and 2\n" in out
-    assert "beta 1\n" in out and "with 1 nats less for both responses" in out
+    assert "beta 1\n" in out and "with 1 less for both log-probs" in out
 
 
 def test_check_refuses_what_is_no_loss(monkeypatch, capsys, mine):
     status, _, err = run(monkeypatch, capsys, check, "nonsense")
-    assert status == 2 and "there is no such loss" in err
+    assert status == 2 and "there is no loss nonsense" in err
+    status, _, err = run(monkeypatch, capsys, check, mine)
+    assert status == 2 and f"name the function as well: {mine}:my_loss" in err
+    status, _, err = run(monkeypatch, capsys, check, f"{mine}:squared", "--examples", 0)
+    assert status == 2 and "--examples must be at least 1" in err
     status, _, err = run(monkeypatch, capsys, check, f"{mine}:absent")
     assert status == 2 and "absent is not in it (losses there: squared, exponential, averaged)" in err
+
+
+def test_check_says_once_that_a_loss_cannot_be_called(monkeypatch, capsys, mine):
+    mine.write_text(MINE.replace("(1 - beta * logps.h) ** 2", "(1 - beta * logps.hh) ** 2"), encoding="utf-8")
+    status, out, err = run(monkeypatch, capsys, check, f"{mine}:squared")
+    assert status == 2 and out == "" and "fails on a batch of two" in err and "line 23: AttributeError" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("at_reference=lambda beta: 1.0,\n    best", "at_reference=1.0,\n    best", "at_reference must be a function of (beta), not 1.0"),
+        ("swap_slope=lambda beta: -4", "swap_slope=lambda b: -4", "swap_slope must be a function of (beta), not of (b)"),
+        ("best_margin=lambda p, beta: 2 * p - 1", "best_margin=lambda p: 2 * p - 1", "best_margin must be a function of (p, beta), not of (p)"),
+        ("def exponential(", "def squared(", "'squared' is the name of a loss already"),
+    ],
+)
+def test_a_declaration_that_cannot_be_asked_is_refused_with_its_line(monkeypatch, capsys, mine, old, new, message):
+    assert MINE.count(old) == 1
+    mine.write_text(MINE.replace(old, new), encoding="utf-8")
+    status, _, err = run(monkeypatch, capsys, check, f"{mine}:squared")
+    assert status == 2 and message in err and f"{mine}, line " in err and err.count("\n") == 1
 
 
 def test_check_takes_an_alias(monkeypatch, capsys):

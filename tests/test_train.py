@@ -148,7 +148,16 @@ def test_kto_refuses_a_batch_of_one(go, here, own):
     status, _, err = go("--data", own, *SMALL, *SHORT, "--loss", "kto", "--batch-size", 1)
     assert status == 2 and "use --batch-size 2 or more" in err and err.count("\n") == 1
     status, _, err = go("--data", feedback_file(here / "f.jsonl", n=2, label=True), *SMALL, *SHORT, "--loss", "kto")
-    assert status == 2 and "there is only one" in err and err.count("\n") == 1
+    assert status == 2 and "needs at least two examples" in err and err.count("\n") == 1
+    assert not (here / "runs").exists()
+
+
+def test_feedback_of_one_kind_only(go, here):
+    path = feedback_file(here / "f.jsonl", label=False)
+    status, _, err = go("--data", path, *SMALL, *SHORT, "--loss", "kto")
+    assert status == 2 and "no liked response for SFT to imitate; give --sft-data" in err and not (here / "runs").exists()
+    status, out, err = go("--data", path, "--sft-data", sft_file(here / "s.jsonl"), *SMALL, *SHORT, "--loss", "kto")
+    assert (status, err) == (0, "") and "every response to train on is disliked" in out
 
 
 @pytest.mark.parametrize("loss, message", [("dpo", "no 'chosen'"), ("kto", "'label' must be true or false, not \"yes\"")])
@@ -218,8 +227,10 @@ def test_help_has_the_words_of_one_s_own_loss(go, mine):
         ("** power\n", "** power).mean()\n", "must return one value an example, a tensor of shape (2,), not shape ()"),
         ("logps.h)", "logps.hh)", "fails on a batch of two, "),
         ('@loss(paper="mine", at_reference=lambda beta, power, side: 1.0)', "", "mine is not a loss: put @loss(...) above it"),
-        ("def mine(", "def dpo(", "'dpo' is the name of a loss in mini_dpo.losses already"),
-        ("power: int = 2", "lr: int = 2", "its hyperparameter lr has the name of a flag of train"),
+        ("def mine(", "def dpo(", "'dpo' is the name of a loss already, in "),
+        ("power", "help", "its hyperparameter help has the name of a flag of train"),
+        ("** power", "** power + 0 * logps.h.double()", "must return values in the type of the log-probs, torch.float32, not torch.float64"),
+        ("power", "lr", "its hyperparameter lr has the name of a flag of train"),
     ],
 )
 def test_a_broken_loss_of_one_s_own_is_one_clear_line(go, here, own, mine, old, new, message):
@@ -305,8 +316,8 @@ def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
         "--sft-data x": "--sft-data without --data",
         "--label-smoothing 0.1": "--loss dpo does not read --label-smoothing (cdpo, rdpo, exo, aot and others do)",
         "--loss simpo --tau 0.1": "--loss simpo does not read --tau (discopop reads it)",
-        "--loss dppo": "--loss dppo: there is no such loss; --list-losses shows what there is",
-        "--loss none.py:mine": "--loss none.py:mine: there is no file none.py",
+        "--loss dppo": "there is no loss dppo; `python -m mini_dpo.train --list-losses` shows what there is",
+        "--loss none.py:mine": "none.py:mine: there is no file none.py",
         "--loss simpo --precompute-ref": "--loss simpo has no reference; leave out --precompute-ref",
         "--loss kto --precompute-ref": "--loss kto needs the reference in every step",
         "--sft-weight -1": "--sft-weight must be at least 0, not -1.0",
@@ -478,3 +489,4 @@ def test_show_says_which_tokens_are_trained_on(monkeypatch, capsys, here, own):
     assert lines[end + 1] == f"{end - marker} of {end + 1} tokens are trained on"
     assert run(monkeypatch, capsys, show, "--data", own, "--line", 99)[0] == 2
     assert "line 1, response:" in run(monkeypatch, capsys, show, "--sft-data", sft_file(here / "s.jsonl"))[1]
+    assert "line 1, completion (disliked):" in run(monkeypatch, capsys, show, "--data", feedback_file(here / "f.jsonl"))[1]
