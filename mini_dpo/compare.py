@@ -2,7 +2,7 @@
 
     python -m mini_dpo.compare                 train what is not yet trained, then the table and its picture
     python -m mini_dpo.compare --losses dpo,ipo,simpo
-    python -m mini_dpo.compare --tune          the search behind TOY_DEFAULTS in settings.py
+    python -m mini_dpo.compare --tune --epochs 1      the search behind TOY_DEFAULTS in settings.py
 
 Each loss is the run that `python -m mini_dpo.train --stage dpo --init-from FOLDER/sft --loss NAME` makes, and lies in a
 folder of its own, so `sample` and `plot` work on it, and a comparison that was stopped goes on where it was.

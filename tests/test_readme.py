@@ -62,3 +62,8 @@ def test_check_says_of_the_wrong_sign_what_the_readme_shows(example, monkeypatch
 
 def test_the_numbers_of_the_readme_s_last_section():
     assert f"{len(WRONG)} wrong versions" in README and f"{len(PROPERTIES)} properties" in README and f"{len(LOSSES)} of them" in README
+
+
+def test_the_table_of_all_losses_has_each_of_them():
+    (table,) = re.findall(r"```\n(loss  .*?)```", README, re.DOTALL)
+    assert {line.split()[0] for line in table.splitlines()[1:] if line} >= set(LOSSES)
