@@ -25,7 +25,7 @@ def plant(monkeypatch, module, name, old, new):
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(old) == 1, f"{module.__name__}.{name} has {old!r} {source.count(old)} times, not once"
     if name in LOSSES:
-        monkeypatch.delitem(LOSSES, name)  # the changed one is registered in its place, which is undone at the end
+        del LOSSES[name]  # the changed one is registered in its place, until the test is over
     original, namespace = getattr(module, name), dict(vars(module))
     exec(compile("from __future__ import annotations\n" + source.replace(old, new), "<planted bug>", "exec"), namespace)
     for other in [m for n, m in sys.modules.items() if n.startswith(("mini_dpo", "tests"))]:
@@ -101,6 +101,14 @@ def _in_a_folder(test, **arguments):
 
     with tempfile.TemporaryDirectory() as folder:
         test(Path(folder), **arguments)
+
+
+@pytest.fixture(autouse=True)
+def the_losses_are_put_back_in_their_order():
+    known = dict(LOSSES)
+    yield
+    LOSSES.clear()
+    LOSSES.update(known)
 
 
 @pytest.fixture(autouse=True)
