@@ -67,6 +67,8 @@ def main() -> None:
     settings = CompareSettings(**vars(parser.parse_args()))
     names = settings.losses.split(",") if settings.losses else list(LOSSES)
     losses = [find_loss(name) for name in names]  # an unknown name shows before anything is trained
+    if settings.tune and (unknown := [loss.name for loss in losses if loss.name not in SEARCH]):
+        raise UserError(f"--tune knows what to try for the losses of the package only, not for {', '.join(unknown)}")
     folder = Path(settings.out)
     train_once(folder / "sft", ["--stage", "sft", "--seed", str(settings.seed)])
     if settings.tune:

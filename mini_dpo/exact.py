@@ -51,6 +51,8 @@ def main() -> None:
     settings = ExactSettings(**vars(parser.parse_args()))
     if not 0 < settings.beta < math.inf or settings.steps < 1:
         raise UserError("--beta must be positive and --steps at least 1")
+    if not 0 <= settings.seed < 2**31:
+        raise UserError(f"--seed must be in [0, 2^31), not {settings.seed}")
     started = time.perf_counter()
     responses = list_responses()
     reference = make_reference(responses, settings.seed)

@@ -46,6 +46,8 @@ def main() -> None:
         raise UserError(f"--{str(error).replace('_', '-')}") from error
     if settings.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens must be at least 1, not {settings.max_new_tokens}")
+    if not 0 <= settings.seed < 2**31:
+        raise UserError(f"--seed must be in [0, 2^31), not {settings.seed}")
     models = load_models(run)
     for i, prompt in enumerate([settings.prompt] if settings.prompt is not None else ask()):
         try:

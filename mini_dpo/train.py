@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from mini_dpo.checkpoint import find_model, load_model, new_run, read_json, save_checkpoint, write_json, write_jsonl
+from mini_dpo.checkpoint import find_model, load_checkpoint, load_model, new_run, read_json, save_checkpoint, write_json, write_jsonl
 from mini_dpo.cli import run_command
 from mini_dpo.corpus import Corpus, files_of, fingerprints, load_corpus
 from mini_dpo.data import Batches, collate, collate_feedback, collate_pairs
@@ -78,7 +78,10 @@ def unchanged_settings(folder: Path) -> Settings:
 def prepare(settings: Settings) -> tuple[Tokenizer, GPT, Corpus]:
     """The tokenizer, the model before the first step, and the data."""
     if settings.init_from:
-        model, tokenizer_name = load_model(find_model(Path(settings.init_from)), dropout=settings.dropout)
+        start_from = find_model(Path(settings.init_from))
+        if load_checkpoint(start_from).get("finished") is False:
+            raise UserError(f"{start_from}: its training is not finished; go on with that run first: --resume {start_from.parent}")
+        model, tokenizer_name = load_model(start_from, dropout=settings.dropout)
         tokenizer = load_tokenizer(tokenizer_name)
     else:
         tokenizer = load_tokenizer(settings.tokenizer)

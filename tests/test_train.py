@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mini_dpo import dpo, sample, show, train
-from mini_dpo.checkpoint import load_model
+from mini_dpo.checkpoint import load_checkpoint, load_model
 from mini_dpo.losses import LOSSES
 from mini_dpo.settings import Settings, parse
 from tests.commands import SHORT, SMALL, preference_file, run, sft_file
@@ -380,6 +380,15 @@ def test_data_that_changed_since_is_refused(go, here, own):
     assert status == 2 and "mine.jsonl has changed since runs/1 was begun" in err
 
 
+def test_an_unfinished_sft_model_is_no_place_to_start_from(go, here, own):
+    go("--data", own, *SMALL, *SHORT)
+    path = here / "runs/1/sft.pt"
+    saved = load_checkpoint(path)
+    torch.save({**saved, "finished": False}, path)
+    status, _, err = go("--stage", "dpo", "--data", own, "--init-from", "runs/1", "--steps", 2)
+    assert status == 2 and "its training is not finished; go on with that run first: --resume" in err
+
+
 def test_a_run_from_another_machine_s_gpu_is_refused(go, here, own, monkeypatch):
     go("--data", own, *SMALL, *SHORT)
     config = here / "runs/1/config.json"
@@ -469,6 +478,7 @@ def test_sample_shows_the_judge_s_marks(go, monkeypatch, capsys, here):
         "run --temperature -1": "--temperature must be at least 0",
         "run --top-p 2": "--top-p must be in (0, 1]",
         "run --max-new-tokens 0": "--max-new-tokens must be at least 1",
+        "run --seed 99999999999999999999": "--seed must be in [0, 2^31)",
     }.items(),
     ids=str,
 )
