@@ -88,7 +88,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def load_model(path: Path, **changes: Any) -> tuple[GPT, str]:
     """The model in a checkpoint and its tokenizer's name; `changes` override fields of its config (say, dropout=0)."""
-    payload = load_checkpoint(path)
+    return build_model(path, load_checkpoint(path), **changes)
+
+
+def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GPT, str]:
+    """The same from what `load_checkpoint` has read from `path`."""
     try:
         model = GPT(GPTConfig(**{**payload["config"], **changes}))
         model.load_state_dict(payload["model"])

@@ -10,20 +10,23 @@ folder of its own, so `sample` and `plot` work on it, and a comparison that was 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from mini_dpo.checkpoint import new_run, read_json, write_json
+from mini_dpo.checkpoint import read_json
 from mini_dpo.cli import option, parser_for, run_command
-from mini_dpo.corpus import files_of, fingerprints, toy_corpus
+from mini_dpo.corpus import HeldOut, toy_corpus
 from mini_dpo.errors import TrainingFailed, UserError
 from mini_dpo.losses import LOSSES, find_loss
+from mini_dpo.model import PRESETS
 from mini_dpo.plot import draw_compare
 from mini_dpo.settings import TOY_DEFAULTS, parse
-from mini_dpo.train import prepare, run, start
+from mini_dpo.tokenizer import load_tokenizer
+from mini_dpo.train import start
 from mini_dpo.training import clock
 
 PRICE = 0.3  # of a nat of KL in the search's score: the toy shop's beta for DPO
@@ -70,7 +73,7 @@ def main() -> None:
     if settings.tune and (unknown := [loss.name for loss in losses if loss.name not in SEARCH]):
         raise UserError(f"--tune knows what to try for the losses of the package only, not for {', '.join(unknown)}")
     folder = Path(settings.out)
-    train_once(folder / "sft", ["--stage", "sft", "--seed", str(settings.seed)])
+    train_aloud(folder / "sft", ["--stage", "sft", "--seed", str(settings.seed)])
     if settings.tune:
         tune(settings, folder, [loss.name for loss in losses])
         return
@@ -79,7 +82,7 @@ def main() -> None:
         if loss.reference and not loss.facts["mismatched"]:
             arguments.append("--precompute-ref")  # the same training in less time
         print(f"{i}/{len(names)}  {loss.name}", flush=True)
-        train_once(folder / loss.name, ["--stage", "dpo", "--init-from", str(folder / "sft"), *arguments])
+        train_aloud(folder / loss.name, ["--stage", "dpo", "--init-from", str(folder / "sft"), *arguments])
     summaries = {loss.name: read_json(folder / loss.name / "summary.json") for loss in losses}
     print("\n" + table(summaries))
     try:
@@ -88,25 +91,31 @@ def main() -> None:
         print(f"no picture: {error}")
 
 
-def train_once(folder: Path, arguments: Sequence[str]) -> None:
-    """Make the run in `folder`, go on with it, or leave it alone if it is finished. What it prints goes to a file
-    beside it, and one line to the screen."""
+def train_aloud(folder: Path, arguments: Sequence[str]) -> None:
+    """`train_once`, and a line on the screen if there was something to train."""
+    if seconds := train_once(folder, arguments):
+        print(f"{folder}: {clock(seconds)}", flush=True)
+
+
+def train_once(folder: Path, arguments: Sequence[str], held_out: HeldOut | None = None) -> float | None:
+    """Make the run in `folder`, or go on with it: the seconds that took; None if it is finished, and left alone. What it
+    prints goes to a file beside it. held_out: what to measure on in place of the test prompts."""
     if (folder / "summary.json").exists():
-        return
+        return None
     begun = (folder / "config.json").exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with open(folder.with_name(folder.name + ".log"), "a", encoding="utf-8") as log, redirect_stdout(log):
-        start(parse(["--resume", str(folder)] if begun else [*arguments, "--out", str(folder)]))
-    print(f"{folder}: {clock(time.perf_counter() - started)}", flush=True)
+        start(parse(["--resume", str(folder)] if begun else [*arguments, "--out", str(folder)]), held_out)
+    return time.perf_counter() - started
 
 
 # ------------------------------------------------------------------------------------------------------- the table
 
 
-def change(summary: dict, name: str) -> float | None:
+def change(summary: dict, name: str) -> float:
     """How a log-prob differs from the SFT model's."""
-    return summary["dpo"][name] - summary["sft"][name] if name in summary["dpo"] else None
+    return summary["dpo"][name] - summary["sft"][name]
 
 
 COLUMNS = {
@@ -140,43 +149,26 @@ def table(summaries: dict[str, dict]) -> str:
 
 def tune(settings: CompareSettings, folder: Path, names: Sequence[str]) -> None:
     """Train every setting of SEARCH, measure it on the validation prompts, and print what scored best."""
+    valid = toy_corpus(load_tokenizer("toy"), PRESETS["toy"].context, "valid").held_out
     best = {}
     for name in names:
         scores = {}
         for i, options in enumerate(SEARCH[name]):
-            summary = try_options(settings, folder, name, i, options)
-            dpo = summary and summary["dpo"]
-            scores[i] = dpo["reward"] - PRICE * dpo["kl"] if dpo else float("-inf")
-            found = f"reward {dpo['reward']:6.2f}  KL {dpo['kl']:6.2f}  score {scores[i]:6.2f}" if dpo else "failed"
+            target = folder / "tune" / f"{name}-{i}"
+            flags = [text for key, value in options.items() for text in ("--" + key.replace("_", "-"), str(value))]
+            arguments = ["--stage", "dpo", "--init-from", str(folder / "sft"), "--loss", name, "--epochs", str(settings.epochs), "--lr", "2e-4", "--seed", str(settings.seed)]
+            try:
+                train_once(target, [*arguments, *flags], valid)
+                dpo = read_json(target / "summary.json")["dpo"]
+                scores[i] = dpo["reward"] - PRICE * dpo["kl"]
+                found = f"reward {dpo['reward']:6.2f}  KL {dpo['kl']:6.2f}  score {scores[i]:6.2f}"
+            except TrainingFailed as error:
+                scores[i], found = -math.inf, f"failed ({error})"
             print(f"{name:18} {found}  {options}", flush=True)
         best[name] = SEARCH[name][max(scores, key=scores.get)]
-    print(f"\nscore: true reward on {SPLIT} prompts less {PRICE} for each nat of KL; the best settings:")
+    print(f"\nscore: true reward on validation prompts less {PRICE} for each nat of KL; the best settings:")
     for name, options in best.items():
         print(f'    "{name}": {options},' + ("" if TOY_DEFAULTS.get(name) == options else "  # not what TOY_DEFAULTS says"))
-
-
-SPLIT = "valid"
-
-
-def try_options(settings: CompareSettings, folder: Path, name: str, i: int, options: dict) -> dict | None:
-    """The summary of one run of the search, on validation prompts; None if it failed."""
-    target = folder / "tune" / f"{name}-{i}"
-    if (target / "summary.json").exists():
-        return read_json(target / "summary.json")
-    flags = [text for key, value in options.items() for text in ("--" + key.replace("_", "-"), str(value))]
-    arguments = ["--stage", "dpo", "--init-from", str(folder / "sft"), "--loss", name, "--epochs", str(settings.epochs), "--lr", "2e-4", "--seed", str(settings.seed)]
-    run_settings = parse([*arguments, *flags])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.with_name(target.name + ".log"), "a", encoding="utf-8") as log, redirect_stdout(log):
-        tokenizer, model, corpus = prepare(run_settings)
-        corpus = replace(corpus, held_out=toy_corpus(tokenizer, model.config.context, SPLIT).held_out)
-        new_run(target, {"settings": asdict(run_settings), "sha256": fingerprints(files_of(None, None))})
-        try:
-            run(run_settings, target, tokenizer, model, corpus)
-        except TrainingFailed as error:
-            write_json(target / "failed.json", str(error))
-            return None
-    return read_json(target / "summary.json")
 
 
 if __name__ == "__main__":

@@ -94,13 +94,14 @@ def toy_corpus(tokenizer: Tokenizer, context: int, held_out: str = "test") -> Co
 
 def own_corpus(data: str | None, sft_data: str | None, tokenizer: Tokenizer, context: int, paired: bool) -> Corpus:
     """A preference file, an SFT file, or both. No prompt that is held out in one is trained on in the other."""
-    load, encode_them = (load_preferences, encode_preferences) if paired or not data or holds_pairs(data) else (load_feedback, encode_feedback)
+    of_pairs = paired or not data or holds_pairs(data)
+    load, encode_them = (load_preferences, encode_preferences) if of_pairs else (load_feedback, encode_feedback)
     preferences, kept_preferences = split_by_prompt(load(data)) if data else ([], [])
     if sft_data:
         demonstrations, kept_demonstrations = split_by_prompt(load_demonstrations(sft_data))
         demonstrations = without_prompts(demonstrations, {p.prompt for p in kept_preferences}, sft_data)
     else:
-        print(f"{data}: no --sft-data, so SFT imitates its {'chosen' if load is load_preferences else 'liked'} responses")
+        print(f"{data}: no --sft-data, so SFT imitates its {'chosen' if of_pairs else 'liked'} responses")
         demonstrations, kept_demonstrations = chosen_responses(preferences), chosen_responses(kept_preferences)
     source, sft_source = str(data), str(sft_data or data)
     responses = encode_demonstrations(demonstrations, tokenizer, context, sft_source)
@@ -108,12 +109,12 @@ def own_corpus(data: str | None, sft_data: str | None, tokenizer: Tokenizer, con
     encoded = encode_them(preferences, tokenizer, context, source)
     kept_encoded = encode_them(kept_preferences, tokenizer, context, f"{source} (held out)")
     kept = kept_preferences or kept_demonstrations
-    kind = "pairs" if load is load_preferences else "single responses"
+    kind = "pairs" if of_pairs else "single responses"
     print(f"held out by prompt: {len(kept_encoded)} of {len(kept_encoded) + len(encoded)} {kind}, {len(kept_responses)} of {len(kept_responses) + len(responses)} responses")  # fmt: skip
     prompts = [e.prompt for e in kept if len(tokenizer.encode_prompt(e.prompt)) < context]
-    if load is load_feedback and len({e.desirable for e in encoded}) == 1:
+    if not of_pairs and len({e.desirable for e in encoded}) == 1:
         print(f"{source}: every response to train on is {'liked' if encoded[0].desirable else 'disliked'}; the other kind is never seen")
-    pairs = (kept_preferences, kept_encoded) if load is load_preferences else ([], [])
+    pairs = (kept_preferences, kept_encoded) if of_pairs else ([], [])
     return Corpus(responses, kept_responses, encoded, kept_encoded, HeldOut(prompts, kept_responses, *pairs, judge=None))
 
 

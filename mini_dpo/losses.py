@@ -31,9 +31,7 @@ __all__ = ["LOSSES", "Loss", "PairLogps", "Responses", "UnpairedLogps", "loss", 
 
 def logit(p: float) -> float:
     """log(p / (1 - p)): the margin at which the Bradley-Terry probability is p; infinite for the certain."""
-    if not 0 < p < 1:
-        return math.copysign(math.inf, p - 0.5)
-    return math.log(p) - math.log1p(-p)
+    return math.log(p) - math.log1p(-p) if 0 < p < 1 else majority(p)
 
 
 def flipped(p: float, label_smoothing: float) -> float:
@@ -41,9 +39,9 @@ def flipped(p: float, label_smoothing: float) -> float:
     return (1 - label_smoothing) * p + label_smoothing * (1 - p)
 
 
-def majority(p: float, threshold: float = 0.5) -> float:
+def majority(p: float) -> float:
     """The minimiser of a loss that only asks which side has more votes."""
-    return math.copysign(math.inf, p - threshold)
+    return math.copysign(math.inf, p - 0.5)
 
 
 def offset_logit(p: float, gamma: float) -> float:

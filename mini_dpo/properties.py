@@ -22,7 +22,7 @@ from mini_dpo.data import EncodedPair, collate_feedback, collate_pairs, join, sp
 from mini_dpo.dpo import freeze, preference_objective
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.probe import along_margin, margin, one_by_one, pick, value, without_reference
-from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps
+from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps, shown
 
 EXAMPLES = 60  # that hypothesis draws of each property, unless told otherwise
 
@@ -106,7 +106,7 @@ def equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-def shown(logps: PairLogps, hyper: dict) -> str:
+def pairs_shown(logps: PairLogps, hyper: dict) -> str:
     """Pairs as a person would write them down."""
     lines = []
     for i in range(len(logps)):
@@ -117,7 +117,7 @@ def shown(logps: PairLogps, hyper: dict) -> str:
 
 
 def settings_shown(hyper: dict) -> str:
-    return ", ".join(f"{name} {x if isinstance(x, str) else format(x, 'g')}" for name, x in hyper.items()) or "no hyperparameters"
+    return ", ".join(f"{name} {shown(x)}" for name, x in hyper.items()) or "no hyperparameters"
 
 
 def numbers(values: Tensor) -> str:
@@ -137,7 +137,7 @@ def shape(loss, draw, hyper):
     try:
         value(loss, logps, hyper)
     except ValueError as error:
-        raise Broken(f"{shown(logps, hyper)}\n{error}") from error
+        raise Broken(f"{pairs_shown(logps, hyper)}\n{error}") from error
 
 
 @prop(
@@ -184,7 +184,7 @@ def gradient(loss, draw, hyper):
 
     here = total(leaves)
     if not here.requires_grad:
-        raise Broken(f"{shown(logps, hyper)}\nthe value does not depend on the policy at all, as far as autograd knows")
+        raise Broken(f"{pairs_shown(logps, hyper)}\nthe value does not depend on the policy at all, as far as autograd knows")
     gradients = torch.autograd.grad(here, leaves, allow_unused=True)
     e = 1e-5
     for side, (name, found) in enumerate(zip(("chosen", "rejected"), gradients)):
@@ -197,7 +197,7 @@ def gradient(loss, draw, hyper):
             slope = 0.0 if found is None else float(found[i])
             slack = 1e-3 * max(map(abs, slopes)) + 1e-14 * abs(float(here.detach())) / e + 1e-7
             if not min(slopes) - slack <= slope <= max(slopes) + slack:  # at a kink, anything between the two sides
-                raise Broken(f"{shown(logps, hyper)}\nby the {name} log-prob of pair {i + 1}: autograd says {slope:.6g}, steps of {e:g} say {slopes[0]:.6g} (down) and {slopes[1]:.6g} (up)")  # fmt: skip
+                raise Broken(f"{pairs_shown(logps, hyper)}\nby the {name} log-prob of pair {i + 1}: autograd says {slope:.6g}, steps of {e:g} say {slopes[0]:.6g} (down) and {slopes[1]:.6g} (up)")  # fmt: skip
 
 
 @prop(
@@ -219,7 +219,7 @@ def policy_alone(loss, draw, hyper):
         others = [ref, mismatched]
     for name, found in zip(("the reference", "the mismatched log-ratios"), torch.autograd.grad(values.sum(), others, allow_unused=True)):
         if found is not None and found.abs().max() > 0:
-            raise Broken(f"{shown(logps, hyper)}\na gradient of {numbers(found)} reaches {name}")
+            raise Broken(f"{pairs_shown(logps, hyper)}\na gradient of {numbers(found)} reaches {name}")
 
 
 @prop(
@@ -232,7 +232,7 @@ def at_reference(loss, draw, hyper):
     logps = draw(pairs(at_reference=True))
     values, declared = value(loss, logps, hyper), loss.at_reference(**hyper)
     if not equal(values, torch.full_like(values, declared)):
-        raise Broken(f"{shown(logps, hyper)}\nthe loss gives {numbers(values)}, and declares {declared:.6g}")
+        raise Broken(f"{pairs_shown(logps, hyper)}\nthe loss gives {numbers(values)}, and declares {declared:.6g}")
 
 
 @prop(
@@ -247,7 +247,7 @@ def shift_invariance(loss, draw, hyper):
     moved = PairLogps(*(Responses(y.policy - shift, y.lengths, y.ref) for y in (logps.chosen, logps.rejected)))
     before, after = value(loss, logps, hyper), value(loss, moved, hyper)
     if not equal(before, after):
-        raise Broken(f"{shown(logps, hyper)}\nthe loss gives {numbers(before)}; with {numbers(shift)} less for both log-probs, {numbers(after)}")
+        raise Broken(f"{pairs_shown(logps, hyper)}\nthe loss gives {numbers(before)}; with {numbers(shift)} less for both log-probs, {numbers(after)}")
 
 
 GRID = torch.arange(-40.0, 41.0, dtype=torch.float64)
@@ -307,7 +307,7 @@ def antisymmetry(loss, draw, hyper):
     change = value(loss, logps, hyper) - value(loss, PairLogps(logps.rejected, logps.chosen), hyper)
     expected = loss.swap_slope(**hyper) * margin(loss, logps, hyper)
     if not equal(change, expected):
-        raise Broken(f"{shown(logps, hyper)}\nloss less the swapped pair's loss is {change.item():.8g}; {loss.swap_slope(**hyper):g} times the margin is {expected.item():.8g}")
+        raise Broken(f"{pairs_shown(logps, hyper)}\nloss less the swapped pair's loss is {change.item():.8g}; {loss.swap_slope(**hyper):g} times the margin is {expected.item():.8g}")
 
 
 @prop(
@@ -321,7 +321,7 @@ def batch_order(loss, draw, hyper):
     before, after = value(loss, logps, hyper), value(loss, pick(logps, order), hyper)
     by_rank = not loss.fact("decomposes", **hyper)  # only their sum has a meaning
     if not (equal(before.sum(), after.sum()) if by_rank else equal(before[torch.tensor(order)], after)):
-        raise Broken(f"{shown(logps, hyper)}\nthe loss gives {numbers(before)}; the pairs in the order {[i + 1 for i in order]} give {numbers(after)}")
+        raise Broken(f"{pairs_shown(logps, hyper)}\nthe loss gives {numbers(before)}; the pairs in the order {[i + 1 for i in order]} give {numbers(after)}")
 
 
 @prop(
@@ -337,7 +337,7 @@ def decomposes(loss, draw, hyper):
         return
     together, alone = value(loss, logps, hyper), one_by_one(loss, logps, hyper)
     if not equal(together, alone):
-        raise Broken(f"{shown(logps, hyper)}\ntogether they give {numbers(together)}, each in a batch of its own {numbers(alone)}")
+        raise Broken(f"{pairs_shown(logps, hyper)}\ntogether they give {numbers(together)}, each in a batch of its own {numbers(alone)}")
 
 
 def spread_out(loss: Loss, logps: PairLogps, hyper: dict) -> None:
@@ -347,7 +347,7 @@ def spread_out(loss: Loss, logps: PairLogps, hyper: dict) -> None:
     together = loss(UnpairedLogps(logps.chosen, liked, ratios), **hyper)
     cut = [loss(UnpairedLogps(logps.chosen[i : i + 1], liked[:1], ratios[i : i + 1]), **hyper) for i in range(len(logps))]
     if not equal(together, torch.cat(cut)):
-        raise Broken(f"{shown(logps, hyper)}\nliked, with mismatched log-ratios {numbers(ratios)}: together {numbers(together)}, each alone {numbers(torch.cat(cut))}")
+        raise Broken(f"{pairs_shown(logps, hyper)}\nliked, with mismatched log-ratios {numbers(ratios)}: together {numbers(together)}, each alone {numbers(torch.cat(cut))}")
 
 
 @prop(
@@ -357,18 +357,14 @@ def spread_out(loss: Loss, logps: PairLogps, hyper: dict) -> None:
 )
 def reads_reference(loss, draw, hyper):
     logps = draw(pairs(size=1))
-    if not loss.reference:
-        try:
-            loss(without_reference(logps), **hyper)
-        except ValueError as error:
-            raise Broken(f"{shown(logps, hyper)}\nreference=False is declared, and the loss fails without one: {error}") from error
-        return
-    try:  # where it can be called without, it does not read it
-        w, l = without_reference(logps).chosen, without_reference(logps).rejected
-        loss(PairLogps(w, l) if loss.paired else UnpairedLogps(w, torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.float64)), **hyper)
-    except (ValueError, TypeError):
-        return
-    raise Broken("the loss can be called without a reference: declare reference=False, and none will be run")
+    try:
+        value(loss, without_reference(logps), hyper)
+    except (ValueError, TypeError) as error:
+        if not loss.reference:
+            raise Broken(f"{pairs_shown(logps, hyper)}\nreference=False is declared, and the loss fails without one: {error}") from error
+    else:
+        if loss.reference:  # where it can be called without, it does not read it
+            raise Broken("the loss can be called without a reference: declare reference=False, and none will be run")
 
 
 @prop(
@@ -383,7 +379,7 @@ def beta_scales(loss, draw, hyper):
     doubled = PairLogps(*(Responses(2 * y.policy, y.lengths, 2 * y.ref) for y in (logps.chosen, logps.rejected)))
     before, after = value(loss, logps, hyper), value(loss, doubled, {**hyper, "beta": hyper["beta"] / 2})
     if not equal(before, after):
-        raise Broken(f"{shown(logps, hyper)}\nthe loss gives {numbers(before)}; all log-probs doubled and beta halved, {numbers(after)}")
+        raise Broken(f"{pairs_shown(logps, hyper)}\nthe loss gives {numbers(before)}; all log-probs doubled and beta halved, {numbers(after)}")
 
 
 @prop(

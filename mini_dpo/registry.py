@@ -279,3 +279,8 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError(message) unless the condition holds: a hyperparameter outside the range its paper allows."""
     if not condition:
         raise ValueError(message)
+
+
+def shown(value: float | str) -> str:
+    """A hyperparameter's value as people write it."""
+    return value if isinstance(value, str) else f"{value:g}"

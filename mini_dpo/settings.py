@@ -17,6 +17,7 @@ from mini_dpo.errors import UserError
 from mini_dpo.losses import LOSSES, Loss, find_loss
 from mini_dpo.model import PRESETS, GPTConfig
 from mini_dpo.probe import try_loss
+from mini_dpo.registry import shown
 
 DESCRIPTION = """\
 Teach a small GPT to talk (SFT), then to be liked (preference training, DPO by default), and measure
@@ -136,9 +137,9 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         return Settings(**given)
     options = {name: given.pop(name) for name in {**loss_readers(), **loss.hyperparameters} if name in given}
     settings = Settings(**given, loss_options=options)
-    for problem in problems(settings, given.keys() | options.keys()):
+    for problem in problems(settings, given.keys() | options.keys(), loss):
         raise UserError(problem)
-    return resolve(settings)
+    return resolve(settings, loss)
 
 
 def named_loss(argv: Sequence[str]) -> str:
@@ -175,11 +176,6 @@ def add_loss_flags(parser: argparse.ArgumentParser, loss: Loss) -> None:
         parser.add_argument("--" + name.replace("_", "-"), help=argparse.SUPPRESS)
 
 
-def shown(value: float | str) -> str:
-    """A hyperparameter's value as people write it."""
-    return value if isinstance(value, str) else f"{value:g}"
-
-
 def list_losses() -> str:
     """Every registered loss: name, what it needs, formula, flags with their defaults, paper."""
     entries = []
@@ -195,7 +191,7 @@ def flags(names: Sequence[str]) -> str:
     return ", ".join("--" + name.replace("_", "-") for name in names)
 
 
-def problems(settings: Settings, given: set[str]) -> Iterator[str]:
+def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
     """What is wrong with the settings, most basic first. `given`: the flags that were written out."""
 
     def present(names: Sequence[str]) -> list[str]:
@@ -228,14 +224,13 @@ def problems(settings: Settings, given: set[str]) -> Iterator[str]:
     for prefix in ("", "sft_"):
         if len(present((prefix + "steps", prefix + "epochs"))) == 2:
             yield f"{flags([prefix + 'steps'])} and {flags([prefix + 'epochs'])} say the same thing twice; give one"
-    yield from loss_problems(settings)
+    yield from loss_problems(settings, loss)
     if settings.device != "auto" and not available(settings.device):
         yield f"--device {settings.device}: this machine, or this build of torch, has none; use --device cpu"
 
 
-def loss_problems(settings: Settings) -> Iterator[str]:
+def loss_problems(settings: Settings, loss: Loss) -> Iterator[str]:
     """A hyperparameter that the loss does not read or does not allow, or a loss that cannot be called."""
-    loss = find_loss(settings.loss)
     options = settings.loss_options
     if extra := [name for name in options if name not in loss.hyperparameters]:
         readers = loss_readers()[extra[0]]
@@ -260,13 +255,12 @@ def available(device: str) -> bool:
     return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]
 
 
-def resolve(settings: Settings) -> Settings:
+def resolve(settings: Settings, loss: Loss) -> Settings:
     """Fill in what depends on other settings, and write paths in full. The result is what config.json keeps."""
     s = settings
     if s.stage == "sft":  # --lr, --steps and --epochs speak of the only stage there is
         s = replace(s, sft_lr=s.lr, sft_steps=s.steps, sft_epochs=s.epochs, lr=None, steps=None, epochs=None)
     preset = None if s.init_from else s.model or "toy"
-    loss = find_loss(s.loss)
     toy = {} if s.data else dict(TOY_DEFAULTS.get(loss.name, {}))
     toy_lr = toy.pop("lr", None)
     return replace(

@@ -11,22 +11,23 @@ import ctypes
 import sys
 import textwrap
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from mini_dpo.checkpoint import find_model, load_checkpoint, load_model, new_run, read_json, save_checkpoint, write_json, write_jsonl
+from mini_dpo.checkpoint import build_model, find_model, load_checkpoint, load_model, new_run, read_json, save_checkpoint, write_json, write_jsonl
 from mini_dpo.cli import run_command
-from mini_dpo.corpus import Corpus, files_of, fingerprints, load_corpus
+from mini_dpo.corpus import Corpus, HeldOut, files_of, fingerprints, load_corpus
 from mini_dpo.data import Batches, collate, collate_feedback, collate_pairs
 from mini_dpo.dpo import freeze, precompute_reference, preference_objective
 from mini_dpo.errors import UserError
 from mini_dpo.evaluate import evaluate, heading, table
 from mini_dpo.losses import find_loss
 from mini_dpo.model import GPT
-from mini_dpo.settings import Settings, available, default_lr, model_config, parse, shown
+from mini_dpo.registry import shown
+from mini_dpo.settings import Settings, available, default_lr, model_config, parse
 from mini_dpo.sft import sft_objective
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 from mini_dpo.training import LoopConfig, StageFiles, clock, train
@@ -36,15 +37,15 @@ def main() -> None:
     start(parse())
 
 
-def start(settings: Settings) -> Path:
-    """Begin a run, or go on with one; returns its folder."""
+def start(settings: Settings, held_out: HeldOut | None = None) -> None:
+    """Begin a run, or go on with one. held_out: what to measure on in place of the corpus's own."""
     keep_freed_memory()
     if settings.resume:
         folder = Path(settings.resume)
         settings = unchanged_settings(folder)
-        parts = prepare(settings)
+        tokenizer, model, corpus = prepare(settings)
     else:
-        parts = prepare(settings)  # whatever is wrong with the input shows before a folder is made
+        tokenizer, model, corpus = prepare(settings)  # whatever is wrong with the input shows before a folder is made
         inputs = files_of(settings.data, settings.sft_data)
         if settings.init_from:
             inputs.append(find_model(Path(settings.init_from)))
@@ -53,11 +54,10 @@ def start(settings: Settings) -> Path:
         config = {"settings": asdict(settings), "sha256": fingerprints(inputs)}
         folder = new_run(Path(settings.out) if settings.out else None, config)
     try:
-        run(settings, folder, *parts)
+        run(settings, folder, tokenizer, model, replace(corpus, held_out=held_out) if held_out else corpus)
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: python -m mini_dpo.train --resume {folder}", file=sys.stderr)
         raise
-    return folder
 
 
 def unchanged_settings(folder: Path) -> Settings:
@@ -79,19 +79,20 @@ def prepare(settings: Settings) -> tuple[Tokenizer, GPT, Corpus]:
     """The tokenizer, the model before the first step, and the data."""
     if settings.init_from:
         start_from = find_model(Path(settings.init_from))
-        if load_checkpoint(start_from).get("finished") is False:
+        saved = load_checkpoint(start_from)
+        if saved.get("finished") is False:
             raise UserError(f"{start_from}: its training is not finished; go on with that run first: --resume {start_from.parent}")
-        model, tokenizer_name = load_model(start_from, dropout=settings.dropout)
+        model, tokenizer_name = build_model(start_from, saved, dropout=settings.dropout)
         tokenizer = load_tokenizer(tokenizer_name)
     else:
         tokenizer = load_tokenizer(settings.tokenizer)
         torch.manual_seed(settings.seed)
         model = GPT(model_config(settings, tokenizer.vocab_size))
-    paired = settings.stage == "sft" or find_loss(settings.loss).paired
-    corpus = load_corpus(settings.data, settings.sft_data, tokenizer, model.config.context, paired)
+    loss = find_loss(settings.loss)
+    corpus = load_corpus(settings.data, settings.sft_data, tokenizer, model.config.context, settings.stage == "sft" or loss.paired)
     if settings.stage != "dpo" and not corpus.responses:
         raise UserError(f"{settings.data}: no liked response for SFT to imitate; give --sft-data, or start from a model that can talk: --stage dpo --init-from")
-    if settings.stage != "sft" and find_loss(settings.loss).facts["mismatched"] and len(corpus.preferences) < 2:
+    if settings.stage != "sft" and loss.facts["mismatched"] and len(corpus.preferences) < 2:
         raise UserError(f"{settings.data}: {settings.loss} needs at least two examples to train on, to set prompts against each other's responses")
     return tokenizer, model, corpus
 
@@ -104,7 +105,6 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
         adopt(model, tokenizer, folder / "sft.pt")
     else:
         run_sft(settings, folder, tokenizer, model, corpus)
-    del model
     preferences_started = time.perf_counter()
     policy = None if settings.stage == "sft" else run_preferences(settings, folder, tokenizer, corpus)
     training_seconds = time.perf_counter() - preferences_started
