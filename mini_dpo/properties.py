@@ -23,6 +23,7 @@ from mini_dpo.dpo import freeze, preference_objective
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.probe import along_margin, margin, one_by_one, pick, value, without_reference
 from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps, shown
+from mini_dpo.tabular import minimise
 
 EXAMPLES = 60  # that hypothesis draws of each property, unless told otherwise
 
@@ -421,7 +422,7 @@ TOKENS = torch.tensor([3, 2])
 
 def trained_margin(loss: Loss, hyper: dict, p: float, declared: float) -> float:
     """Where a tabular policy over (a, b, everything else) ends that is trained on the comparison of a and b, which a
-    wins with probability p: its margin. Newton-like steps; slow gradient steps towards infinity, and where the others
+    wins with probability p: its margin. L-BFGS; slow gradient steps towards infinity, and where the others
     did not end at the declared place, as at a kink."""
 
     def world(logits: Tensor) -> PairLogps:
@@ -434,25 +435,10 @@ def trained_margin(loss: Loss, hyper: dict, p: float, declared: float) -> float:
 
     if math.isinf(declared):
         return margin(loss, world(slow_steps(risk, steps=600)), hyper).item()
-    found = margin(loss, world(newton_like(risk)), hyper).item()
+    found = margin(loss, world(minimise(risk, REF)), hyper).item()
     if abs(found - declared) < 1e-3 * max(1, abs(declared)):
         return found
     return margin(loss, world(slow_steps(risk, steps=800)), hyper).item()
-
-
-def newton_like(risk: Callable[[Tensor], Tensor]) -> Tensor:
-    """The logits (3,) at which L-BFGS stops that starts at the reference."""
-    logits = REF.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        now = risk(logits)
-        now.backward()
-        return now
-
-    optimizer.step(closure)
-    return logits.detach()
 
 
 def slow_steps(risk: Callable[[Tensor], Tensor], steps: int) -> Tensor:

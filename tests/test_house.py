@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FLOORS = [
     {"errors", "model", "registry"},
     {"losses", "probe", "bradley_terry", "tokenizer", "logprobs", "checkpoint", "generate", "metrics", "cli"},
-    {"data", "shop", "settings"},
+    {"data", "shop", "settings", "tabular"},
     {"training", "corpus"},
     {"sft", "dpo"},
     {"evaluate", "properties"},

@@ -1,0 +1,207 @@
+"""Draw a chapter's pictures, from the very numbers that the chapter computes.
+
+    python -m tutorials.pictures 4        run chapter 4 and draw its pictures into tutorials/pictures
+    python -m tutorials.pictures          those of all chapters
+
+Each function below draws one picture: it is given an empty slide and the chapter's variables at the place where the
+chapter shows the command. matplotlib is needed: pip install -r tutorials/requirements.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from mini_dpo.bradley_terry import expected_reward, kl, optimal_policy
+from mini_dpo.cli import run_command
+from mini_dpo.exact import PROMPTS, WORDS
+from mini_dpo.plot import DARK, DASHED, LIGHT, new_figure, save
+from tutorials.chapters import HERE, chapter_paths, find_chapter, run_chapter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DRAWINGS: dict[int, list[Callable]] = {}
+FOLDER = HERE / "pictures"
+WHITE = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}  # behind a text that lies on lines
+
+
+def drawing(chapter: int) -> Callable[[Callable], Callable]:
+    """Register the function below as a picture of a chapter; its name is the file's."""
+
+    def register(function: Callable) -> Callable:
+        DRAWINGS.setdefault(chapter, []).append(function)
+        return function
+
+    return register
+
+
+def box(corner: tuple[float, float], width: float, height: float, **style) -> object:
+    """A rectangle to put into a panel."""
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, width, height, **style)
+
+
+def draw(chapter: int, folder: Path, variables: dict) -> str:
+    """Draw a chapter's pictures into a folder; returns what the command prints: where they are."""
+    for function in DRAWINGS[chapter]:
+        figure = new_figure()
+        function(figure, variables)
+        with redirect_stdout(io.StringIO()):  # `save` names the place, which is another one in the tests
+            save(figure, folder / f"{function.__name__}.png")
+    return "\n".join(f"tutorials/pictures/{function.__name__}.png" for function in DRAWINGS[chapter])
+
+
+# ------------------------------------------------------------------------------------------ 1. preferences
+
+
+@drawing(1)
+def comparisons(figure: Figure, v: dict) -> None:
+    """The loss over two scores, where it has a minimum and where it has none."""
+    black, smoke = torch.linspace(-4, 4, 81, dtype=torch.float64), torch.linspace(-7, 3, 101, dtype=torch.float64)
+    panels = figure.subplots(1, 2, sharey=True)
+    data = [(v["mended_winners"], v["mended_losers"]), (v["few_winners"], v["few_losers"])]
+    for axes, (winners, losers), title in zip(panels, data, ["smoke won once: one minimum", "smoke never won: no minimum"]):
+        grid = [[float(v["loss"](torch.stack([torch.zeros((), dtype=torch.float64), b, s]), winners, losers)) for b in black] for s in smoke]
+        lines = axes.contour(black, smoke, grid, levels=[1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10], colors=DARK, linewidths=1)
+        axes.clabel(lines, fontsize=10)
+        axes.set_title(title)
+        axes.set_xlabel("score of black, mint being 0")
+    panels[0].set_ylabel("score of smoke, mint being 0")
+    best = v["mended"] - v["mended"][0]
+    panels[0].plot(best[1], best[2], "*", color=DARK, markersize=16)
+    way = v["way"] - v["way"][:, :1]
+    panels[1].plot(way[:, 1], way[:, 2], color=DARK, linewidth=3)
+    panels[1].set_ylim(-7, 3)
+    for step in (1, 10, 100):
+        panels[1].annotate(f"step {step}", (way[step, 1], way[step, 2]), (8, 0), textcoords="offset points", va="center", bbox=WHITE)
+        panels[1].plot(way[step, 1], way[step, 2], "o", color=DARK, markersize=6)
+
+
+# ------------------------------------------------------------------------------------------ 2. probability
+
+
+@drawing(2)
+def mask(figure: Figure, v: dict) -> None:
+    """A small batch token by token: what is prompt, response, end and padding, and which position predicts which token."""
+    batch, tokenizer = v["batch"], v["tokenizer"]
+    axes = figure.subplots()
+    predicted = set((batch.index.rows + 1).tolist())  # the flat places of the response tokens
+    B, T = batch.ids.shape
+    for row in range(B):
+        real = max(place - row * T for place in predicted if place // T == row) + 1  # tokens before the padding
+        for t in range(T):
+            in_response = row * T + t in predicted
+            colour = "0.75" if in_response else "white"
+            axes.add_patch(box((t, 1.6 * row), 0.94, 0.6, facecolor=colour, edgecolor=DARK, linewidth=1, hatch=None if t < real else "///"))
+            if t < real:
+                text = tokenizer.decode([int(batch.ids[row, t])]).replace("<|", "").replace("|>", "").strip()
+                axes.text(t + 0.47, 1.6 * row + 0.3, text, ha="center", va="center", fontsize=9 if len(text) < 9 else 7)
+            if in_response:
+                bend = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.6", "linewidth": 1.2}
+                axes.annotate("", (t + 0.47, 1.6 * row - 0.02), (t - 0.53, 1.6 * row - 0.02), arrowprops=bend)
+        axes.text(-0.2, 1.6 * row + 0.3, ["chosen", "rejected"][row], ha="right", va="center", fontsize=13)
+    for t in range(T):
+        axes.text(t + 0.47, 1.6 * B - 0.75, str(t), ha="center", fontsize=11)
+    axes.text(-0.2, 1.6 * B - 0.75, "position", ha="right", fontsize=11)
+    for i, (label, style) in enumerate({"prompt and marker: read, not scored": {}, "response with its end: scored": {"facecolor": "0.75"}, "padding: neither": {"hatch": "///"}}.items()):
+        x = i * 0.36 * T
+        axes.add_patch(box((x, 3.4), 0.5, 0.3, **{"facecolor": "white", "edgecolor": DARK, **style}))
+        axes.text(x + 0.65, 3.55, label, va="center", fontsize=13)
+    axes.set_xlim(-1.6, T + 0.1)
+    axes.set_ylim(3.9, -0.6)
+    axes.axis("off")
+
+
+# ---------------------------------------------------------------------------------------- 3. learning to talk
+
+
+@drawing(3)
+def talking(figure: Figure, v: dict) -> None:
+    """SFT's loss over the length of training with its floor, and what the judge thinks of the clerks and of two models."""
+    left, right = figure.subplots(1, 2)
+    steps, losses = zip(*v["curve"].items())
+    left.plot(steps, losses, "o-", color=DARK, markersize=7)
+    left.axhline(float(v["entropy"]), color=DARK, linestyle=DASHED)
+    left.text(steps[-1], float(v["entropy"]) - 0.02, "entropy of the corpus", ha="right", va="top", fontsize=13)
+    left.set_ylim(float(v["entropy"]) - 0.2, None)
+    left.set_xlabel("training steps")
+    left.set_ylabel("negative log-likelihood, nats a response")
+    left.set_title("the tea house: down to a floor that is known")
+    bins = range(-14, 15, 2)
+    for (name, rewards), style in zip(v["rewards"].items(), ({"color": "0.8"}, {"linestyle": DASHED}, {"linewidth": 2})):
+        kind = {"histtype": "stepfilled"} if "color" in style else {"histtype": "step", "color": DARK}
+        right.hist(rewards, bins=bins, label=name, **kind, **style)
+    right.set_xlabel("true reward of an answer")
+    right.set_ylabel("answers, of 256")
+    right.set_title("the shop: towards the clerks, not beyond them")
+    right.legend(loc="upper left")
+
+
+# ------------------------------------------------------------------------------------ 4. reward with a leash
+
+
+@drawing(4)
+def frontier(figure: Figure, v: dict) -> None:
+    """Reward against divergence: the family of optima with tangents of slope beta, and random policies below it."""
+    axes = figure.subplots()
+    ref, reward = v["ref"], v["reward"]
+    family = [optimal_policy(ref, reward, beta) for beta in torch.logspace(-2, 2, 300, dtype=torch.float64).tolist()]
+    axes.plot(*zip(*((float(kl(p, ref)), float(expected_reward(p, reward))) for p in family)), color=DARK, linewidth=2.5)
+    generator = torch.Generator().manual_seed(0)
+    others = [(ref * a + 1.5 * torch.randn(len(ref), generator=generator, dtype=torch.float64)).log_softmax(-1) for a in torch.linspace(0, 2, 600).tolist()]
+    axes.plot(*zip(*((float(kl(p, ref)), float(expected_reward(p, reward))) for p in others)), "x", color="0.5", markersize=4, label="random policies")
+    for beta in (0.2, 0.5, 2.0):
+        x, y = v["frontier"][beta]
+        reach = min(0.55, 0.35 / beta)
+        axes.plot([x - reach, x + reach], [y - beta * reach, y + beta * reach], color=DARK, linestyle=DASHED)
+        axes.plot(x, y, "o", color=DARK, markersize=9)
+        axes.annotate(f"β = {beta:g}", (x, y), (10, -24), textcoords="offset points", fontsize=14, bbox=WHITE)
+    axes.plot(0, float(expected_reward(ref, reward)), "s", color=DARK, markerfacecolor="white", markersize=10)
+    axes.annotate("reference", (0, float(expected_reward(ref, reward))), (14, -6), textcoords="offset points", fontsize=14, bbox=WHITE)
+    axes.set_xlim(-0.1, 3.8)
+    axes.set_xlabel("KL(policy || reference), nats", fontsize=14)
+    axes.set_ylabel("expected reward", fontsize=14)
+    axes.legend(loc="lower right", fontsize=14)
+
+
+# --------------------------------------------------------------------------------------------- 5. the trick
+
+
+@drawing(5)
+def landing(figure: Figure, v: dict) -> None:
+    """The GPT's probability of each response against the optimum's, after training for shorter and longer."""
+    panels = figure.subplots(1, len(v["learned"]), sharex=True, sharey=True)
+    for axes, (steps, logps) in zip(panels, v["learned"].items()):
+        axes.loglog([1e-5, 1], [1e-5, 1], color=LIGHT)
+        for prompt, style in enumerate(({"marker": "o"}, {"marker": "s", "markerfacecolor": "white"})):
+            label = f"prompt {WORDS[PROMPTS[prompt][0]]!r}"
+            axes.loglog(v["optimum"][prompt].exp(), logps[prompt].exp(), linestyle="none", color=DARK, markersize=9, label=label, **style)
+        axes.set_title(f"{steps} steps" if steps else "the reference")
+        axes.set_xlabel("optimum's probability")
+        axes.set_aspect("equal")
+    panels[0].set_ylabel("the model's probability")
+    panels[0].legend(loc="upper left")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tutorials.pictures", description="Draw a chapter's pictures.", allow_abbrev=False)
+    parser.add_argument("chapter", type=int, nargs="?", help="its number (default: all)")
+    settings = parser.parse_args()
+    new_figure()  # where matplotlib is missing, say so before the chapter runs
+    for chapter in [settings.chapter] if settings.chapter is not None else chapter_paths():
+        for step in run_chapter(find_chapter(chapter), partial(draw, chapter, FOLDER)):
+            if step.code.text.startswith("python -m tutorials.pictures"):
+                print(step.printed, flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
