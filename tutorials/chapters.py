@@ -3,7 +3,8 @@
     python -m tutorials.chapters 4            run chapter 4 and show its code with what it prints
     python -m tutorials.chapters 4 --write    put what it prints into the chapter, where it has changed
 
-In a chapter, a block marked `python` is executed, and one marked `sh` holds commands, `python -m ...` each. A block marked
+In a chapter, a block marked `python` is executed, one marked `python mine.py` is saved as that file, and one marked `sh`
+holds commands, `python -m ...` each. A block marked
 `text` that follows shows what they print: `...` stands for whatever is there, numbers may differ by one in their last
 digit; after `text about` (float32 training, which differs a little from machine to machine) by a quarter, and a
 third of the words may be others. Blocks marked `math`, `json` or `diagram` are for reading only.
@@ -34,10 +35,10 @@ ROOT = HERE.parent
 
 @dataclass
 class Block:
-    """A fenced block of a chapter. first: the number of its first line, counted from 0. about: `text about`."""
+    """A fenced block of a chapter. kind and rest: the words after the fence. first: the number of its first line, from 0."""
 
     kind: str
-    about: bool
+    rest: str
     first: int
     lines: list[str]
 
@@ -56,7 +57,7 @@ class Step:
 
     @property
     def as_shown(self) -> bool:
-        return self.shown is None or same(self.shown.text, self.printed, self.shown.about)
+        return self.shown is None or same(self.shown.text, self.printed, self.shown.rest == "about")
 
 
 def chapter_paths() -> dict[int, Path]:
@@ -80,7 +81,7 @@ def read_blocks(path: Path) -> list[Block]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         if open_block is None and line.startswith("```"):
             kind, _, rest = line[3:].partition(" ")
-            open_block = Block(kind, rest == "about", number + 1, [])
+            open_block = Block(kind, rest, number + 1, [])
         elif line == "```":
             blocks.append(open_block)
             open_block = None
@@ -111,7 +112,10 @@ def run_chapter(path: Path, draw: Callable[[dict], str] | None = None) -> Iterat
     namespace: dict = {"__name__": "chapter"}
     with tempfile.TemporaryDirectory() as folder, inside(folder):
         for code, shown in code_blocks(path):
-            if code.kind == "python":
+            if code.rest:  # `python mine.py`: a file of the reader's
+                printed = ""
+                Path(code.rest).write_text(code.text + "\n", encoding="utf-8")
+            elif code.kind == "python":
                 printed = run_python(code, path, namespace)
             elif code.text.startswith("python -m tutorials.pictures"):
                 printed = draw(namespace) if draw else shown.text if shown else ""

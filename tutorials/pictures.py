@@ -22,7 +22,7 @@ import torch
 from mini_dpo.bradley_terry import expected_reward, kl, optimal_policy
 from mini_dpo.cli import run_command
 from mini_dpo.exact import PROMPTS, WORDS
-from mini_dpo.plot import DARK, DASHED, LIGHT, new_figure, save
+from mini_dpo.plot import DARK, DASHED, LIGHT, draw_run, new_figure, save
 from tutorials.chapters import HERE, chapter_paths, find_chapter, run_chapter
 
 if TYPE_CHECKING:
@@ -179,17 +179,108 @@ def frontier(figure: Figure, v: dict) -> None:
 @drawing(5)
 def landing(figure: Figure, v: dict) -> None:
     """The GPT's probability of each response against the optimum's, after training for shorter and longer."""
-    panels = figure.subplots(1, len(v["learned"]), sharex=True, sharey=True)
+    panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
     for axes, (steps, logps) in zip(panels, v["learned"].items()):
         axes.loglog([1e-5, 1], [1e-5, 1], color=LIGHT)
         for prompt, style in enumerate(({"marker": "o"}, {"marker": "s", "markerfacecolor": "white"})):
             label = f"prompt {WORDS[PROMPTS[prompt][0]]!r}"
             axes.loglog(v["optimum"][prompt].exp(), logps[prompt].exp(), linestyle="none", color=DARK, markersize=9, label=label, **style)
         axes.set_title(f"{steps} steps" if steps else "the reference")
-        axes.set_xlabel("optimum's probability")
-        axes.set_aspect("equal")
-    panels[0].set_ylabel("the model's probability")
-    panels[0].legend(loc="upper left")
+        axes.legend(loc="lower right")
+    figure.supxlabel("the optimum's probability of a response")
+    figure.supylabel("the model's")
+
+
+# --------------------------------------------------------------------------------------------- 6. the loop
+
+
+@drawing(6)
+def curves(figure: Figure, v: dict) -> None:
+    """The curves of the chapter's run, as `python -m mini_dpo.plot run` draws them."""
+    draw_run(figure, v["rows"])
+
+
+# -------------------------------------------------------------------------- 7. choosing beta, and stopping
+
+
+@drawing(7)
+def too_far(figure: Figure, v: dict) -> None:
+    """Learned and true reward along the divergence; held-out loss and true reward along the training steps."""
+    panels = figure.subplot_mosaic([["left", "loss"], ["left", "reward"]])
+    left = panels["left"]
+    ref, spoons, gold = v["ref"], v["spoons"], v["gold"]
+    slope = v["results"][1.0][2]
+    family = [v["policy_of"](slope / beta) for beta in torch.logspace(1, -1, 100, dtype=torch.float64).tolist()]
+    distances = [float(kl(p, ref)) for p in family]
+    learned = [slope * float(expected_reward(p, spoons) - expected_reward(ref, spoons)) + float(expected_reward(ref, gold)) for p in family]
+    left.plot(distances, learned, color=DARK, linestyle=DASHED, label="learned reward (from the same start)")
+    left.plot(distances, [float(expected_reward(p, gold)) for p in family], color=DARK, linewidth=2.5, label="true reward")
+    left.plot(*zip(*v["best_of"].values()), "o-", color="0.5", label="true reward of the best of n")
+    left.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, lambda x: x**2))
+    left.set_xticks([0, 0.25, 1, 2, 4, 6, 9])
+    left.set_xlabel("KL(policy || reference), nats, square-root scale")
+    left.set_ylabel("expected reward")
+    left.legend(loc="lower left")
+    steps, _, rewards, losses = zip(*v["path"])
+    best = max(range(len(steps)), key=lambda i: rewards[i])
+    for name, values, label in (("loss", losses, "held-out loss"), ("reward", rewards, "true reward")):
+        panels[name].plot(steps, values, color=DARK, linewidth=2.5)
+        panels[name].axvline(steps[best], color=DARK, linestyle=DASHED)
+        panels[name].set_xlabel("training step")
+        panels[name].set_ylabel(label)
+    panels["loss"].annotate("here the true reward turns", (steps[best], max(losses)), (10, -10), textcoords="offset points")
+
+
+# ---------------------------------------------------------------------------- 8. other shapes of the same idea
+
+
+@drawing(8)
+def certain(figure: Figure, v: dict) -> None:
+    """How far apart two responses are driven of which everybody prefers the first."""
+    axes = figure.subplots()
+    for (name, margins), style in zip(v["certain"].items(), ("-", DASHED, ":")):
+        axes.plot(range(len(margins)), margins, color=DARK, linestyle=style, linewidth=2.5)
+        axes.annotate(name, (len(margins), margins[-1]), (4, 0), textcoords="offset points", va="center", fontsize=14)
+    axes.set_xscale("log")
+    axes.set_xlim(1, 8_000)
+    axes.set_xlabel("training steps")
+    axes.set_ylabel("h, nats")
+
+
+# ------------------------------------------------------------------------------------------ 9. how it fails
+
+
+@drawing(9)
+def failures(figure: Figure, v: dict) -> None:
+    """Displacement, length, noise and over-optimisation, a panel each."""
+    displacement, length, noise, too_far = figure.subplots(2, 2).flat
+    for word, style in zip(range(3), ("-", DASHED, ":")):
+        displacement.plot(v["displaced"][:, word], color=DARK, linestyle=style, linewidth=2.5, label=v["words"][word])
+    displacement.set_xlim(0, 150)
+    displacement.set_xlabel("steps of training on No over Never")
+    displacement.set_ylabel("probability")
+    displacement.legend(loc="center right")
+
+    tokens = {name.split(",")[0]: float(p.exp() @ v["length"]) for name, p in v["lengths"].items()}
+    length.barh(list(tokens), list(tokens.values()), color="0.7", edgecolor=DARK)
+    length.invert_yaxis()
+    length.set_xlabel("mean tokens of a response")
+
+    for i, name in enumerate(("dpo", "cdpo", "rdpo")):
+        for n, marker, fill in ((5_000, "o", DARK), (200, "s", "white")):
+            gaps = [g for g in v["noise"][n, name] if g < 5]
+            noise.plot(gaps, [i + (0.15 if n == 200 else -0.15)] * len(gaps), marker, color=DARK, markerfacecolor=fill, label=f"{n:,} labels" if i == 0 else None)
+    noise.set_yticks(range(3), ["dpo", "cdpo", "rdpo"])
+    noise.invert_yaxis()
+    noise.set_xlabel("how far the policy falls short of the optimum (one point a world)")
+    noise.legend(loc="lower right")
+
+    for policies, label, style in ((v["rounds"], "five rounds, each with new comparisons", {"marker": "o"}), ([v["start"], *v["offline"].values()], "one round, ever smaller β", {"marker": "s", "linestyle": DASHED, "markerfacecolor": "white"})):
+        places = [(float(p.exp() @ v["spoons"]), float(expected_reward(p, v["gold"]))) for p in policies]
+        too_far.plot(*zip(*places), color=DARK, markersize=8, label=label, **style)
+    too_far.set_xlabel("spoons of sugar served, on average")
+    too_far.set_ylabel("true reward")
+    too_far.legend(loc="lower left")
 
 
 def main() -> None:
