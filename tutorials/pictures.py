@@ -283,6 +283,33 @@ def failures(figure: Figure, v: dict) -> None:
     too_far.legend(loc="lower left")
 
 
+# --------------------------------------------------------------------------------------- 10. make it yours
+
+STATIONS = {
+    "file to tokens": ["1 no end", "2 straddling token", "3 markers in text", "4 cut to fit", "5 prompt in both"],
+    "log-probs": ["6 shift", "7 prompt counted", "8 padding counted", "9 averages", "10 sixteen bits"],
+    "two models": ["11 dropout", "12 moving reference", "13 gradients kept", "14 stale cache"],
+    "loss": ["15 overflow", "16 sign", "17 beta twice", "18 ignored setting"],
+    "loop": ["19 mean of means", "20 half a checkpoint"],
+}
+
+
+@drawing(10)
+def twenty(figure: Figure, v: dict) -> None:
+    """The way of a pair through the trainer, and the mistakes that belong to each station."""
+    axes = figure.subplots()
+    for i, (station, mistakes) in enumerate(STATIONS.items()):
+        axes.add_patch(box((i, 0), 0.8, 0.22, facecolor="0.85", edgecolor=DARK, linewidth=1.5))
+        axes.text(i + 0.4, 0.11, station, ha="center", va="center", fontsize=16)
+        if i:
+            axes.annotate("", (i - 0.01, 0.11), (i - 0.19, 0.11), arrowprops={"arrowstyle": "->", "linewidth": 2})
+        for row, mistake in enumerate(mistakes):
+            axes.text(i + 0.02, -0.12 - 0.13 * row, mistake, fontsize=14)
+    axes.set_xlim(-0.05, len(STATIONS) - 0.15)
+    axes.set_ylim(-0.75, 0.35)
+    axes.axis("off")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tutorials.pictures", description="Draw a chapter's pictures.", allow_abbrev=False)
     parser.add_argument("chapter", type=int, nargs="?", help="its number (default: all)")

@@ -1,0 +1,123 @@
+"""How an answer to an exercise is checked: one property after another, until one breaks.
+
+A check is given the reader's function. It calls it and raises `Wrong` with the smallest case in which the property
+does not hold. It never says what the right formula is, only what is wrong with the answer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Wrong(Exception):
+    """A property does not hold; the text is the counterexample."""
+
+
+@dataclass(frozen=True)
+class Property:
+    """says: what must hold. usually: the mistake that most often breaks it. check: raises `Wrong` if it is broken."""
+
+    says: str
+    usually: str
+    check: Callable[[Callable], None]
+
+
+Properties = dict[str, list[Property]]  # the exercises of a chapter by the name of their function
+
+
+def registrar(properties: Properties) -> Callable:
+    """The decorator `@prop(exercise, says=..., usually=...)` of one chapter's checks."""
+
+    def prop(exercise: str, *, says: str, usually: str) -> Callable:
+        def register(check: Callable[[Callable], None]) -> Callable:
+            properties.setdefault(exercise, []).append(Property(says, usually, check))
+            return check
+
+        return register
+
+    return prop
+
+
+def load_checks(chapter: int) -> Properties:
+    """The properties of a chapter's exercises, in the order of the exercises."""
+    return importlib.import_module(f"tutorials.exercises.checks.chapter_{chapter:02}").PROPERTIES
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """state: "right", "wrong" or "empty" (nothing written yet). text: what is wrong."""
+
+    state: str
+    text: str = ""
+
+
+def judge(answer: Callable, properties: list[Property]) -> Verdict:
+    """Hold an answer to its properties; the first that breaks is told."""
+    for property in properties:
+        try:
+            property.check(answer)
+        except NotImplementedError:
+            return Verdict("empty")
+        except Wrong as wrong:
+            return Verdict("wrong", f"must hold: {property.says}\nbut:       {wrong}\nusually:   {property.usually}")
+        except Exception as error:  # the reader's function failed
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{type(error).__name__}: {error} (line {frame.lineno} of {frame.name})"
+            return Verdict("wrong", f"must hold: {property.says}\nbut:       it stops with {where}")
+    return Verdict("right", f"{len(properties)} properties hold")
+
+
+# ------------------------------------------------------------------------------------------ for writing checks
+
+
+def expect(condition: object, counterexample: str) -> None:
+    """Raise Wrong(counterexample) unless the condition holds."""
+    if not condition:
+        raise Wrong(counterexample)
+
+
+def called(answer: Callable, *arguments: object) -> str:
+    """A call as the reader would type it: "perplexity([-1, -2], [1, 2])"."""
+    return f"{answer.__name__}({', '.join(map(shown, arguments))})"
+
+
+def shown(value: object) -> str:
+    """A value in few digits."""
+    if isinstance(value, Tensor):
+        return shown(value.tolist())
+    if isinstance(value, (list, tuple)):
+        inside = ", ".join(map(shown, value))
+        return f"[{inside}]" if isinstance(value, list) else f"({inside})"
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+
+
+def close(found: object, wanted: object, tolerance: float = 1e-6) -> bool:
+    """Whether two numbers, or two tensors or lists of one shape, are equal to six digits. Nothing is close to nan."""
+    try:
+        a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (found, wanted))
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return a.shape == b.shape and bool(torch.isclose(a, b, rtol=tolerance, atol=tolerance).all())
+
+
+def finite(value: object) -> bool:
+    """Whether a number, or every number of a tensor, is finite."""
+    return bool(torch.as_tensor(value, dtype=torch.float64).isfinite().all())
+
+
+def tensor(*values: float) -> Tensor:
+    """A tensor (N,) in float64."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def log_tensor(*probabilities: float) -> Tensor:
+    """Log-probs (K,) in float64 of probabilities that sum to one."""
+    assert math.isclose(sum(probabilities), 1)
+    return tensor(*probabilities).log()
