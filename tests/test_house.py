@@ -47,17 +47,17 @@ def test_imports_run_downwards(name):
             assert FLOOR[below] < FLOOR[name], f"{name} (floor {FLOOR[name]}) imports {below} (floor {FLOOR[below]})"
 
 
-@pytest.mark.parametrize("path", [*MODULES.values(), *(ROOT / "tests").glob("*.py")], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*MODULES.values(), *(ROOT / "tests").glob("*.py"), *(ROOT / "tutorials").rglob("*.py")], ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_but_the_five_packages_is_imported(path):
-    """But for drawing, which is optional: plot.py imports it inside a function and says what to install."""
+    """But for drawing, which is optional: it is imported inside functions, and plot.py says what to install."""
     for module in imports(path):
         top = module.split(".")[0]
-        drawing = top in {"matplotlib", "PIL"} and path.stem in {"plot", "test_plot"}
-        assert drawing or top in OUTSIDE | {"mini_dpo", "tests"} or top in sys.stdlib_module_names, f"{path.name} imports {module}"
+        drawing = top in {"matplotlib", "PIL"} and path.stem in {"plot", "test_plot", "pictures"}
+        assert drawing or top in OUTSIDE | {"mini_dpo", "tests", "tutorials"} or top in sys.stdlib_module_names, f"{path.name} imports {module}"
 
 
 def test_everything_but_drawing_runs_without_the_drawing_library():
-    for path in MODULES.values():
+    for path in [*MODULES.values(), ROOT / "tutorials" / "pictures.py"]:
         top_level = [line for line in path.read_text(encoding="utf-8").splitlines() if re.match(r"(import|from) (matplotlib|PIL)", line)]
         assert not top_level, path.name
 

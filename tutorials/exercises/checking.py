@@ -70,7 +70,7 @@ def judge(answer: Callable, properties: list[Property]) -> Verdict:
         except Exception as error:  # the reader's function failed
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{type(error).__name__}: {error} (line {frame.lineno} of {frame.name})"
-            return Verdict("wrong", f"must hold: {property.says}\nbut:       it stops with {where}")
+            return Verdict("wrong", f"must hold: {property.says}\nbut:       it stops with {where}\nusually:   {property.usually}")
     return Verdict("right", f"{len(properties)} properties hold")
 
 

@@ -45,28 +45,28 @@ EXAMPLES = [([5, 6], [7, 8], 0), ([5], [7], 0), ([], [7, 8, 9], 0), ([1, 2, 3], 
 @prop("lay_out", says="the ids are prompt, response, end, in this order", usually="the end was forgotten, or put between the two")
 def order(answer):
     for prompt, response, end in EXAMPLES:
-        ids, _ = answer(prompt, response, end)
+        ids, _ = answer([*prompt], [*response], end)
         expect(list(ids) == prompt + response + [end], f"the ids of {called(answer, prompt, response, end)} are {shown(ids)}")
 
 
 @prop("lay_out", says="there is a mask for each id", usually="the end has an id, but no place in the mask")
 def as_many(answer):
     for prompt, response, end in EXAMPLES:
-        ids, mask = answer(prompt, response, end)
+        ids, mask = answer([*prompt], [*response], end)
         expect(len(ids) == len(mask), f"{called(answer, prompt, response, end)} has {len(ids)} ids and a mask of {len(mask)}")
 
 
 @prop("lay_out", says="a model that learns what is under the mask learns to stop", usually="the end-of-text token is not under the mask")
 def stops(answer):
     for prompt, response, end in EXAMPLES:
-        _, mask = answer(prompt, response, end)
+        _, mask = answer([*prompt], [*response], end)
         expect(mask[-1], f"the mask of {called(answer, prompt, response, end)} is {shown(mask)}")
 
 
 @prop("lay_out", says="the response is scored, all of it, and the prompt is not", usually="the mask is one place too early or too late: shifting is not its business")
 def response_only(answer):
     for prompt, response, end in EXAMPLES:
-        _, mask = answer(prompt, response, end)
+        _, mask = answer([*prompt], [*response], end)
         expect([bool(m) for m in mask] == [False] * len(prompt) + [True] * (len(response) + 1), f"the mask of {called(answer, prompt, response, end)} is {shown(mask)}")
 
 
@@ -89,6 +89,15 @@ def logits_of(ids):
     return torch.stack(rows)
 
 
+@prop("response_logp", says="it is a sum: two tokens' log-prob is that of the first plus that of the second", usually="a mean over the tokens, or the mask is not looked at and the prompt is counted")
+def additive(answer):
+    ids = [0, 1, 0, END]
+    logits = logits_of(ids)
+    parts = [answer(logits, ids, [False, False, True, False]), answer(logits, ids, [False, False, False, True])]
+    whole = answer(logits, ids, [False, False, True, True])
+    expect(close(whole, sum(parts)), f"the token at 2 alone has {shown(parts[0])}, that at 3 alone {shown(parts[1])}, both together {shown(whole)}")
+
+
 @prop("response_logp", says="over all responses to a prompt (two words, at most three of them) the probabilities sum to one", usually="below 1: the prompt is counted. Above 1: the end is not counted, or a token is looked up in its own row instead of the one before")
 def all_sum_to_one(answer):
     for prompt in ([0], [1, 0]):
@@ -98,15 +107,6 @@ def all_sum_to_one(answer):
             ids, mask = prompt + response, [False] * len(prompt) + [True] * len(response)
             total += math.exp(answer(logits_of(ids), ids, mask))
         expect(close(total, 1), f"after the prompt {shown(prompt)} the probabilities of all 15 responses sum to {shown(total)}")
-
-
-@prop("response_logp", says="it is a sum: two tokens' log-prob is that of the first plus that of the second", usually="a mean over the tokens")
-def additive(answer):
-    ids = [0, 1, 0, END]
-    logits = logits_of(ids)
-    parts = [answer(logits, ids, [False, False, True, False]), answer(logits, ids, [False, False, False, True])]
-    whole = answer(logits, ids, [False, False, True, True])
-    expect(close(whole, sum(parts)), f"the token at 2 alone has {shown(parts[0])}, that at 3 alone {shown(parts[1])}, both together {shown(whole)}")
 
 
 @prop("response_logp", says="what stands in the prompt's rows before the last does not matter, and neither does padding", usually="the loop runs over all ids, or looks at rows that predict no response token")

@@ -37,13 +37,6 @@ def said(logps, beta):
     return f"policy_w, policy_l = {shown(logps[0])}, {shown(logps[1])}, ref_w, ref_l = {shown(logps[2])}, {shown(logps[3])}, beta {beta}"
 
 
-@prop("dpo_loss", says="at the reference it is log 2, for any beta and any log-probs", usually="the reference is not subtracted, or only for one of the two")
-def log_two(answer):
-    for logps in (pairs(), pairs((-30.0,), (-5.0,), (-30.0,), (-5.0,))):
-        for beta in (0.1, 1.0):
-            expect(close(answer(*logps, beta), tensor(0.6931471805599453)), f"{said(logps, beta)}: {shown(answer(*logps, beta))}")
-
-
 @prop("dpo_loss", says="one value a pair, and no pair's value depends on the others", usually="a mean over the batch; the trainer divides, not the loss")
 def one_a_pair(answer):
     logps = pairs((-10.0, -8.0), (-12.0, -12.0), (-10.0, -10.0), (-12.0, -12.0))
@@ -51,6 +44,13 @@ def one_a_pair(answer):
     expect(tuple(found.shape) == (2,), f"two pairs give the shape {tuple(found.shape)}")
     alone = torch.cat([answer(*(x[i : i + 1] for x in logps), 0.5) for i in range(2)])
     expect(close(found, alone), f"{said(logps, 0.5)}: {shown(found)} together, {shown(alone)} one by one")
+
+
+@prop("dpo_loss", says="at the reference it is log 2, for any beta and any log-probs", usually="the reference is not subtracted, or only for one of the two")
+def log_two(answer):
+    for logps in (pairs(), pairs((-30.0,), (-5.0,), (-30.0,), (-5.0,))):
+        for beta in (0.1, 1.0):
+            expect(close(answer(*logps, beta), tensor(0.6931471805599453)), f"{said(logps, beta)}: {shown(answer(*logps, beta))}")
 
 
 @prop("dpo_loss", says="a winner that has gained makes it smaller", usually="winner and loser are swapped, or the sign is wrong")

@@ -1,0 +1,96 @@
+"""The tutorial's exercises: the checks accept the solutions, and say of wrong answers what is wrong with them."""
+
+import inspect
+import sys
+
+import pytest
+
+from tests.commands import run
+from tests.wrong_answers import WRONG
+from tutorials.exercises import __main__ as exercises
+from tutorials.exercises.checking import close, judge, load_checks
+
+CHAPTERS = range(1, 11)
+ALL = [(chapter, name) for chapter in CHAPTERS for name in load_checks(chapter)]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_solutions_are_right(chapter):
+    verdicts = exercises.judge_chapter(chapter, "tutorials.exercises.solutions")
+    assert {name: verdict.state for name, verdict in verdicts.items()} == dict.fromkeys(load_checks(chapter), "right"), verdicts
+
+
+@pytest.mark.parametrize("chapter, name, i", [(*key, i) for key, wrong in WRONG.items() for i in range(len(wrong))])
+def test_a_typical_wrong_answer_is_rejected_and_its_mistake_named(chapter, name, i):
+    answer, phrase = WRONG[chapter, name][i]
+    verdict = judge(answer, load_checks(chapter)[name])
+    assert verdict.state == "wrong" and phrase in verdict.text, verdict.text
+
+
+def test_every_exercise_has_wrong_answers_and_every_property_rejects_one():
+    assert set(WRONG) == set(ALL) and len(ALL) >= 22 and all(len(wrong) >= 2 for wrong in WRONG.values())
+    for chapter, name in ALL:
+        texts = [judge(answer, load_checks(chapter)[name]).text for answer, _ in WRONG[chapter, name]]
+        idle = [p.says for p in load_checks(chapter)[name] if not any(p.says in text for text in texts)]
+        assert len(idle) <= 1, (name, idle)  # the last, most general property may be a safety net
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_what_is_to_be_filled_in_agrees_with_its_solution(chapter):
+    modules = [__import__(f"tutorials.exercises.{where}chapter_{chapter:02}", fromlist=["x"]) for where in ("", "solutions.")]
+    for number, name in enumerate(load_checks(chapter), 1):
+        stub, solution = (getattr(module, name) for module in modules)
+        assert inspect.signature(stub) == inspect.signature(solution)
+        assert stub.__doc__.startswith(f"{chapter}.{number}  "), name
+
+
+@pytest.mark.parametrize("chapter, name", ALL)
+def test_answers_that_are_no_answers_are_never_right(chapter, name):
+    """Nothing returned, zero, an error: one clear verdict each."""
+
+    def empty(*arguments):
+        raise NotImplementedError
+
+    def broken(*arguments):
+        raise KeyError("oops")
+
+    properties = load_checks(chapter)[name]
+    assert judge(empty, properties).state == "empty"
+    assert judge(broken, properties).state == "wrong"
+    for value in (None, 0):
+        assert judge(lambda *arguments: value, properties).state == "wrong"
+
+
+def write(monkeypatch, chapter, source):
+    """Put other answers in the place of a chapter's."""
+    module = type(sys)(f"tutorials.exercises.chapter_{chapter:02}")
+    exec(source, module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def test_the_command_tells_right_wrong_and_empty_apart(monkeypatch, capsys):
+    source = """
+def mean_loss(sums, counts): return sum(sums) / sum(counts)
+def learning_rate(step, steps, warmup, peak): return 1 / 0
+def mean_change(ref_logps, policy_logps): raise NotImplementedError
+"""
+    write(monkeypatch, 6, source)
+    status, out, _ = run(monkeypatch, capsys, exercises, 6)
+    assert status == 1 and "6.1  mean_loss: right, 3 properties hold" in out
+    assert "6.2  learning_rate: WRONG" in out and "ZeroDivisionError" in out and "must hold:" in out
+    assert "6.3  mean_change: nothing there yet" in out
+    status, out, _ = run(monkeypatch, capsys, exercises)
+    assert status == 0 and "chapter  6  x!.  1 of 3 right" in out
+
+
+def test_the_command_s_errors(monkeypatch, capsys):
+    write(monkeypatch, 6, "def mean_loss(sums, counts): return 0")
+    status, _, err = run(monkeypatch, capsys, exercises, 6)
+    assert status == 2 and "chapter_06.py: there is no function learning_rate" in err
+    status, _, err = run(monkeypatch, capsys, exercises, 12)
+    assert status == 2 and "chapters 1 to 10" in err
+
+
+def test_close_is_close_and_nothing_is_close_to_nan():
+    assert close([1.0, 2.0], [1.0, 2.0 + 1e-9]) and not close([1.0], [1.0, 1.0]) and not close(1.0, 1.001)
+    assert not close(float("nan"), float("nan")) and not close(None, 0.0)

@@ -1,0 +1,376 @@
+"""Typical wrong answers to the tutorial's exercises, each with words of the message that must name its mistake."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+
+import torch
+from torch.nn.functional import logsigmoid
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x))
+
+
+# ------------------------------------------------------------------------------------------------- chapter 1
+
+
+def surplus(sign=1.0, weight=lambda s, w, l: sigmoid(s[l] - s[w]), losers_too=True, mean=False):
+    def answer(scores, winners, losers):
+        out = [0.0] * len(scores)
+        for w, l in zip(winners, losers):
+            out[w] -= sign * weight(scores, w, l)
+            out[l] += sign * weight(scores, w, l) * losers_too
+        return [x / len(winners) for x in out] if mean else out
+
+    return answer
+
+
+def reaches_everyone(wins):
+    seen, todo = {0}, [0]
+    while todo:
+        new = {b for b, n in enumerate(wins[todo.pop()]) if n} - seen
+        seen |= new
+        todo += new
+    return len(seen) == len(wins)
+
+
+def each_won_and_lost(wins):
+    return all(any(row) for row in wins) and all(any(column) for column in zip(*wins))
+
+
+# ------------------------------------------------------------------------------------------------- chapter 2
+
+
+def naive_log_softmax(logits, token):
+    return math.log(math.exp(logits[token]) / sum(math.exp(z) for z in logits))
+
+
+def appends(prompt, response, end):
+    response.append(end)
+    return prompt + response, [False] * len(prompt) + [True] * len(response)
+
+
+def sequence(rows=-1, mean=False, which=lambda mask, t: mask[t]):
+    def answer(logits, ids, mask):
+        found = [logits[t + rows].log_softmax(-1)[ids[t]].item() for t in range(1 if rows else 0, len(ids)) if which(mask, t)]
+        return sum(found) / len(found) if mean else sum(found)
+
+    return answer
+
+
+# ------------------------------------------------------------------------------------------------- chapter 3
+
+
+def draw_with(before):
+    def answer(probabilities, u):
+        total = 0.0
+        for token, p in enumerate(probabilities):
+            total += p
+            if before(u, total):
+                return token
+
+    return answer
+
+
+def draw_by_single_probability(probabilities, u):
+    return next((token for token, p in enumerate(probabilities) if u < p), len(probabilities) - 1)
+
+
+def nucleus(crossing=True, divide=True, in_place=True):
+    def answer(probabilities, top_p):
+        order, kept, total = sorted(range(len(probabilities)), key=lambda i: -probabilities[i]), [], 0.0
+        for i in order:
+            if total >= top_p or (not crossing and kept and total + probabilities[i] > top_p):
+                break
+            kept.append(i)
+            total += probabilities[i]
+        result = [probabilities[i] / (total if divide else 1) if i in kept else 0.0 for i in (range(len(probabilities)) if in_place else order)]
+        return result
+
+    return answer
+
+
+# ------------------------------------------------------------------------------------------------- chapter 4
+
+
+def halving(keep_low, low=1e-3, high=1e3, reverse=False):
+    def answer(ref, reward, nats, low=low, high=high):
+        for _ in range(100):
+            middle = (low * high) ** 0.5
+            p = (ref + reward / middle).log_softmax(-1)
+            a, b = (ref, p) if reverse else (p, ref)
+            far = (a.exp() * (a - b)).sum() > nats
+            if far == keep_low:
+                low = middle
+            else:
+                high = middle
+        return middle
+
+    return answer
+
+
+# ------------------------------------------------------------------------------------------- chapters 5 and 8
+
+
+def margin(w, l, ref_w, ref_l):
+    return w - ref_w - l + ref_l
+
+
+def cut_gradient(average):
+    return average - torch.log((1 - average.exp()).clamp(min=1e-12))
+
+
+# ------------------------------------------------------------------------------------------------- chapter 6
+
+
+def schedule(first=1, span=None):
+    def answer(step, steps, warmup, peak):
+        if warmup and step < warmup:
+            return peak * (step + first) / warmup
+        done = step / steps if span == "all" else (step - warmup) / (steps - warmup)
+        return peak * (1 - done) if span == "line" else peak * (1 + math.cos(math.pi * done)) / 2
+
+    return answer
+
+
+# ------------------------------------------------------------------------------------------------- chapter 9
+
+
+def one_direction(n, pairs):
+    seen, todo = {0}, [0]
+    while todo:
+        here = todo.pop()
+        new = {b for a, b in pairs if a == here} - seen
+        seen |= new
+        todo += new
+    return len(seen) == n
+
+
+# ------------------------------------------------------------------------------------------------ chapter 10
+
+
+def reader(split=lambda text: text.split("\n"), first=1, strict=True, blank=lambda line: not line.strip()):
+    def answer(text):
+        pairs = []
+        for number, line in enumerate(split(text), first):
+            if blank(line):
+                continue
+            row = json.loads(line) if strict else dict(json.loads(line))
+            pair = {key: row[key] for key in ("prompt", "chosen", "rejected")}
+            if strict and not all(isinstance(value, str) for value in pair.values()):
+                raise ValueError(f"line {number}")
+            if strict and not (pair["chosen"].strip() and pair["rejected"].strip()):
+                raise ValueError(f"line {number}")
+            pairs.append(pair)
+        return pairs
+
+    def with_line(text):
+        try:
+            return answer(text)
+        except (ValueError, KeyError, TypeError) as error:
+            if not strict:
+                raise
+            for number, line in enumerate(split(text), first):
+                try:
+                    answer(line)
+                except (ValueError, KeyError, TypeError):
+                    raise ValueError(f"line {number}: {error}") from error
+            raise
+
+    return with_line
+
+
+def hold_out_by_hash(prompts, share):
+    return [hash(prompt) % 1000 < share * 1000 for prompt in prompts]
+
+
+def by_rank(prompts, share):
+    order = sorted(set(prompts), key=lambda p: hashlib.sha256(p.encode()).digest())
+    held = set(order[: round(share * len(order))])
+    return [prompt in held for prompt in prompts]
+
+
+def by_chance(prompts, share):
+    rng = random.Random(0)
+    return [rng.random() < share for _ in prompts]
+
+
+def inverted(prompts, share):
+    return [int.from_bytes(hashlib.sha256(p.encode()).digest()[:4], "big") / 2**32 >= share for p in prompts]
+
+
+WRONG = {
+    (1, "preference_probability"): [
+        (lambda a, b: sigmoid(b - a), "swapped"),
+        (lambda a, b: a / (a + b) if a + b else 0.5, "a ratio of scores"),
+        (lambda a, b: (1 + math.erf((a - b) / 2)) / 2, "another curve"),
+        (lambda a, b: 1 / (1 + 10 ** max(-300, min(300, b - a))), "another base"),
+        (lambda a, b: math.exp(a) / (math.exp(a) + math.exp(b)), "exp of a large number"),
+    ],
+    (1, "surplus_wins"): [
+        (surplus(sign=-1.0), "sign"),
+        (surplus(losers_too=False), "only the winners"),
+        (surplus(weight=lambda s, w, l: sigmoid(s[w] - s[l])), "the outcome that happened"),
+        (surplus(mean=True), "mean over the comparisons"),
+    ],
+    (1, "has_finite_fit"): [
+        (reaches_everyone, "only one direction"),
+        (each_won_and_lost, "within its group"),
+        (lambda wins: all(wins[a][b] and wins[b][a] for a in range(len(wins)) for b in range(a)), "each pair"),
+    ],
+    (2, "log_probability"): [
+        (naive_log_softmax, "take the largest logit off"),
+        (lambda logits, token: logits[token], "without its denominator"),
+        (lambda logits, token: math.log2(math.exp(logits[token]) / sum(map(math.exp, logits))), "log in base 2"),
+    ],
+    (2, "lay_out"): [
+        (lambda p, r, end: (p + r, [False] * len(p) + [True] * len(r)), "the end was forgotten"),
+        (lambda p, r, end: (p + r + [end], [False] * len(p) + [True] * len(r)), "no place in the mask"),
+        (lambda p, r, end: (p + r + [end], [False] * len(p) + [True] * len(r) + [False]), "not under the mask"),
+        (lambda p, r, end: (p + r + [end], [False] * (len(p) - 1) + [True] * (len(r) + 2) if p else [True] * (len(r) + 1)), "shifting is not its business"),
+        (appends, "changes the caller's list"),
+    ],
+    (2, "response_logp"): [
+        (sequence(rows=0), "its own row"),
+        (sequence(which=lambda mask, t: True), "the prompt is counted"),
+        (sequence(mean=True), "a mean over the tokens"),
+        (sequence(which=lambda mask, t: mask[t] and (t + 1 < len(mask) or t < 3)), "the end is not counted"),
+    ],
+    (3, "perplexity"): [
+        (lambda logps, lengths: math.exp(-sum(logps) / len(logps)), "no division by the number of tokens"),
+        (lambda logps, lengths: sum(math.exp(-s / n) for s, n in zip(logps, lengths)) / len(logps), "mean over responses"),
+        (lambda logps, lengths: math.exp(sum(logps) / sum(lengths)), "a sign"),
+        (lambda logps, lengths: math.exp(-sum(logps)) ** (1 / sum(lengths)), "take the mean first"),
+    ],
+    (3, "draw"): [
+        (draw_with(lambda u, total: u <= total), "`<=` where `<` is meant"),
+        (draw_with(lambda u, total: u < total), "returns None"),
+        (draw_by_single_probability, "instead of the sum up to there"),
+    ],
+    (3, "keep_likeliest"): [
+        (nucleus(crossing=False), "one token too few"),
+        (nucleus(divide=False), "not divided by what was kept"),
+        (nucleus(in_place=False), "sorted order"),
+    ],
+    (4, "optimum"): [
+        (lambda ref, r, beta: ref + r / beta, "Z was left out"),
+        (lambda ref, r, beta: (r / beta).log_softmax(-1), "the reference is not in it"),
+        (lambda ref, r, beta: (ref + r * beta).log_softmax(-1), "multiplied where it divides"),
+        (lambda ref, r, beta: (ref + r / beta**2).log_softmax(-1), "divided by beta, once"),
+        (lambda ref, r, beta: ((ref + r / beta).exp() / (ref + r / beta).exp().sum()).log(), "stay with logarithms"),
+    ],
+    (4, "gain"): [
+        (lambda ref, r, beta: float(beta * torch.logsumexp(ref + r / beta, -1)), "the reference's own reward"),
+        (lambda ref, r, beta: float(torch.logsumexp(ref + r / beta, -1) - (ref.exp() * r).sum()), "without the factor beta"),
+        (lambda ref, r, beta: float(beta * (ref.exp() * (r / beta).exp()).sum().log() - (ref.exp() * r).sum()), "use logsumexp"),
+    ],
+    (4, "beta_for"): [
+        (halving(keep_low=False), "wrong half"),
+        (halving(keep_low=True, reverse=True), "the other way round"),
+        (halving(keep_low=True, low=1.0), "wrong half of the interval is kept"),
+    ],
+    (5, "preferred"): [
+        (lambda p, ref, beta: torch.sigmoid(beta * (p[:, None] - p[None, :])), "the reference is missing"),
+        (lambda p, ref, beta: torch.sigmoid(((p - ref)[:, None] - (p - ref)[None, :]) / beta), "beta divides"),
+        (lambda p, ref, beta: torch.sigmoid(beta * ((p - ref)[None, :] - (p - ref)[:, None])), "swapped"),
+    ],
+    (5, "dpo_loss"): [
+        (lambda w, l, rw, rl, beta: -logsigmoid(beta * (w - l)), "the reference is not subtracted"),
+        (lambda w, l, rw, rl, beta: -logsigmoid(beta * margin(w, l, rw, rl)).mean(), "a mean over the batch"),
+        (lambda w, l, rw, rl, beta: -logsigmoid(-beta * margin(w, l, rw, rl)), "swapped"),
+        (lambda w, l, rw, rl, beta: -logsigmoid(beta**2 * margin(w, l, rw, rl)), "beta twice"),
+        (lambda w, l, rw, rl, beta: -torch.sigmoid(beta * margin(w, l, rw, rl)).log(), "has both steps in one"),
+    ],
+    (5, "dpo_slopes"): [
+        (lambda w, l, rw, rl, beta: (beta * torch.sigmoid(-beta * margin(w, l, rw, rl)), -beta * torch.sigmoid(-beta * margin(w, l, rw, rl))), "the sign"),
+        (lambda w, l, rw, rl, beta: (-torch.sigmoid(-beta * margin(w, l, rw, rl)), torch.sigmoid(-beta * margin(w, l, rw, rl))), "beta missing in front"),
+        (lambda w, l, rw, rl, beta: (-beta * torch.sigmoid(beta * margin(w, l, rw, rl)), beta * torch.sigmoid(beta * margin(w, l, rw, rl))), "sigmoid(m) where sigmoid(-m)"),
+        (lambda w, l, rw, rl, beta: (-beta * torch.sigmoid(-margin(w, l, rw, rl)), beta * torch.sigmoid(-margin(w, l, rw, rl))), "not inside"),
+    ],
+    (6, "mean_loss"): [
+        (lambda sums, counts: sum(s / n for s, n in zip(sums, counts)) / len(sums), "a mean of the batches' means"),
+        (lambda sums, counts: sum(sums) / len(counts), "divided by the number of batches"),
+        (lambda sums, counts: sum(sums) / sum(max(1, n) for n in counts), "the empty batch counted as one"),
+    ],
+    (6, "learning_rate"): [
+        (schedule(first=0), "begins at 0"),
+        (schedule(span="all"), "stretched over all steps"),
+        (schedule(span="line"), "that is no cosine"),
+        (lambda step, steps, warmup, peak: peak * min(1, (step + 1) / warmup) * (1 if step < warmup else (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2), "a division by warmup"),
+    ],
+    (6, "mean_change"): [
+        (lambda ref, p: float((p - ref).mean()), "a plain mean"),
+        (lambda ref, p: float((p.exp() * (p - ref)).sum()), "one under the policy"),
+        (lambda ref, p: float((ref.exp() * p).sum()), "instead of their difference"),
+        (lambda ref, p: float((ref.exp() * (p - ref)).sum()), "leave it out before multiplying"),
+    ],
+    (7, "kl_estimate"): [
+        (lambda p, ref: float((p - ref).mean()), "that is k1"),
+        (lambda p, ref: float(((p - ref) ** 2 / 2).mean()), "k2"),
+        (lambda p, ref: float((p - ref - 1 + (p - ref).exp()).mean()), "upside down"),
+        (lambda p, ref: float((p - ref + (ref - p).exp()).mean()), "the 1 is missing"),
+    ],
+    (7, "best_of_n"): [
+        (lambda p, n: [x**n for x in p], "p**n for each response"),
+        (lambda p, n: [x**n / sum(y**n for y in p) for x in p], "made to sum to one"),
+        (lambda p, n: [(1 - sum(p[:i])) ** n - (1 - sum(p[: i + 1])) ** n for i in range(len(p))], "the worst of n"),
+        (lambda p, n: [sum(p[: i + 1]) ** (n - 1) - sum(p[:i]) ** (n - 1) for i in range(len(p))], "n - 1 draws"),
+    ],
+    (7, "choose"): [
+        (lambda betas, rates, n: betas[rates.index(max(rates))], "the first"),
+        (lambda betas, rates, n: max((w, b) for b, w in zip(betas, rates))[1], "the best win rate's own beta"),
+        (lambda betas, rates, n: max(b for b, w in zip(betas, rates) if w >= max(rates) - max(rates) * (1 - max(rates)) / n), "not a square root"),
+    ],
+    (8, "ipo_loss"): [
+        (lambda h, beta: (h - 1 / beta) ** 2, "a target of 1 / beta"),
+        (lambda h, beta: (beta * h - 1 / (2 * beta)) ** 2, "beta inside the square"),
+        (lambda h, beta: ((h - 1 / (2 * beta)) ** 2).mean(), "mean over the batch"),
+    ],
+    (8, "unflip"): [
+        (lambda loss, m, e: (1 - e) * loss(m) + e * loss(-m), "that is cDPO"),
+        (lambda loss, m, e: (1 - e) * loss(m) - e * loss(-m), "the division by 1 - 2 epsilon is missing"),
+        (lambda loss, m, e: loss(m) / (2 - 4 * e), "a factor too many"),
+    ],
+    (8, "log_odds"): [
+        (lambda average: average - torch.log(1 - average.exp()), "loses all its digits"),
+        (lambda average: average - torch.log(1 - average), "1 - average"),
+        (cut_gradient, "expm1 keeps them"),
+        (lambda average: (average.exp() / -torch.expm1(average)).log(), "log(exp(...))"),
+    ],
+    (9, "will_rise"): [
+        (lambda f, p, w, l: bool(f[w] @ (f[w] - f[l]) > 0), "the mean feature is left out"),
+        (lambda f, p, w, l: bool((f[w] - f.mean(0)) @ (f[w] - f[l]) > 0), "a plain mean"),
+        (lambda f, p, w, l: bool((f[w] - p @ f) @ (f[l] - f[w]) > 0), "the sign of the difference"),
+    ],
+    (9, "is_determined"): [
+        (lambda n, pairs: n == 1 or len({i for pair in pairs for i in pair}) == n, "stands in some pair"),
+        (lambda n, pairs: len({frozenset(pair) for pair in pairs}) >= n - 1, "how many pairs there are"),
+        (lambda n, pairs: len({frozenset(p) for p in pairs}) == n * (n - 1) // 2, "every pair was asked for"),
+        (one_direction, "every pair was asked for"),
+    ],
+    (9, "length_corrected"): [
+        (lambda m, w, l, alpha: m - alpha * (w - l), "subtracting rewards length"),
+        (lambda m, w, l, alpha: m / w - m / l + m, "the sign"),
+        (lambda m, w, l, alpha: m + alpha * math.log(w / l), "the lengths' ratio"),
+    ],
+    (10, "read_pairs"): [
+        (reader(split=str.splitlines), "splitlines"),
+        (reader(first=0), "counted from 0"),
+        (reader(strict=False), "a KeyError or TypeError; or something broken is accepted"),
+        (reader(blank=lambda line: not line), "a space is blank as well"),
+    ],
+    (10, "hold_out"): [
+        (by_chance, "decided on its own"),
+        (by_rank, "a sorted list of what is there"),
+        (hold_out_by_hash, "Python's hash()"),
+        (inverted, "the wrong way round"),
+    ],
+    (10, "training_bytes"): [
+        (lambda n, live: n * (12 + 4 * live), "two averages a weight"),
+        (lambda n, live: n * (16 + 16 * live), "a model that is not trained"),
+    ],
+}
