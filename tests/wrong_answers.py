@@ -211,7 +211,7 @@ WRONG = {
         (lambda a, b: 1 / (1 + 10 ** max(-300, min(300, b - a))), "another base"),
         (lambda a, b: math.exp(a) / (math.exp(a) + math.exp(b)), "exp of a large number"),
     ],
-    (1, "surplus_wins"): [
+    (1, "missing_wins"): [
         (surplus(sign=-1.0), "sign"),
         (surplus(losers_too=False), "only the winners"),
         (surplus(weight=lambda s, w, l: sigmoid(s[w] - s[l])), "the outcome that happened"),
@@ -223,7 +223,7 @@ WRONG = {
         (lambda wins: all(wins[a][b] and wins[b][a] for a in range(len(wins)) for b in range(a)), "each pair"),
     ],
     (2, "log_probability"): [
-        (naive_log_softmax, "take the largest logit off"),
+        (naive_log_softmax, "exp(1000) overflows"),
         (lambda logits, token: logits[token], "without its denominator"),
         (lambda logits, token: math.log2(math.exp(logits[token]) / sum(map(math.exp, logits))), "log in base 2"),
     ],
@@ -248,7 +248,7 @@ WRONG = {
     ],
     (3, "draw"): [
         (draw_with(lambda u, total: u <= total), "`<=` where `<` is meant"),
-        (draw_with(lambda u, total: u < total), "returns None"),
+        (draw_with(lambda u, total: u < total), "nothing is returned"),
         (draw_by_single_probability, "instead of the sum up to there"),
     ],
     (3, "keep_likeliest"): [

@@ -136,7 +136,7 @@ def talking(figure: Figure, v: dict) -> None:
     left.set_xlabel("training steps")
     left.set_ylabel("negative log-likelihood, nats a response")
     left.set_title("the tea house: down to a floor that is known")
-    bins = range(-14, 15, 2)
+    bins = range(-16, 17, 2)
     for (name, rewards), style in zip(v["rewards"].items(), ({"color": "0.8"}, {"linestyle": DASHED}, {"linewidth": 2})):
         kind = {"histtype": "stepfilled"} if "color" in style else {"histtype": "step", "color": DARK}
         right.hist(rewards, bins=bins, label=name, **kind, **style)

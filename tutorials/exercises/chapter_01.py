@@ -12,8 +12,8 @@ def preference_probability(score_a: float, score_b: float) -> float:
     raise NotImplementedError
 
 
-def surplus_wins(scores: list[float], winners: list[int], losers: list[int]) -> list[float]:
-    """1.2  The gradient of the loss: for each drink, the wins that the scores expect less the wins that there were.
+def missing_wins(scores: list[float], winners: list[int], losers: list[int]) -> list[float]:
+    """1.2  The gradient of the loss: for each drink, the wins that the scores expect minus the wins that there were.
 
     scores[a] is the score of drink a; comparison i was won by drink winners[i] against drink losers[i]. You may use
     `preference_probability`. Returns a number a drink.

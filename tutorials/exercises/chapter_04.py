@@ -17,7 +17,7 @@ def gain(ref_logps: Tensor, reward: Tensor, beta: float) -> float:
 
 
 def beta_for(ref_logps: Tensor, reward: Tensor, nats: float) -> float:
-    """4.3  The price at which the best policy is `nats` away from the reference, to six digits: KL(pi* || ref) = nats.
+    """4.3  The price at which the best policy is `nats` away from the reference: KL(pi* || ref) = nats, to six digits.
 
     It lies between 0.001 and 1000. You may use `optimum`. KL only ever falls as beta rises: halve the interval.
     """

@@ -6,11 +6,13 @@ does not hold. It never says what the right formula is, only what is wrong with 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -61,17 +63,43 @@ class Verdict:
 def judge(answer: Callable, properties: list[Property]) -> Verdict:
     """Hold an answer to its properties; the first that breaks is told."""
     for property in properties:
+        watched = Watched(answer)
         try:
-            property.check(answer)
+            property.check(watched.call)
         except NotImplementedError:
             return Verdict("empty")
         except Wrong as wrong:
-            return Verdict("wrong", f"must hold: {property.says}\nbut:       {wrong}\nusually:   {property.usually}")
-        except Exception as error:  # the reader's function failed
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{type(error).__name__}: {error} (line {frame.lineno} of {frame.name})"
-            return Verdict("wrong", f"must hold: {property.says}\nbut:       it stops with {where}\nusually:   {property.usually}")
+            problem = str(wrong)
+        except Exception as error:
+            problem = watched.problem(error)
+        else:
+            continue
+        return Verdict("wrong", f"must hold: {property.says}\nbut:       {problem}\nusually:   {property.usually}")
     return Verdict("right", f"{len(properties)} properties hold")
+
+
+class Watched:
+    """An answer that remembers its last call, so that one which stops can be told with its arguments."""
+
+    def __init__(self, answer: Callable) -> None:
+        self.last = ""
+
+        @functools.wraps(answer)
+        def call(*arguments: object) -> object:
+            self.last, self.returned = called(answer, *arguments), None
+            self.returned = answer(*arguments)
+            if self.returned is None:
+                raise Wrong(f"{self.last}: nothing is returned; is there a way through the function without `return`?")
+            return self.returned
+
+        self.call = call
+
+    def problem(self, error: Exception) -> str:
+        """What to say of an error: one in the answer itself, or one that its value has caused in the check."""
+        if self.returned is not None:
+            return f"{self.last} is {shown(self.returned)}, which is not the kind of thing that is asked for ({type(error).__name__}: {error})"
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{self.last} stops with {type(error).__name__}: {error} (line {frame.lineno} of {Path(frame.filename).name})"
 
 
 # ------------------------------------------------------------------------------------------ for writing checks

@@ -42,7 +42,7 @@ def base_e(answer):
     expect(close(answer(1.0, 0.0) / answer(0.0, 1.0), 2.718281828), f"{called(answer, 1.0, 0.0)} is {shown(answer(1.0, 0.0))}: odds of {shown(answer(1.0, 0.0) / answer(0.0, 1.0))}")
 
 
-@prop("preference_probability", says="it can be computed for scores of any size", usually="exp of a large number; write the fraction so that every exponent is negative")
+@prop("preference_probability", says="it can be computed for scores of any size", usually="exp of a large number, or a difference of two nearly equal ones")
 def any_size(answer):
     for a, b in ((1000.0, 0.0), (0.0, 1000.0), (1e6, 1e6 + 1), (-1e6, 1e6)):
         try:
@@ -50,12 +50,14 @@ def any_size(answer):
         except OverflowError:
             expect(False, f"{called(answer, a, b)} overflows")
         expect(0 <= p <= 1 and (p > 0.5) == (a > b), f"{called(answer, a, b)} is {shown(p)}")
+    p = answer(0.0, 100.0)
+    expect(p > 0, f"{called(answer, 0.0, 100.0)} is {shown(p)}: small, but not zero; its logarithm is wanted one day")
 
 
-DATA = [([0.0, 0.0], [0], [1]), ([1.0, 0.0, -1.0], [0, 0, 1], [1, 2, 2]), ([0.5, -2.0, 1.0], [1, 2, 2, 0], [0, 1, 0, 2])]
+DATA = [([0.0, 0.0], [0], [1]), ([1.0, 0.0, -1.0], [0, 0, 1], [1, 2, 2]), ([0.5, -2.0, 1.0], [1, 2, 2, 0], [0, 1, 0, 2]), ([0.0, 0.0], [0], [0])]
 
 
-@prop("surplus_wins", says="one number a drink, and together they are zero: somebody's win is somebody's loss", usually="only the winners, or only the losers, were counted")
+@prop("missing_wins", says="one number a drink, and together they are zero: somebody's win is somebody's loss", usually="only the winners, or only the losers, were counted, or the two got different amounts")
 def sums_to_zero(answer):
     for scores, winners, losers in DATA:
         found = answer(scores, winners, losers)
@@ -63,13 +65,13 @@ def sums_to_zero(answer):
         expect(close(sum(found), 0), f"{called(answer, scores, winners, losers)} is {shown(found)}: together {shown(sum(found))}")
 
 
-@prop("surplus_wins", says="a drink that won against an equal has fewer expected wins than it had: its number is negative", usually="the sign: expected less actual, not actual less expected")
+@prop("missing_wins", says="a drink that won against an equal has fewer expected wins than it had: its number is negative", usually="the sign: expected less actual, not actual less expected")
 def sign(answer):
     scores, winners, losers = DATA[0]
     expect(answer(scores, winners, losers)[0] < 0, f"{called(answer, scores, winners, losers)} is {shown(answer(scores, winners, losers))}")
 
 
-@prop("surplus_wins", says="it is the derivative of -sum log P(winner over loser): what small steps of each score measure", usually="the probability of the outcome that happened where that of the other one is meant, or a mean over the comparisons where the sum is meant")
+@prop("missing_wins", says="it is the derivative of -sum log P(winner over loser): what small steps of each score measure", usually="the probability of the outcome that happened where that of the other one is meant, or a mean over the comparisons where the sum is meant")
 def derivative(answer):
     for scores, winners, losers in DATA:
         s = tensor(*scores).requires_grad_()
@@ -89,7 +91,7 @@ def circle(answer):
     expect(answer(CYCLE) is True, f"{called(answer, CYCLE)} is {answer(CYCLE)}")
 
 
-@prop("has_finite_fit", says="a drink that never won, or never lost, has no finite score", usually="only one direction was followed: who is beaten, but not by whom")
+@prop("has_finite_fit", says="a drink that never won, or never lost, has no finite score", usually="only one direction was followed (who is beaten, but not by whom), or both were mixed")
 def never(answer):
     for wins in (NEVER_WON, NEVER_LOST):
         expect(answer(wins) is False, f"{called(answer, wins)} is {answer(wins)}")

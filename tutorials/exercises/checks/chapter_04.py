@@ -45,7 +45,7 @@ def nothing_is_better(answer):
             expect(a >= b - 1e-12, f"{WORLD}, beta {beta}: J of the answer is {shown(a)}; the policy {shown(other.exp())} has {shown(b)}")
 
 
-@prop("optimum", says="rewards of any size can be used", usually="exp(reward / beta) overflows; stay with logarithms until the end")
+@prop("optimum", says="rewards of any size can be used", usually="exp(reward / beta) overflows or underflows; stay with logarithms until the end")
 def any_size(answer):
     found = answer(REF, 1000 * REWARD, 0.5)
     expect(finite(found) and close(found.exp(), tensor(0.0, 0.0, 1.0)), f"ref = [0.5, 0.3, 0.2], reward = [0, 1000, 3000], beta 0.5: {shown(found)}")
@@ -59,7 +59,7 @@ def never_negative(answer):
     expect(answer(REF, REWARD, 0.5) > 0, f"{WORLD}, beta 0.5: {shown(answer(REF, REWARD, 0.5))}")
 
 
-@prop("gain", says="it is J of the best policy less J of the reference, both worked out by hand", usually="beta is missing in one place, or the KL divergence was subtracted a second time")
+@prop("gain", says="it is J of the best policy less J of the reference, both worked out by hand", usually="beta is missing in one place, the KL divergence was subtracted a second time, or the reference's mean reward is not weighted by its probabilities")
 def by_hand(answer):
     for beta in (0.3, 1.0, 4.0):
         wanted = objective(optimal_policy(REF, REWARD, beta), REF, REWARD, beta) - objective(REF, REF, REWARD, beta)

@@ -46,7 +46,7 @@ def one_a_pair(answer):
     expect(close(found, alone), f"{said(logps, 0.5)}: {shown(found)} together, {shown(alone)} one by one")
 
 
-@prop("dpo_loss", says="at the reference it is log 2, for any beta and any log-probs", usually="the reference is not subtracted, or only for one of the two")
+@prop("dpo_loss", says="at the reference it is log 2, for any beta and any log-probs", usually="the reference is not subtracted, or only for one of the two; or a sign")
 def log_two(answer):
     for logps in (pairs(), pairs((-30.0,), (-5.0,), (-30.0,), (-5.0,))):
         for beta in (0.1, 1.0):

@@ -89,7 +89,7 @@ def alone(answer):
 @prop("hold_out", says="tomorrow, in another process, the same prompts are held out", usually="Python's hash(): it is salted anew in every process")
 def another_process(answer):
     here = [bool(x) for x in answer(PROMPTS[:64], 0.5)]
-    module = inspect.getsourcefile(answer)
+    module = inspect.getsourcefile(inspect.unwrap(answer))
     code = f"import importlib.util as u, sys; s = u.spec_from_file_location('m', {module!r}); m = u.module_from_spec(s); sys.modules['m'] = m; s.loader.exec_module(m); print([bool(x) for x in m.{answer.__name__}({PROMPTS[:64]!r}, 0.5)])"
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True)
     expect(done.stdout.strip() == str(here), "two processes hold out different prompts" if not done.returncode else f"in another process it fails: {done.stderr.strip().splitlines()[-1]}")

@@ -12,13 +12,13 @@ def preference_probability(score_a: float, score_b: float) -> float:
     return math.exp(difference) / (1 + math.exp(difference))  # the same, with an exponent that is negative here
 
 
-def surplus_wins(scores: list[float], winners: list[int], losers: list[int]) -> list[float]:
-    surplus = [0.0] * len(scores)
+def missing_wins(scores: list[float], winners: list[int], losers: list[int]) -> list[float]:
+    missing = [0.0] * len(scores)
     for w, l in zip(winners, losers):
         surprise = preference_probability(scores[l], scores[w])  # the winner was expected to win 1 - this
-        surplus[w] -= surprise
-        surplus[l] += surprise
-    return surplus
+        missing[w] -= surprise
+        missing[l] += surprise
+    return missing
 
 
 def has_finite_fit(wins: list[list[int]]) -> bool:
