@@ -4,10 +4,9 @@
     python -m tutorials.chapters 4 --write    put what it prints into the chapter, where it has changed
 
 In a chapter, a block marked `python` is executed, one marked `python mine.py` is saved as that file, and one marked `sh`
-holds commands, `python -m ...` each. A block marked
-`text` that follows shows what they print: `...` stands for whatever is there, numbers may differ by one in their last
-digit; after `text about` (float32 training, which differs a little from machine to machine) by a quarter, and a
-third of the words may be others. Blocks marked `math`, `json` or `diagram` are for reading only.
+holds commands, `python -m ...` each. A block marked `text` that follows shows what they print: `...` stands for whatever
+is there, and numbers may differ by one in their last digit. After `text about` (float32 training, which differs from
+machine to machine) numbers may differ by a quarter, and a third of all words and numbers altogether.
 """
 
 from __future__ import annotations
