@@ -11,7 +11,7 @@ from mini_dpo.exact import ExactSettings, list_responses, make_reference, score_
 from tests.commands import run
 
 
-def distance(seed=0, beta=0.5, steps=400):
+def distance(seed=0, beta=0.5, steps=300):
     """KL(optimum || learned) in nats, the worse prompt's, and the same from the reference."""
     responses = list_responses()
     reference = make_reference(responses, seed)

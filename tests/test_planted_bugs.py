@@ -49,8 +49,7 @@ def at_reference():
 
 BUGS = {
     # what a text scores
-    "no shift": (logprobs, "index_responses", "positions - 1", "positions", naive_loop),
-    "no shift, by the prefix tree": (logprobs, "index_responses", "positions - 1", "positions", lambda: test_logprobs.test_prefix_tree(tiny_gpt(), 3)),
+    "no shift": (logprobs, "index_responses", "positions - 1", "positions", lambda: test_logprobs.test_prefix_tree(tiny_gpt(), 3)),
     "pads unmasked": (data, "collate", "mask[row, : len(s.ids)] = torch.tensor(s.response_mask)", "mask[row, : len(s.ids)] = torch.tensor(s.response_mask); mask[row, len(s.ids) :] = True", naive_loop),
     "mean for sum": (logprobs, "response_logps", "logps.new_zeros(len(ids)).index_add(0, index.owners, logps)", "logps.new_zeros(len(ids)).index_add(0, index.owners, logps) / index.owners.bincount(minlength=len(ids))", naive_loop),
     "log-probs in half precision": (logprobs, "token_logps", "torch.promote_types(logits.dtype, torch.float32)", "torch.bfloat16", test_logprobs.test_sums_are_in_float32_or_better_whatever_the_model),

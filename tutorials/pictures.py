@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import partial
@@ -238,9 +239,12 @@ def too_far(figure: Figure, v: dict) -> None:
 def certain(figure: Figure, v: dict) -> None:
     """How far apart two responses are driven of which everybody prefers the first."""
     axes = figure.subplots()
-    for (name, margins), style in zip(v["certain"].items(), ("-", DASHED, ":")):
+    for (name, margins), style in zip(v["certain"].items(), ("-", DASHED, "-.")):
         axes.plot(range(len(margins)), margins, color=DARK, linestyle=style, linewidth=2.5)
         axes.annotate(name, (len(margins), margins[-1]), (4, 0), textcoords="offset points", va="center", fontsize=14)
+    steps = range(1, len(v["certain"]["DPO"]))
+    axes.plot(steps, [math.log(0.2 * t + 1) for t in steps], ":", color="0.5", linewidth=2, label="log(2ηt + 1)")
+    axes.legend(loc="upper left", fontsize=14)
     axes.set_xscale("log")
     axes.set_xlim(1, 8_000)
     axes.set_xlabel("training steps")
@@ -269,6 +273,8 @@ def failures(figure: Figure, v: dict) -> None:
     for i, name in enumerate(("dpo", "cdpo", "rdpo")):
         for n, marker, fill in ((5_000, "o", DARK), (200, "s", "white")):
             gaps = [g for g in v["noise"][n, name] if g < 5]
+            if len(gaps) < 20:
+                noise.text(max(gaps) + 0.15, i + (0.15 if n == 200 else -0.15), f"and {20 - len(gaps)} off the scale", va="center")
             noise.plot(gaps, [i + (0.15 if n == 200 else -0.15)] * len(gaps), marker, color=DARK, markerfacecolor=fill, label=f"{n:,} labels" if i == 0 else None)
     noise.set_yticks(range(3), ["dpo", "cdpo", "rdpo"])
     noise.invert_yaxis()
@@ -278,6 +284,9 @@ def failures(figure: Figure, v: dict) -> None:
     for policies, label, style in ((v["rounds"], "five rounds, each with new comparisons", {"marker": "o"}), ([v["start"], *v["offline"].values()], "one round, ever smaller β", {"marker": "s", "linestyle": DASHED, "markerfacecolor": "white"})):
         places = [(float(p.exp() @ v["spoons"]), float(expected_reward(p, v["gold"]))) for p in policies]
         too_far.plot(*zip(*places), color=DARK, markersize=8, label=label, **style)
+    too_far.annotate("rounds 1 to 5", (3.6, 1.84), (0, 14), textcoords="offset points", ha="center")
+    for axes, title in zip((displacement, length, noise, too_far), ("1. displacement", "2. length", "4. noise", "5. over-optimisation")):
+        axes.set_title(title, loc="left")
     too_far.set_xlabel("spoons of sugar served, on average")
     too_far.set_ylabel("true reward")
     too_far.legend(loc="lower left")

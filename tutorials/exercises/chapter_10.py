@@ -7,7 +7,7 @@ def read_pairs(text: str) -> list[dict]:
     """10.1  The preferences in a JSONL file's text: a list of {"prompt": ..., "chosen": ..., "rejected": ...}.
 
     Blank lines are skipped, other keys are left out. A line that is no JSON object, or lacks one of the three, or has
-    one that is no string, or an empty chosen or rejected one, raises ValueError with "line N" in its message, counted
+    one that is no string, or a blank chosen or rejected one, raises ValueError with "line N" in its message, counted
     from 1.
     """
     raise NotImplementedError

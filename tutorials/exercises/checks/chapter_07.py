@@ -62,8 +62,11 @@ def largest_of_equals(answer):
         expect(answer(betas, [0.8, 0.8, 0.8], 100) == 1.0, f"{called(answer, betas, [0.8, 0.8, 0.8], 100)} is {shown(answer(betas, [0.8, 0.8, 0.8], 100))}")
 
 
-@prop("choose", says="a win rate within one standard error of the best is as good as the best", usually="the best win rate's own beta; or the error is not a square root, or not divided by n")
+@prop("choose", says="a win rate within one standard error of the best is as good as the best", usually="the best win rate's own beta; or the error is not a square root, not divided by n, or taken twice")
 def within_the_error(answer):
     betas, rates = [0.1, 0.3, 1.0], [0.90, 0.88, 0.70]
     expect(answer(betas, rates, 100) == 0.3, f"the error of 0.90 on 100 prompts is 0.03; {called(answer, betas, rates, 100)} is {shown(answer(betas, rates, 100))}")
+    near = [0.90, 0.88, 0.85]
+    expect(answer(betas, near, 100) == 0.3, f"{called(answer, betas, near, 100)} is {shown(answer(betas, near, 100))}: 0.85 is farther than one error")
+    expect(answer(betas, [1.0, 1.0, 0.99], 100) == 0.3, f"a win rate of 1 has an error of 0; {called(answer, betas, [1.0, 1.0, 0.99], 100)} is {shown(answer(betas, [1.0, 1.0, 0.99], 100))}")
     expect(answer(betas, rates, 10_000) == 0.1, f"on 10,000 prompts it is 0.003; {called(answer, betas, rates, 10_000)} is {shown(answer(betas, rates, 10_000))}")

@@ -70,7 +70,7 @@ def nearly_certain(answer):
     expect(close(found, wanted, 1e-4), f"log P = {shown(average)}: {shown(found)}, and in exact arithmetic {shown(wanted)}")
 
 
-@prop("log_odds", says="it is finite for an unlikely response, and its slope is 1 / (1 - P) everywhere", usually="exp of a large number, log(exp(...)), or a clamp that stops the gradient")
+@prop("log_odds", says="it is finite for an unlikely response, and its slope is 1 / (1 - P) everywhere", usually="exp of a large number, log(exp(...)), a clamp that stops the gradient, or `where` with a branch that is infinite (its gradient is nan, used or not)")
 def slope(answer):
     average = torch.tensor([-100.0, -1.0, -1e-3, -1e-9], requires_grad=True)
     found = answer(average)

@@ -17,13 +17,13 @@ FEATURES = torch.tensor([[1.0, 0.2], [1.0, -0.2], [-1.0, 2.0], [0.0, -1.0]], dty
 @prop("will_rise", says="in a table, where each response has a weight of its own, the chosen one always rises", usually="the sign of the difference, or chosen and rejected swapped")
 def table(answer):
     for probabilities in (tensor(0.25, 0.25, 0.25, 0.25), tensor(0.9, 0.05, 0.03, 0.02)):
-        expect(answer(torch.eye(4, dtype=torch.float64), probabilities, 0, 1) is True, f"four responses with features of their own, probabilities {shown(probabilities)}: {answer(torch.eye(4, dtype=torch.float64), probabilities, 0, 1)}")
+        expect(bool(answer(torch.eye(4, dtype=torch.float64), probabilities, 0, 1)), f"four responses with features of their own, probabilities {shown(probabilities)}: {answer(torch.eye(4, dtype=torch.float64), probabilities, 0, 1)}")
 
 
 @prop("will_rise", says="in the chapter's example it rises at first, and falls once Yes is common", usually="the mean feature is left out, or is a plain mean instead of the policy's")
 def the_chapter_s(answer):
     for probabilities, wanted in ((tensor(0.48, 0.48, 0.02, 0.02), True), (tensor(0.27, 0.11, 0.62, 0.0), False)):
-        expect(answer(FEATURES, probabilities, 0, 1) is wanted, f"No, Never, Yes, Maybe with probabilities {shown(probabilities)}, No chosen over Never: {answer(FEATURES, probabilities, 0, 1)}")
+        expect(bool(answer(FEATURES, probabilities, 0, 1)) is wanted, f"No, Never, Yes, Maybe with probabilities {shown(probabilities)}, No chosen over Never: {answer(FEATURES, probabilities, 0, 1)}")
 
 
 @prop("will_rise", says="it says what a small step of gradient descent on the DPO loss does, on 200 random worlds", usually="a length was divided out with the wrong sign, or only one feature was looked at")
@@ -36,10 +36,10 @@ def small_step(answer):
         policy = (ref + features @ theta).log_softmax(-1)
         (gradient,) = torch.autograd.grad(-torch.nn.functional.logsigmoid(policy[0] - policy[1]), theta)
         rise = float(((ref - 1e-6 * features @ gradient).log_softmax(-1) - ref)[0])
-        expect(answer(features, ref.exp(), 0, 1) is (rise > 0), f"features {shown([[round(x, 2) for x in row] for row in features.tolist()])}, probabilities {shown([round(p, 2) for p in ref.exp().tolist()])}: a step changes the log-prob by {rise:.1e}, the answer is {answer(features, ref.exp(), 0, 1)}")
+        expect(bool(answer(features, ref.exp(), 0, 1)) is (rise > 0), f"features {shown([[round(x, 2) for x in row] for row in features.tolist()])}, probabilities {shown([round(p, 2) for p in ref.exp().tolist()])}: a step changes the log-prob by {rise:.1e}, the answer is {answer(features, ref.exp(), 0, 1)}")
 
 
-@prop("is_determined", says="a chain is enough", usually="every pair was asked for")
+@prop("is_determined", says="a chain is enough", usually="every pair was asked for, or pairs were followed in one direction only")
 def chain(answer):
     for n, pairs in ((1, []), (2, [(0, 1)]), (4, [(0, 1), (1, 2), (2, 3)]), (4, [(3, 2), (1, 2), (1, 0)])):
         expect(answer(n, pairs) is True, f"{called(answer, n, pairs)} is {answer(n, pairs)}")

@@ -66,9 +66,9 @@ PROMPTS = [f"question {i}" for i in range(1000)]
 
 @prop("hold_out", says="about the share of the prompts is held out", usually="the wrong way round, or all and nothing")
 def the_share(answer):
-    for share in (0.1, 0.5):
+    for share in (0.05, 0.25, 0.5):
         found = sum(answer(PROMPTS, share)) / len(PROMPTS)
-        expect(abs(found - share) < 0.06, f"of 1000 prompts a share of {share}: {found:.3f} is held out")
+        expect(abs(found - share) < 0.04, f"of 1000 prompts a share of {share}: {found:.3f} is held out")
 
 
 @prop("hold_out", says="all examples of a prompt are held out, or none", usually="each example is decided on its own, so a prompt is both trained on and measured")
