@@ -278,18 +278,18 @@ def failures(figure: Figure, v: dict) -> None:
             noise.plot(gaps, [i + (0.15 if n == 200 else -0.15)] * len(gaps), marker, color=DARK, markerfacecolor=fill, label=f"{n:,} labels" if i == 0 else None)
     noise.set_yticks(range(3), ["dpo", "cdpo", "rdpo"])
     noise.invert_yaxis()
-    noise.set_xlabel("how far the policy falls short of the optimum (one point a world)")
+    noise.set_xlabel("shortfall from the optimum, one point a world")
     noise.legend(loc="lower right")
 
-    for policies, label, style in ((v["rounds"], "five rounds, each with new comparisons", {"marker": "o"}), ([v["start"], *v["offline"].values()], "one round, ever smaller β", {"marker": "s", "linestyle": DASHED, "markerfacecolor": "white"})):
-        places = [(float(p.exp() @ v["spoons"]), float(expected_reward(p, v["gold"]))) for p in policies]
-        too_far.plot(*zip(*places), color=DARK, markersize=8, label=label, **style)
-    too_far.annotate("rounds 1 to 5", (3.6, 1.84), (0, 14), textcoords="offset points", ha="center")
-    for axes, title in zip((displacement, length, noise, too_far), ("1. displacement", "2. length", "4. noise", "5. over-optimisation")):
-        axes.set_title(title, loc="left")
-    too_far.set_xlabel("spoons of sugar served, on average")
+    reward = lambda policies: [float(expected_reward(p, v["gold"])) for p in policies]  # noqa: E731
+    offline = v["offline"]
+    too_far.plot(range(len(v["rounds"])), reward(v["rounds"]), "o-", color=DARK, markersize=8, label="five rounds at β = 1")
+    too_far.plot([0, *(1 / beta for beta in offline)], reward([v["start"], *offline.values()]), "s", linestyle=DASHED, color=DARK, markerfacecolor="white", markersize=8, label="one round, ever smaller β")  # fmt: skip
+    too_far.set_xlabel("1/β, summed over the rounds")
     too_far.set_ylabel("true reward")
     too_far.legend(loc="lower left")
+    for axes, title in zip((displacement, length, noise, too_far), ("1. displacement", "2. length", "4. noise", "5. over-optimisation")):
+        axes.set_title(title, loc="left")
 
 
 # --------------------------------------------------------------------------------------- 10. make it yours
