@@ -37,7 +37,7 @@ def pairs_of(policy_logps: Tensor, ref_logps: Tensor, winners: Tensor, losers: T
 
 
 def minimise(risk: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Where L-BFGS stops that begins at `start`: the minimum of a smooth convex risk to about ten digits. risk: one
+    """Where L-BFGS stops that begins at `start`: the minimum of a smooth convex risk, to about seven digits. risk: one
     tensor like `start` to a scalar. Where there is no finite minimum, it stops somewhere far out."""
     x = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([x], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe")
