@@ -80,7 +80,7 @@ def mean_change(ref_logps, policy_logps): raise NotImplementedError
     assert "6.2  learning_rate: WRONG" in out and "ZeroDivisionError" in out and "must hold:" in out
     assert "6.3  mean_change: nothing there yet" in out
     status, out, _ = run(monkeypatch, capsys, exercises)
-    assert status == 0 and "chapter  6  x!.  1 of 3 right" in out
+    assert status == 0 and "chapter  6  +!.  1 of 3 right" in out
 
 
 def test_the_command_s_errors(monkeypatch, capsys):

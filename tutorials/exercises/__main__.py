@@ -50,11 +50,11 @@ def show_chapter(chapter: int) -> bool:
 
 def show_all() -> None:
     """A line a chapter."""
+    print("+ right, ! wrong, . nothing there yet; python -m tutorials.exercises 1 tells more of chapter 1")
     for chapter in CHAPTERS:
         states = [verdict.state for verdict in judge_chapter(chapter).values()]
-        signs = "".join({"right": "x", "wrong": "!", "empty": "."}[state] for state in states)
+        signs = "".join({"right": "+", "wrong": "!", "empty": "."}[state] for state in states)
         print(f"chapter {chapter:2}  {signs}  {states.count('right')} of {len(states)} right")
-    print("x right, ! wrong, . nothing there yet; python -m tutorials.exercises 1 tells more of chapter 1")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ def missing_wins(scores: list[float], winners: list[int], losers: list[int]) -> 
     """1.2  The gradient of the loss: for each drink, the wins that the scores expect minus the wins that there were.
 
     scores[a] is the score of drink a; comparison i was won by drink winners[i] against drink losers[i]. You may use
-    `preference_probability`. Returns a number a drink.
+    `preference_probability`. Returns one number per drink: positive where there were too few wins.
     """
     raise NotImplementedError
 
@@ -25,6 +25,6 @@ def has_finite_fit(wins: list[list[int]]) -> bool:
     """1.3  Is there one best fit with finite scores? wins[a][b] says how often drink a beat drink b.
 
     The chapter has Ford's condition in terms of all splits into two groups. With 20 drinks there are half a million
-    splits. Find a way that is quick for 20: start at one drink and see whom you reach.
+    splits. Find a way that is quick for 20: start at one drink, and see whom you reach and who reaches you.
     """
     raise NotImplementedError

@@ -123,7 +123,10 @@ def shown(value: object) -> str:
     if isinstance(value, (list, tuple)):
         inside = ", ".join(map(shown, value))
         return f"[{inside}]" if isinstance(value, list) else f"({inside})"
-    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+    if not isinstance(value, float):
+        return repr(value)
+    text = f"{value:.6g}"
+    return repr(value) if float(text) in (0.0, 1.0) and float(text) != value else text  # nearly 1 is not 1
 
 
 def close(found: object, wanted: object, tolerance: float = 1e-6) -> bool:

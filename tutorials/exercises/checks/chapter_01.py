@@ -65,7 +65,7 @@ def sums_to_zero(answer):
         expect(close(sum(found), 0), f"{called(answer, scores, winners, losers)} is {shown(found)}: together {shown(sum(found))}")
 
 
-@prop("missing_wins", says="a drink that won against an equal has fewer expected wins than it had: its number is negative", usually="the sign: expected less actual, not actual less expected")
+@prop("missing_wins", says="a drink that won against an equal has fewer expected wins than it had: its number is negative", usually="the sign: expected minus actual, not actual minus expected (or 1.1, if you use it)")
 def sign(answer):
     scores, winners, losers = DATA[0]
     expect(answer(scores, winners, losers)[0] < 0, f"{called(answer, scores, winners, losers)} is {shown(answer(scores, winners, losers))}")
