@@ -109,7 +109,7 @@ def mask(figure: Figure, v: dict) -> None:
             if in_response:
                 bend = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.6", "linewidth": 1.2}
                 axes.annotate("", (t + 0.47, 1.6 * row - 0.02), (t - 0.53, 1.6 * row - 0.02), arrowprops=bend)
-        axes.text(-0.2, 1.6 * row + 0.3, ["chosen", "rejected"][row], ha="right", va="center", fontsize=13)
+        axes.text(-0.2, 1.6 * row + 0.3, f"response {row}", ha="right", va="center", fontsize=13)
     for t in range(T):
         axes.text(t + 0.47, 1.6 * B - 0.75, str(t), ha="center", fontsize=11)
     axes.text(-0.2, 1.6 * B - 0.75, "position", ha="right", fontsize=11)
