@@ -56,7 +56,7 @@ def main() -> None:
     started = time.perf_counter()
     responses = list_responses()
     reference = make_reference(responses, settings.seed)
-    reward = torch.randn(len(PROMPTS), len(responses), generator=torch.Generator().manual_seed(settings.seed), dtype=torch.float64)
+    reward = make_reward(responses, settings.seed)  # (prompts, K)
     policy = train_on_every_pair(reference, responses, reward, settings)
     ref_logps, learned = score_all(reference, responses), score_all(policy, responses)  # (prompts, K)
     optimum = optimal_policy(ref_logps, reward, settings.beta)  # (prompts, K)
@@ -89,6 +89,11 @@ def make_reference(responses: Sequence[list[int]], seed: int) -> GPT:
     config = LoopConfig(steps=60, lr=3e-3, seed=seed)
     train(model, sft_objective, {step: batch for step in range(config.steps)}, config, name="sft")
     return freeze(model)
+
+
+def make_reward(responses: Sequence[list[int]], seed: int) -> Tensor:
+    """A random reward for every response to every prompt: (prompts, K)."""
+    return torch.randn(len(PROMPTS), len(responses), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def train_on_every_pair(reference: GPT, responses: Sequence[list[int]], reward: Tensor, settings: ExactSettings) -> GPT:

@@ -194,8 +194,8 @@ def new_figure() -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the picture, the same bytes for the same numbers, and say where it is."""
+def save(figure: Figure, path: Path) -> Path:
+    """Write the picture, the same bytes for the same numbers; returns where it is."""
     if path.suffix != ".png" or path.is_dir():
         raise UserError(f"--out {path}: the picture is a PNG file; give it a name that ends in .png")
     from PIL import Image  # matplotlib needs it, so it is there
@@ -204,7 +204,7 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(drawn, format="png")
     few_colours = Image.open(drawn).convert("RGB").quantize(128)  # a third of the size, to the eye the same
     write_whole(path, lambda file: few_colours.save(file, format="png", optimize=True))
-    print(path)
+    return path
 
 
 def grid(figure: Figure, n: int) -> list[Axes]:
@@ -233,7 +233,7 @@ def plot_losses(settings: argparse.Namespace) -> None:
         draw_one_loss(figure, losses[0])
     else:
         draw_losses(figure, losses)
-    save(figure, Path(settings.out))
+    print(save(figure, Path(settings.out)))
 
 
 VALUE, SLOPE, MARGIN = "loss L", "slope dL/dm", "margin m: implied reward of the chosen response, less that of the rejected one"
@@ -303,7 +303,7 @@ def plot_run(settings: argparse.Namespace) -> None:
     figure = new_figure()
     draw_run(figure, rows)
     figure.suptitle(title_of(run))
-    save(figure, Path(settings.out) if settings.out else run / "curves.png")
+    print(save(figure, Path(settings.out) if settings.out else run / "curves.png"))
 
 
 def title_of(run: Path) -> str:
@@ -364,7 +364,7 @@ def plot_compare(settings: argparse.Namespace) -> None:
     judged = all({"reward", "kl"} <= summaries.get(name, {}).get("dpo", {}).keys() for name in names)
     figure = new_figure()
     draw_runs(figure, logs, summaries if judged else {})
-    save(figure, Path(settings.out))
+    print(save(figure, Path(settings.out)))
 
 
 def draw_runs(figure: Figure, logs: dict[str, list[dict]], summaries: dict[str, dict]) -> None:
@@ -411,7 +411,7 @@ def draw_compare(summaries: dict[str, dict], path: Path) -> None:
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
     draw_changes(right, summaries)
     draw_frontier(figure, left, summaries, size=11)
-    save(figure, path)
+    print(save(figure, path))
 
 
 def draw_changes(axes: Axes, summaries: dict[str, dict]) -> None:

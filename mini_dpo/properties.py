@@ -23,7 +23,7 @@ from mini_dpo.dpo import freeze, preference_objective
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.probe import along_margin, margin, one_by_one, pick, value, without_reference
 from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps, shown
-from mini_dpo.tabular import minimise
+from mini_dpo.tabular import expected_loss, minimise
 
 EXAMPLES = 60  # that hypothesis draws of each property, unless told otherwise
 
@@ -305,7 +305,7 @@ def convex(loss, draw, hyper):
 )
 def antisymmetry(loss, draw, hyper):
     logps = draw(pairs(size=1))
-    change = value(loss, logps, hyper) - value(loss, PairLogps(logps.rejected, logps.chosen), hyper)
+    change = value(loss, logps, hyper) - value(loss, logps.swapped, hyper)
     expected = loss.swap_slope(**hyper) * margin(loss, logps, hyper)
     if not equal(change, expected):
         raise Broken(f"{pairs_shown(logps, hyper)}\nloss less the swapped pair's loss is {change.item():.8g}; {loss.swap_slope(**hyper):g} times the margin is {expected.item():.8g}")
@@ -430,8 +430,7 @@ def trained_margin(loss: Loss, hyper: dict, p: float, declared: float) -> float:
         return PairLogps(*(Responses(policy[i : i + 1], TOKENS[i : i + 1], REF[i : i + 1]) for i in range(2)))
 
     def risk(logits: Tensor) -> Tensor:
-        a_b = world(logits)
-        return (p * value(loss, a_b, hyper) + (1 - p) * value(loss, PairLogps(a_b.rejected, a_b.chosen), hyper)).sum()
+        return expected_loss(lambda logps: value(loss, logps, hyper), world(logits), p).sum()
 
     if math.isinf(declared):
         return margin(loss, world(slow_steps(risk, steps=600)), hyper).item()

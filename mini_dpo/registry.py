@@ -76,6 +76,11 @@ class PairLogps:
         return len(self.chosen)
 
     @property
+    def swapped(self) -> PairLogps:
+        """The same pairs with the other response chosen."""
+        return PairLogps(self.rejected, self.chosen)
+
+    @property
     def r_w(self) -> Tensor:
         """The chosen responses' log-ratios: (B,)."""
         return self.chosen.logratio

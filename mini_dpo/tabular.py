@@ -36,6 +36,11 @@ def pairs_of(policy_logps: Tensor, ref_logps: Tensor, winners: Tensor, losers: T
     return PairLogps(chosen, rejected)
 
 
+def expected_loss(loss: Callable[[PairLogps], Tensor], logps: PairLogps, p: float | Tensor) -> Tensor:
+    """The loss of each pair, averaged over people: a share p of them, (n,) or one number, choose as it says: (n,)."""
+    return p * loss(logps) + (1 - p) * loss(logps.swapped)
+
+
 def minimise(risk: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     """Where L-BFGS stops that begins at `start`: the minimum of a smooth convex risk, to about seven digits. risk: one
     tensor like `start` to a scalar. Where there is no finite minimum, it stops somewhere far out."""

@@ -20,7 +20,7 @@ from mini_dpo.bradley_terry import (
 from mini_dpo.data import EncodedPair, collate_pairs
 from mini_dpo.dpo import freeze, pair_logps
 from mini_dpo.losses import LOSSES, PairLogps, Responses
-from mini_dpo.tabular import minimise
+from mini_dpo.tabular import descend, expected_loss, minimise, pairs_of
 from tests.strategies import betas, encoded_sequences, seeds, tiny_gpt, worlds
 
 close = dict(rtol=1e-9, atol=1e-9)
@@ -130,10 +130,7 @@ def population_risk(loss, logits, ref, reward, pairs, weights, **hyper):
     policy = logits.log_softmax(-1)
     a, b = pairs.T
     p = preference_probability(reward[a], reward[b])
-    one = torch.ones_like(p)
-    as_is = loss(PairLogps(Responses(policy[a], one, ref[a]), Responses(policy[b], one, ref[b])), **hyper)
-    flipped = loss(PairLogps(Responses(policy[b], one, ref[b]), Responses(policy[a], one, ref[a])), **hyper)
-    return (weights * (p * as_is + (1 - p) * flipped)).sum()
+    return (weights * expected_loss(lambda logps: loss(logps, **hyper), pairs_of(policy, ref, a, b), p)).sum()
 
 
 @st.composite
@@ -197,16 +194,10 @@ def test_on_a_single_tabular_pair_the_chosen_response_always_gains(world, seed):
 
 def test_the_margin_of_a_certain_pair_grows_without_bound_as_a_logarithm():
     """Gradient descent on one deterministic pair with two logits: m is about log(2 beta^2 eta t), at any t."""
-    logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    zero, one, eta = torch.zeros(1, dtype=torch.float64), torch.ones(1), 1.0
-    for t in range(1, 2001):
-        policy = logits.log_softmax(-1)
-        loss = LOSSES["dpo"](PairLogps(Responses(policy[:1], one, zero), Responses(policy[1:], one, zero)), beta=1.0).sum()
-        (gradient,) = torch.autograd.grad(loss, logits)
-        with torch.no_grad():
-            logits -= eta * gradient
-        if t in (500, 2000):
-            assert float((logits[0] - logits[1]).detach()) == pytest.approx(math.log(2 * eta * t), abs=0.01)
+    zero, a, b, eta = torch.zeros(2, dtype=torch.float64), torch.tensor([0]), torch.tensor([1]), 1.0
+    way = descend(lambda logits: LOSSES["dpo"](pairs_of(logits.log_softmax(-1), zero, a, b), beta=1.0).sum(), zero, steps=2000, lr=eta)
+    for t in (500, 2000):
+        assert float(way[t, 0] - way[t, 1]) == pytest.approx(math.log(2 * eta * t), abs=0.01)
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.01, 0.45), betas)

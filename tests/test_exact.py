@@ -7,7 +7,7 @@ import torch
 
 from mini_dpo import exact
 from mini_dpo.bradley_terry import kl, optimal_policy
-from mini_dpo.exact import ExactSettings, list_responses, make_reference, score_all, train_on_every_pair
+from mini_dpo.exact import ExactSettings, list_responses, make_reference, make_reward, score_all, train_on_every_pair
 from tests.commands import run
 
 
@@ -15,7 +15,7 @@ def distance(seed=0, beta=0.5, steps=300):
     """KL(optimum || learned) in nats, the worse prompt's, and the same from the reference."""
     responses = list_responses()
     reference = make_reference(responses, seed)
-    reward = torch.randn(2, len(responses), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    reward = make_reward(responses, seed)
     policy = train_on_every_pair(reference, responses, reward, ExactSettings(seed=seed, beta=beta, steps=steps))
     ref_logps, learned = score_all(reference, responses), score_all(policy, responses)
     optimum = optimal_policy(ref_logps, reward, beta)

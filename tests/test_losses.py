@@ -177,7 +177,7 @@ def test_smoothed_losses_are_dpo_and_a_line(logps, beta, epsilon):
 @given(logps=pair_logps(), beta=betas, epsilon=smoothings)
 def test_flipping_labels_undoes_the_robust_loss(logps, beta, epsilon):
     """(1 - epsilon) rDPO(pair) + epsilon rDPO(swapped pair) = DPO(pair): it is unbiased."""
-    swapped = PairLogps(logps.rejected, logps.chosen)
+    swapped = logps.swapped
     mean = sum(share * rdpo(pair, beta=beta, label_smoothing=epsilon) for share, pair in ((1 - epsilon, logps), (epsilon, swapped)))
     torch.testing.assert_close(mean, dpo(logps, beta=beta), rtol=1e-8, atol=1e-8)
 

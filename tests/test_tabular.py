@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mini_dpo.bradley_terry import preference_probability
 from mini_dpo.losses import LOSSES
-from mini_dpo.tabular import descend, draw_comparisons, minimise, pairs_of
+from mini_dpo.tabular import descend, draw_comparisons, expected_loss, minimise, pairs_of
 from tests.strategies import seeds, worlds
 
 
@@ -50,7 +50,7 @@ def test_the_minimum_is_found(p):
     ref = torch.zeros(2, dtype=torch.float64)
     a, b = torch.tensor([0]), torch.tensor([1])
     dpo = LOSSES["dpo"]
-    risk = lambda z: (p * dpo(pairs_of(z, ref, a, b), beta=1.0) + (1 - p) * dpo(pairs_of(z, ref, b, a), beta=1.0)).sum()  # noqa: E731
+    risk = lambda z: expected_loss(lambda logps: dpo(logps, beta=1.0), pairs_of(z, ref, a, b), p).sum()  # noqa: E731
     start = torch.zeros(2, dtype=torch.float64)
     found = minimise(risk, start)
     assert float(found[0] - found[1]) == pytest.approx(math.log(p / (1 - p)), abs=1e-6)

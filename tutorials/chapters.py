@@ -117,7 +117,7 @@ def run_chapter(path: Path, draw: Callable[[dict], str] | None = None) -> Iterat
             elif code.kind == "python":
                 printed = run_python(code, path, namespace)
             elif code.text.startswith("python -m tutorials.pictures"):
-                printed = draw(namespace) if draw else shown.text if shown else ""
+                printed = draw(namespace) if draw else ""
             else:
                 printed = "".join(run_shell(line) for line in code.lines)
             yield Step(code, printed.rstrip(), shown)

@@ -10,10 +10,8 @@ chapter shows the command. matplotlib is needed: pip install -r tutorials/requir
 from __future__ import annotations
 
 import argparse
-import io
 import math
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,8 +54,7 @@ def draw(chapter: int, folder: Path, variables: dict) -> str:
     for function in DRAWINGS[chapter]:
         figure = new_figure()
         function(figure, variables)
-        with redirect_stdout(io.StringIO()):  # `save` names the place, which is another one in the tests
-            save(figure, folder / f"{function.__name__}.png")
+        save(figure, folder / f"{function.__name__}.png")
     return "\n".join(f"tutorials/pictures/{function.__name__}.png" for function in DRAWINGS[chapter])
 
 
