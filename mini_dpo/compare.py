@@ -79,8 +79,6 @@ def main() -> None:
         return
     for i, (name, loss) in enumerate(zip(names, losses), 1):
         arguments = ["--loss", name, "--epochs", str(settings.epochs), "--seed", str(settings.seed)]
-        if loss.reference and not loss.facts["mismatched"]:
-            arguments.append("--precompute-ref")  # the same training in less time
         print(f"{i}/{len(names)}  {loss.name}", flush=True)
         train_aloud(folder / loss.name, ["--stage", "dpo", "--init-from", str(folder / "sft"), *arguments])
     summaries = {loss.name: read_json(folder / loss.name / "summary.json") for loss in losses}

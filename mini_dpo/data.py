@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -22,7 +24,9 @@ import torch
 from torch import Tensor
 
 from mini_dpo.errors import UserError
-from mini_dpo.logprobs import ResponseIndex, index_responses
+from mini_dpo.logprobs import Batch, index_responses
+from mini_dpo.packing import lay_out, send
+from mini_dpo.parallel import processes, rank
 from mini_dpo.tokenizer import Tokenizer
 
 # ------------------------------------------------------------------------------------------- examples from files
@@ -162,6 +166,11 @@ class Encoded(NamedTuple):
 
     @property
     def length(self) -> int:
+        """Tokens of the longest text in it; `n_tokens`: of the row that it takes up in a batch."""
+        return len(self.ids)
+
+    @property
+    def n_tokens(self) -> int:
         return len(self.ids)
 
     def split(self) -> tuple[list[int], list[int]]:
@@ -190,8 +199,11 @@ class EncodedPair(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Of the longer of the two: in a batch both are padded to the longest sequence there."""
         return max(self.chosen.length, self.rejected.length)
+
+    @property
+    def n_tokens(self) -> int:
+        return self.chosen.n_tokens + len(self.rejected.split()[1])  # the prompt once
 
 
 class EncodedFeedback(NamedTuple):
@@ -204,6 +216,10 @@ class EncodedFeedback(NamedTuple):
     @property
     def length(self) -> int:
         return self.sequence.length
+
+    @property
+    def n_tokens(self) -> int:
+        return self.sequence.n_tokens
 
 
 def split_pairs(pairs: Sequence[EncodedPair]) -> list[EncodedFeedback]:
@@ -248,27 +264,9 @@ def fitting(encoded: list[E], examples: Sequence, context: int, source: str, say
 # --------------------------------------------------------------------------------------------- tokens to batches
 
 
-STRETCH = 32  # batches that are sorted by length together: long enough to spare padding, short enough to stay random
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B sequences. ids (B, T), padded on the right with zeros; index: where their R response tokens are;
-    lengths (B,): response tokens in each; n_tokens: how many of the B * T are not padding."""
-
-    ids: Tensor
-    index: ResponseIndex
-    lengths: Tensor
-    n_tokens: int
-
-    def to(self, device: str | torch.device) -> Batch:
-        ids, lengths = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.lengths))
-        return Batch(ids, self.index.to(device), lengths, self.n_tokens)
-
-
 @dataclass(frozen=True)
 class PairBatch:
-    """B pairs as one batch of 2B sequences, the chosen first, then the rejected in the same order.
+    """B pairs as one batch of 2B responses: of each pair the chosen one, then the rejected one.
     ref_logps (2B,): the reference's log-probs in that order, None where they are not known ahead."""
 
     sequences: Batch
@@ -279,7 +277,7 @@ class PairBatch:
         return self.sequences.n_tokens
 
     def to(self, device: str | torch.device) -> PairBatch:
-        return PairBatch(self.sequences.to(device), None if self.ref_logps is None else self.ref_logps.to(device))
+        return PairBatch(self.sequences.to(device), None if self.ref_logps is None else send(self.ref_logps, device))
 
 
 @dataclass(frozen=True)
@@ -297,30 +295,48 @@ class FeedbackBatch:
         return self.sequences.n_tokens
 
     def to(self, device: str | torch.device) -> FeedbackBatch:
-        mismatched, ref_logps = (None if part is None else part.to(device) for part in (self.mismatched, self.ref_logps))
-        return FeedbackBatch(self.sequences.to(device), self.desirable.to(device), mismatched, ref_logps)
+        mismatched = None if self.mismatched is None else self.mismatched.to(device)
+        ref_logps = None if self.ref_logps is None else send(self.ref_logps, device)
+        return FeedbackBatch(self.sequences.to(device), send(self.desirable, device), mismatched, ref_logps)
+
+
+def pack(trees: Sequence[Sequence[Encoded]]) -> Batch:
+    """Lay trees in one row, each a prompt and its responses: sequences that begin with the same prompt.
+
+    With several processes the row holds this one's share of the trees, and responses keep their number in the whole
+    batch. A process that is left without any lays one and scores nothing of it. Raises ValueError if prompts differ.
+    """
+    parts = [[sequence.split() for sequence in tree] for tree in trees]
+    if any(prompt != tree[0][0] for tree in parts for prompt, _ in tree):
+        raise ValueError("responses can only share a prompt that is the same for all of them")
+    sizes = [(len(tree[0][0]), *(len(response) for _, response in tree)) for tree in parts]
+    lengths = torch.tensor([response for _, *responses in sizes for response in responses])  # (S,)
+    numbers = torch.arange(len(lengths)).split([len(tree) for tree in trees])  # of each tree's responses
+    mine = range(rank(), len(trees), processes())
+    share = mine or [0]
+    texts = (tokens for i in share for tokens in (parts[i][0][0], *(response for _, response in parts[i])))
+    ids = torch.tensor(list(chain.from_iterable(texts)))  # (T,)
+    layout = lay_out([sizes[i] for i in share])
+    index = index_responses(ids, (layout.branches > 0) & bool(mine), layout)
+    index = index._replace(owners=torch.cat([numbers[i] for i in share])[index.owners])
+    return Batch(ids, layout, index, lengths, n_tokens=sum(map(sum, sizes)), n_targets=int(lengths.sum()))
 
 
 def collate(sequences: Sequence[Encoded]) -> Batch:
-    """Lay sequences side by side, padded on the right: causal attention never looks there, nor does the mask."""
-    shape = len(sequences), max(len(s.ids) for s in sequences)
-    ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
-    for row, s in enumerate(sequences):
-        ids[row, : len(s.ids)] = torch.tensor(s.ids)
-        mask[row, : len(s.ids)] = torch.tensor(s.response_mask)
-    return Batch(ids, index_responses(ids, mask), mask.sum(1), sum(len(s.ids) for s in sequences))
+    """Lay sequences in one row, each with a prompt of its own."""
+    return pack([[sequence] for sequence in sequences])
 
 
 def collate_pairs(pairs: Sequence[EncodedPair]) -> PairBatch:
-    """Lay pairs side by side: all chosen sequences, then all rejected ones."""
-    sequences = collate([p.chosen for p in pairs] + [p.rejected for p in pairs])
+    """Lay pairs in one row, each prompt once."""
+    sequences = pack([[p.chosen, p.rejected] for p in pairs])
     if any(p.ref_logps is None for p in pairs):
         return PairBatch(sequences, None)
-    return PairBatch(sequences, torch.tensor([p.ref_logps for p in pairs]).T.flatten())  # (B, 2) -> (2B,)
+    return PairBatch(sequences, torch.tensor([p.ref_logps for p in pairs]).flatten())  # (B, 2) -> (2B,)
 
 
 def collate_feedback(examples: Sequence[EncodedFeedback], context: int | None = None) -> FeedbackBatch:
-    """Lay single responses side by side; with `context`, their prompts with one another's responses as well."""
+    """Lay single responses in one row; with `context`, their prompts with one another's responses in another."""
     mismatched = None if context is None else collate(mismatch([e.sequence for e in examples], context))
     ref_logps = None if any(e.ref_logp is None for e in examples) else torch.tensor([e.ref_logp for e in examples])
     return FeedbackBatch(collate([e.sequence for e in examples]), torch.tensor([e.desirable for e in examples]), mismatched, ref_logps)
@@ -346,29 +362,32 @@ def mismatch(sequences: Sequence[Encoded], context: int) -> list[Encoded]:
 class Batches(Generic[E]):
     """Batches without end: every example once an epoch, in an order that the seed and the epoch alone decide.
 
-    Batch number k is the same whether or not the batches before it were made, so a resumed run sees what the
-    unbroken one would have seen. Sequences of similar length share a batch, which spares a third of the padding. The
+    A batch has `batch_size` examples, or as many as fit into a row of `tokens` tokens. Batch number k is the same
+    whether or not the batches before it were made, so a resumed run sees what the unbroken one would have seen. The
     last batch of an epoch may be smaller; if one example alone is left over, it joins the batch before.
     """
 
-    def __init__(self, examples: Sequence[E], collate: Callable, batch_size: int, seed: int) -> None:
-        self.examples, self.collate, self.batch_size, self.seed = examples, collate, batch_size, seed
-        self.per_epoch = len(self.cut(range(len(examples))))
-        self.plan = lru_cache(maxsize=1)(self.plan_epoch)
+    def __init__(self, examples: Sequence[E], collate: Callable, batch_size: int | None, seed: int, tokens: int | None = None) -> None:
+        self.examples, self.collate, self.batch_size, self.seed, self.tokens = examples, collate, batch_size, seed, tokens
+        self.starts = [0]  # the number of each epoch's first batch, as far as it is known
+        self.plan = lru_cache(maxsize=2)(self.plan_epoch)
 
     def __getitem__(self, k: int) -> Batch | PairBatch | FeedbackBatch:
-        epoch, i = divmod(k, self.per_epoch)
-        return self.collate([self.examples[j] for j in self.plan(epoch)[i]])
+        while self.starts[-1] <= k:
+            self.starts.append(self.starts[-1] + len(self.plan(len(self.starts) - 1)))
+        epoch = bisect_right(self.starts, k) - 1
+        return self.collate([self.examples[j] for j in self.plan(epoch)[k - self.starts[epoch]]])
 
     def plan_epoch(self, epoch: int) -> list[list[int]]:
-        """Shuffle; sort each stretch of some batches by length; cut into batches; shuffle these."""
+        """Shuffle, and cut into batches."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.examples), generator=generator).tolist()
-        stretch = STRETCH * self.batch_size
-        for i in range(0, len(order), stretch):
-            order[i : i + stretch] = sorted(order[i : i + stretch], key=lambda j: self.examples[j].length)
-        batches = self.cut(order)
-        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        return self.cut(torch.randperm(len(self.examples), generator=generator).tolist())
+
+    def count(self, epochs: float) -> int:
+        """How many batches `epochs` passes over the examples are, at least one."""
+        whole = int(epochs)
+        part = round((epochs - whole) * len(self.plan(whole))) if epochs > whole else 0
+        return max(1, sum(len(self.plan(epoch)) for epoch in range(whole)) + part)
 
     def once(self) -> Iterator[Batch | PairBatch | FeedbackBatch]:
         """Every example once, in file order: for evaluation."""
@@ -377,7 +396,15 @@ class Batches(Generic[E]):
 
     def cut(self, order: Sequence[int]) -> list[list[int]]:
         """An order cut into batches."""
-        batches = [list(order[i : i + self.batch_size]) for i in range(0, len(order), self.batch_size)]
-        if len(batches) > 1 and len(batches[-1]) == 1 < self.batch_size:
+        batches: list[list[int]] = []
+        room = 0  # left in the last batch: of examples, or of tokens
+        for j in order:
+            size = self.examples[j].n_tokens if self.tokens else 1
+            if room < size:
+                batches.append([])
+                room = self.tokens or self.batch_size
+            batches[-1].append(j)
+            room -= size
+        if len(batches) > 1 and len(batches[-1]) == 1 and self.batch_size != 1:
             batches[-2:] = [batches[-2] + batches[-1]]
         return batches

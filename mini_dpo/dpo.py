@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mini_dpo.data import Batch, Batches, EncodedFeedback, EncodedPair, FeedbackBatch, PairBatch, collate_feedback, collate_pairs
-from mini_dpo.logprobs import response_logps
+from mini_dpo.data import Batches, EncodedFeedback, EncodedPair, FeedbackBatch, PairBatch, collate_feedback, collate_pairs
+from mini_dpo.logprobs import Batch, response_logps
 from mini_dpo.metrics import preference_metrics
 from mini_dpo.model import GPT
 from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps
@@ -49,8 +49,7 @@ def sft_term(logps: PairLogps | UnpairedLogps) -> Tensor:
 def pair_logps(policy: GPT, reference: GPT | None, batch: PairBatch) -> PairLogps:
     """Score a batch of pairs under both models; no gradient reaches the reference."""
     both = score_responses(policy, reference, batch.sequences, batch.ref_logps)  # 2B responses
-    B = len(both) // 2
-    return PairLogps(chosen=both[:B], rejected=both[B:])
+    return PairLogps(chosen=both[0::2], rejected=both[1::2])
 
 
 def unpaired_logps(policy: GPT, reference: GPT | None, batch: FeedbackBatch) -> UnpairedLogps:
@@ -65,7 +64,7 @@ def unpaired_logps(policy: GPT, reference: GPT | None, batch: FeedbackBatch) -> 
 
 def score_responses(policy: GPT, reference: GPT | None, sequences: Batch, ref_logps: Tensor | None) -> Responses:
     """The log-probs of a batch's responses under the policy, and under the reference if there is one."""
-    policy_logps = response_logps(policy, sequences.ids, sequences.index)  # (B,)
+    policy_logps = response_logps(policy, sequences)  # (B,)
     if ref_logps is None and reference is not None:
         ref_logps = score_reference(reference, sequences)
     return Responses(policy_logps, sequences.lengths, ref_logps)
@@ -74,18 +73,28 @@ def score_responses(policy: GPT, reference: GPT | None, sequences: Batch, ref_lo
 @torch.no_grad()
 def score_reference(reference: GPT, sequences: Batch) -> Tensor:
     """The reference's log-probs of a batch's responses: (B,)."""
-    return response_logps(reference, sequences.ids, sequences.index)
+    return response_logps(reference, sequences)
 
 
-def precompute_reference(reference: GPT, examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], batch_size: int, dtype: str) -> list:
+def precompute_reference(reference: GPT, examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], dtype: str, batch_size: int | None, tokens: int | None = None) -> list:  # fmt: skip
     """The same examples with the reference's log-probs, scored once: a step then costs no pass through the reference."""
+    return know_reference(examples, reference_logps(reference, examples, dtype, batch_size, tokens))
+
+
+def reference_logps(reference: GPT, examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], dtype: str, batch_size: int | None, tokens: int | None = None) -> Tensor:  # fmt: skip
+    """The reference's log-probs of all examples: (n, 2) for pairs, the chosen response first, else (n,)."""
     device = reference.wte.weight.device
     paired = bool(examples) and isinstance(examples[0], EncodedPair)
-    known = []
-    for batch in Batches(examples, collate_pairs if paired else collate_feedback, batch_size, seed=0).once():
+    scored = []
+    for batch in Batches(examples, collate_pairs if paired else collate_feedback, batch_size, seed=0, tokens=tokens).once():
         with autocast(device, dtype):
-            logps = score_reference(reference, batch.sequences.to(device))
-        known += logps.view(2, -1).T.tolist() if paired else logps.tolist()  # (B, 2) or (B,)
-    if paired:
-        return [pair._replace(ref_logps=tuple(logps)) for pair, logps in zip(examples, known)]
-    return [example._replace(ref_logp=logp) for example, logp in zip(examples, known)]
+            scored.append(score_reference(reference, batch.sequences.to(device)))  # (2B,) or (B,)
+    logps = torch.cat(scored).cpu() if scored else torch.zeros(0)
+    return logps.view(-1, 2) if paired else logps
+
+
+def know_reference(examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], logps: Tensor) -> list:
+    """The same examples with these reference log-probs."""
+    if logps.dim() == 2:
+        return [pair._replace(ref_logps=tuple(values)) for pair, values in zip(examples, logps.tolist())]
+    return [example._replace(ref_logp=value) for example, value in zip(examples, logps.tolist())]

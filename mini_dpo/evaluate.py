@@ -82,7 +82,7 @@ def estimate_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, prompts: Sequ
     for batch in Batches(sequences, collate, BATCH, seed=0).once():
         batch = batch.to(policy.wte.weight.device)
         with autocast(batch.ids.device, dtype):
-            ratios.append(response_logps(policy, batch.ids, batch.index) - response_logps(reference, batch.ids, batch.index))
+            ratios.append(response_logps(policy, batch) - response_logps(reference, batch))
     ratios = torch.cat(ratios)  # (N,)
     error = float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 1 else None
     return float(ratios.mean()), error

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from mini_dpo.bradley_terry import kl, optimal_policy, preference_probability
 from mini_dpo.cli import option, parser_for, run_command
-from mini_dpo.data import EncodedPair, PairBatch, collate, collate_pairs, join
-from mini_dpo.dpo import freeze, pair_logps
+from mini_dpo.data import collate, join, pack
+from mini_dpo.dpo import freeze, score_responses
 from mini_dpo.errors import UserError
-from mini_dpo.logprobs import response_logps
+from mini_dpo.logprobs import Batch, response_logps
 from mini_dpo.losses import LOSSES
 from mini_dpo.model import GPT, GPTConfig
+from mini_dpo.registry import PairLogps
 from mini_dpo.sft import sft_objective
 from mini_dpo.training import LoopConfig, Objective, Outcome, train
 
@@ -76,8 +77,12 @@ def list_responses() -> list[list[int]]:
 @torch.no_grad()
 def score_all(model: GPT, responses: Sequence[list[int]]) -> Tensor:
     """log pi(y | x) of every response to every prompt: (prompts, K)."""
-    batch = collate([join(prompt, response) for prompt in PROMPTS for response in responses])
-    return response_logps(model, batch.ids, batch.index).view(len(PROMPTS), len(responses))
+    return response_logps(model, every_response(responses)).view(len(PROMPTS), len(responses))
+
+
+def every_response(responses: Sequence[list[int]]) -> Batch:
+    """One row with each prompt once, and all K responses to it: number i K + k is response k to prompt i."""
+    return pack([[join(prompt, response) for response in responses] for prompt in PROMPTS])
 
 
 def make_reference(responses: Sequence[list[int]], seed: int) -> GPT:
@@ -98,25 +103,27 @@ def make_reward(responses: Sequence[list[int]], seed: int) -> Tensor:
 
 def train_on_every_pair(reference: GPT, responses: Sequence[list[int]], reward: Tensor, settings: ExactSettings) -> GPT:
     """A copy of the reference, trained on all ordered pairs at once in every step."""
-    pairs, probabilities = [], []
-    for i, prompt in enumerate(PROMPTS):
+    chosen, rejected, probabilities = [], [], []
+    for i in range(len(PROMPTS)):
         for w, l in itertools.permutations(range(len(responses)), 2):
-            pairs.append(EncodedPair(join(prompt, responses[w]), join(prompt, responses[l])))
+            chosen.append(i * len(responses) + w)
+            rejected.append(i * len(responses) + l)
             probabilities.append(preference_probability(reward[i, w], reward[i, l]))
-    batch = collate_pairs(pairs)
+    batch = every_response(responses)
     policy = freeze(reference).requires_grad_(True)
-    objective = expected_dpo(reference, torch.stack(probabilities), settings.beta)
+    objective = expected_dpo(reference, torch.tensor(chosen), torch.tensor(rejected), torch.stack(probabilities), settings.beta)
     config = LoopConfig(steps=settings.steps, lr=3e-3, warmup=20, grad_clip=math.inf, seed=settings.seed)
     train(policy, objective, {step: batch for step in range(config.steps)}, config, name="dpo")
     return policy
 
 
-def expected_dpo(reference: GPT, probabilities: Tensor, beta: float) -> Objective:
-    """The DPO loss over people's random labels: each ordered pair's, times the probability (B,) of that label."""
+def expected_dpo(reference: GPT, chosen: Tensor, rejected: Tensor, probabilities: Tensor, beta: float) -> Objective:
+    """The DPO loss over people's random labels: each ordered pair's, times the probability (B,) of that label.
+    chosen, rejected: (B,), the numbers of the pair's two responses in the batch."""
 
-    def objective(policy: GPT, batch: PairBatch) -> Outcome:
-        logps = pair_logps(policy, reference, batch)
-        losses = probabilities * LOSSES["dpo"](logps, beta=beta)  # (B,)
+    def objective(policy: GPT, batch: Batch) -> Outcome:
+        responses = score_responses(policy, reference, batch, None)
+        losses = probabilities * LOSSES["dpo"](PairLogps(responses[chosen], responses[rejected]), beta=beta)  # (B,)
         return Outcome(losses.sum(), len(losses) // 2, {})  # a pair has two orders and one label
 
     return objective

@@ -11,11 +11,18 @@ S places in the cache.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mini_dpo.packing import Layout, attention
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values (..., H, T, D) -> (..., H, T, D)
 
 
 @dataclass(frozen=True)
@@ -51,26 +58,29 @@ PRESETS = {
 
 
 class Attention(nn.Module):
-    """Causal self-attention: each position takes a weighted mean of the values at its own and earlier positions."""
+    """The two matrices around attention: into queries, keys and values a head, and from the mixed values back."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.dropout = config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values in one product
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, positions: Tensor | None, cache: Tensor | None) -> Tensor:
-        B, T, C = x.shape
-        q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, C) each
-        q, k, v = (z.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for z in (q, k, v))  # (B, H, T, D)
-        if cache is None:
-            dropout = self.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)  # (B, H, T, D)
-        else:
-            keys, values, seen = remember(cache, positions, k, v)
-            y = F.scaled_dot_product_attention(q, keys, values, attn_mask=seen)  # (B, H, T, D)
-        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., T, C) -> queries, keys and values, (..., H, T, D) each."""
+        q, k, v = self.c_attn(x).chunk(3, dim=-1)  # (..., T, C) each
+        return tuple(z.unflatten(-1, (self.n_head, -1)).transpose(-3, -2) for z in (q, k, v))
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Each position takes a weighted mean of the values at its own and earlier positions: (B, H, T, D)."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+
+
+def remembering(q: Tensor, k: Tensor, v: Tensor, cache: Tensor, positions: Tensor) -> Tensor:
+    """The same where earlier keys and values lie in a layer's cache, (2, B, H, S, D), and join them: (B, H, T, D)."""
+    keys, values, seen = remember(cache, positions, k, v)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=seen)
 
 
 def remember(cache: Tensor, positions: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,6 +112,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention, then MLP; each reads a normalised copy of the stream and adds its answer to it."""
 
+    compiled = False  # whether torch.compile fuses what lies on either side of attention
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd)
@@ -110,9 +122,29 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, positions: Tensor | None, cache: Tensor | None) -> Tensor:
-        x = x + self.drop(self.attn(self.ln_1(x), positions, cache))  # (B, T, C)
-        return x + self.drop(self.mlp(self.ln_2(x)))  # (B, T, C)
+    def forward(self, x: Tensor, attend: Attend, rows: Tensor | None = None) -> Tensor:
+        """(..., T, C) -> (..., T, C). With rows (R,), only those of x (T, C) go on after attention: -> (R, C)."""
+        read, write = (compiled(Block.read), compiled(Block.write)) if self.compiled else (Block.read, Block.write)
+        q, k, v = read(self, x)  # (..., H, T, D) each
+        y = attend(q, k, v).transpose(-3, -2).flatten(-2)  # (..., T, C)
+        if rows is not None:
+            x, y = x.index_select(0, rows), y.index_select(0, rows)  # (R, C)
+        return write(self, x, y)
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The half before the positions meet: queries, keys and values."""
+        return self.attn.split(self.ln_1(x))
+
+    def write(self, x: Tensor, y: Tensor) -> Tensor:
+        """The half after: what a position has gathered, and what its MLP makes of it, added to the stream."""
+        x = x + self.drop(self.attn.c_proj(y))
+        return x + self.drop(self.mlp(self.ln_2(x)))
+
+
+@lru_cache
+def compiled(half: Callable) -> Callable:
+    """Half a block as torch.compile makes it, once for rows of every length and for every block."""
+    return torch.compile(half, dynamic=True)
 
 
 class GPT(nn.Module):
@@ -126,6 +158,7 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
+        self.recompute = False  # forget what is inside a block and compute it again for the gradient: less memory, more time
         self.initialise()
 
     def initialise(self) -> None:
@@ -150,13 +183,46 @@ class GPT(nn.Module):
         """
         B, T = ids.shape
         if positions is None:
-            if T > self.config.context:
-                raise ValueError(f"{T} tokens do not fit the model's context of {self.config.context}")
-            positions = torch.arange(T, device=ids.device).expand(B, T)  # (B, T)
-        x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T, C)
-        for i, block in enumerate(self.h):
-            x = block(x, positions, None if cache is None else cache[i])  # (B, T, C)
+            positions = torch.arange(self.check_length(T), device=ids.device).expand(B, T)  # (B, T)
+        if cache is None:
+            return self.stream(ids, positions, [partial(causal, dropout=self.dropout)] * len(self.h))
+        return self.stream(ids, positions, [partial(remembering, cache=cache[i], positions=positions) for i in range(len(cache))])
+
+    def hidden_at(self, ids: Tensor, layout: Layout, rows: Tensor) -> Tensor:
+        """The same for a packed row of token ids (T,), at the rows asked for: (R, C). See packing.py.
+
+        The last block goes no further than attention for the others: nobody will look at them. Raises ValueError
+        where a text is longer than the context.
+        """
+        self.check_length(layout.longest)
+        return self.stream(ids, layout.positions, [attention(layout, self.dropout)] * len(self.h), rows)
+
+    def stream(self, ids: Tensor, positions: Tensor, attends: Sequence[Attend], rows: Tensor | None = None) -> Tensor:
+        """Embed, go through the blocks, each with its own way to attend, and normalise: (..., T) -> (..., T, C)."""
+        x = self.drop(self.wte(ids) + self.wpe(positions))  # (..., T, C)
+        for block, attend in zip(self.h, attends):
+            wanted = rows if block is self.h[-1] else None
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, attend, wanted, use_reentrant=False, preserve_rng_state=self.dropout > 0)
+            else:
+                x = block(x, attend, wanted)
         return self.ln_f(x)
+
+    def compile_blocks(self) -> None:
+        """Have torch.compile translate the blocks from now on."""
+        for block in self.h:
+            block.compiled = True
+
+    @property
+    def dropout(self) -> float:
+        """The share of attention weights that is set to zero now."""
+        return self.config.dropout if self.training else 0.0
+
+    def check_length(self, T: int) -> int:
+        """T, unless it is more than the context: then ValueError."""
+        if T > self.config.context:
+            raise ValueError(f"{T} tokens do not fit the model's context of {self.config.context}")
+        return T
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) -> (..., V): the score of each token to come next. The output matrix is the embedding (tied)."""

@@ -96,18 +96,21 @@ class Settings:
     lr: float | None = option(float, f"peak learning rate (default: {LR['dpo'][0]:g}; {LR['dpo'][1]:g} from {WIDE} channels on)", group=PREFERENCES)
     epochs: float | None = option(float, "passes over the data (default: 3)", group=PREFERENCES)
     steps: int | None = option(int, "optimizer steps, instead of --epochs", group=PREFERENCES)
-    precompute_ref: bool = option(bool, "score the reference once ahead instead of in every step; the training is the same", False, group=PREFERENCES)
+    precompute_ref: bool = option(bool, "keep the reference's log-probs beside the data, for the next run with the same data and reference; the training is the same", False, group=PREFERENCES)
 
     sft_lr: float | None = option(float, f"peak learning rate (default: {LR['sft'][0]:g}; {LR['sft'][1]:g} from {WIDE} channels on)", group=SFT)
     sft_epochs: float | None = option(float, "passes over the data (default: 6)", group=SFT)
     sft_steps: int | None = option(int, "optimizer steps, instead of --sft-epochs", group=SFT)
     dropout: float = option(float, "dropout; preference training has none", 0.0, group=SFT)
 
-    batch_size: int = option(int, "pairs a batch; single responses for SFT and for losses of single responses", 32, group=BOTH)
+    batch_size: int | None = option(int, "pairs a batch; single responses for SFT and for losses of single responses (default: 32)", group=BOTH)
+    tokens_per_batch: int | None = option(int, "as many examples a batch as fit into so many tokens, instead of --batch-size: batches of even cost and memory", group=BOTH)
     accumulate: int = option(int, "batches an optimizer step: the same gradient as one large batch, in less memory", 1, group=BOTH)
     seed: int = option(int, "of weights, order, dropout and samples: one seed, one result on one machine", 0, group=BOTH)
     device: str = option(str, "where to compute; auto takes cuda, else cpu", "auto", ("auto", "cpu", "cuda", "mps"), group=BOTH)
     dtype: str = option(str, "bfloat16 multiplies in half precision (meant for cuda) and keeps float32 weights", "float32", ("float32", "bfloat16"), group=BOTH)
+    compile: bool = option(bool, "translate the model with torch.compile first; gains nothing on a CPU", False, group=BOTH)
+    checkpoint_activations: bool = option(bool, "keep only what stands between the blocks and compute their insides again for the gradient: less memory, a third more time", False, group=BOTH)
     eval_every: int | None = option(int, "steps between two looks at the validation data (default: five a stage)", group=BOTH)
     save_every: int = option(int, "steps between two checkpoints", 100, group=BOTH)
 
@@ -197,7 +200,7 @@ def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
     def present(names: Sequence[str]) -> list[str]:
         return [name for name in names if name in given]
 
-    for name in ("steps", "sft_steps", "batch_size", "accumulate", "n_layer", "n_head", "n_embd", "context", "eval_every", "save_every"):
+    for name in ("steps", "sft_steps", "batch_size", "tokens_per_batch", "accumulate", "n_layer", "n_head", "n_embd", "context", "eval_every", "save_every"):
         if name in given and getattr(settings, name) < 1:
             yield f"{flags([name])} must be at least 1, not {getattr(settings, name)}"
     for name in ("lr", "sft_lr", "epochs", "sft_epochs"):
@@ -224,6 +227,8 @@ def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
     for prefix in ("", "sft_"):
         if len(present((prefix + "steps", prefix + "epochs"))) == 2:
             yield f"{flags([prefix + 'steps'])} and {flags([prefix + 'epochs'])} say the same thing twice; give one"
+    if len(present(("batch_size", "tokens_per_batch"))) == 2:
+        yield "--batch-size and --tokens-per-batch both say how large a batch is; give one"
     yield from loss_problems(settings, loss)
     if settings.device != "auto" and not available(settings.device):
         yield f"--device {settings.device}: this machine, or this build of torch, has none; use --device cpu"
@@ -243,7 +248,7 @@ def loss_problems(settings: Settings, loss: Loss) -> Iterator[str]:
             yield f"--loss {problem}"
     if not 0 <= settings.sft_weight < math.inf:
         yield f"--sft-weight must be at least 0, not {settings.sft_weight}"
-    if loss.facts["mismatched"] and settings.batch_size < 2:
+    if loss.facts["mismatched"] and settings.batch_size == 1:
         yield f"--loss {loss.name} sets each prompt of a batch against another one's response; use --batch-size 2 or more"
     if loss.facts["mismatched"] and settings.precompute_ref:
         yield f"--loss {loss.name} needs the reference in every step, for prompts with other prompts' responses; leave out --precompute-ref"
@@ -268,6 +273,7 @@ def resolve(settings: Settings, loss: Loss) -> Settings:
         data=full_path(s.data),
         sft_data=full_path(s.sft_data),
         init_from=full_path(s.init_from),
+        batch_size=None if s.tokens_per_batch else s.batch_size or 32,
         epochs=s.epochs if s.steps or s.epochs else 3.0,
         sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else 6.0,
         model=preset,

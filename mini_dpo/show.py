@@ -53,10 +53,10 @@ def render(tokenizer: Tokenizer, prompt: str, response: str) -> str:
     batch = collate([encode(tokenizer, prompt, response)])
     predicted_at = {row + 1: row for row in batch.index.rows.tolist()}  # with one sequence, rows are positions
     lines = [f"{'position':>8}  {'id':>5}  {'token':24}  trained on?"]
-    for position, token in enumerate(batch.ids[0].tolist()):
+    for position, token in enumerate(batch.ids.tolist()):
         trained = f"yes, predicted at position {predicted_at[position]}" if position in predicted_at else "no"
         lines.append(f"{position:8}  {token:5}  {tokenizer.decode([token])!r:24}  {trained}")
-    lines.append(f"{len(predicted_at)} of {batch.ids.shape[1]} tokens are trained on")
+    lines.append(f"{len(predicted_at)} of {batch.n_tokens} tokens are trained on")
     return "\n".join(lines)
 
 

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from mini_dpo.checkpoint import MetricsLog, load_checkpoint, save_checkpoint
-from mini_dpo.data import Batch, Batches, FeedbackBatch, PairBatch
+from mini_dpo.data import Batches, FeedbackBatch, PairBatch
 from mini_dpo.errors import TrainingFailed
+from mini_dpo.logprobs import Batch
 from mini_dpo.model import GPT
+from mini_dpo.parallel import any_process, processes, rank, sum_gradients
 
 
 class Outcome(NamedTuple):
@@ -36,6 +38,7 @@ class Outcome(NamedTuple):
     metrics: dict[str, Tensor]
 
 
+LOOK_EVERY = 10  # steps after which the numbers of the last ones are fetched at the latest: a GPU is not stopped for each
 AnyBatch = Batch | PairBatch | FeedbackBatch
 Objective = Callable[[GPT, AnyBatch], Outcome]
 
@@ -98,26 +101,37 @@ def train(
     optimizer = make_optimizer(policy, config)
     first, log = resume(optimizer, files, saved) if files else (0, None)
     progress = Progress(name, first, config.steps)
+    records: list[dict[str, Tensor]] = []  # of the last steps, still on the device
     with ask_before_stopping() as stop_asked:
         for step in range(first, config.steps):
             micro_batches = [batches[step * config.accumulate + i] for i in range(config.accumulate)]
-            try:
-                record = train_step(policy, optimizer, objective, micro_batches, config, step)
-            except TrainingFailed as error:
-                raise TrainingFailed(f"{name}, step {step + 1}: {error}") from error
-            last = step + 1 == config.steps
-            if valid is not None and (last or (step + 1) % config.eval_every == 0):
+            records.append(train_step(policy, optimizer, objective, micro_batches, config, step))
+            done = step + 1
+            last, stop = done == config.steps, any_process(bool(stop_asked))
+            evaluate_now = valid is not None and (last or done % config.eval_every == 0)
+            save_now = files is not None and (last or stop or done % config.save_every == 0)
+            progress.tokens += sum(batch.n_tokens for batch in micro_batches)
+            if not (evaluate_now or save_now or progress.due(done) or len(records) == LOOK_EVERY):
+                continue
+            settled = settle(records, name, done)
+            records.clear()
+            if evaluate_now:
                 scores = score(policy, objective, valid, config.dtype)
-                record |= {f"eval_{metric}": value for metric, value in scores.items()}
-            if files and log:
-                log.write({"stage": files.stage, "step": step + 1, **record})
-                if last or stop_asked or (step + 1) % config.save_every == 0:
-                    # a finished stage needs its weights only; resuming one needs the optimizer's moments as well
-                    moments = {} if last else {"optimizer": optimizer.state_dict()}
-                    save_checkpoint(files.checkpoint, policy, files.tokenizer, step=step + 1, finished=last, log_length=log.length(), **moments)
-            progress.report(step + 1, record, sum(batch.n_tokens for batch in micro_batches))
-            if stop_asked:
+                settled[-1] |= {f"eval_{metric}": value for metric, value in scores.items()}
+            if log:
+                for number, record in enumerate(settled, done - len(settled) + 1):
+                    log.write({"stage": files.stage, "step": number, **record, "learning_rate": learning_rate(number - 1, config)})
+            if save_now:
+                check_weights(policy, name, done)
+                # a finished stage needs its weights only; resuming one needs the optimizer's moments as well
+                moments = {} if last else {"optimizer": optimizer.state_dict()}
+                if log:
+                    save_checkpoint(files.checkpoint, policy, files.tokenizer, step=done, finished=last, log_length=log.length(), **moments)
+            if evaluate_now or progress.due(done):
+                progress.report(done, settled[-1])
+            if stop:
                 raise KeyboardInterrupt
+    check_weights(policy, name, config.steps)
 
 
 def make_optimizer(policy: GPT, config: LoopConfig) -> torch.optim.AdamW:
@@ -128,24 +142,29 @@ def make_optimizer(policy: GPT, config: LoopConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
 
 
-def resume(optimizer: torch.optim.Optimizer, files: StageFiles, saved: dict | None) -> tuple[int, MetricsLog]:
-    """Where to begin: (the first step to take, the log cut back to what the stage's checkpoint, if there is one, has seen)."""
+def resume(optimizer: torch.optim.Optimizer, files: StageFiles, saved: dict | None) -> tuple[int, MetricsLog | None]:
+    """Where to begin: (the first step to take, the log cut back to what the stage's checkpoint, if there is one, has
+    seen). Only the first process has a log, and writes checkpoints."""
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
-        return saved["step"], MetricsLog(files.folder / "metrics.jsonl", saved["log_length"])
+    first = saved["step"] if saved else 0
+    if rank() > 0:
+        return first, None
+    if saved:
+        return first, MetricsLog(files.folder / "metrics.jsonl", saved["log_length"])
     before = files.folder / "sft.pt"  # there only if a stage came before this one
     length = load_checkpoint(before)["log_length"] if before.exists() else 0
-    return 0, MetricsLog(files.folder / "metrics.jsonl", length)
+    return first, MetricsLog(files.folder / "metrics.jsonl", length)
 
 
-def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objective, micro_batches: list[AnyBatch], config: LoopConfig, step: int) -> dict[str, float]:  # fmt: skip
-    """One optimizer step over all micro-batches; returns what to log.
+def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objective, micro_batches: list[AnyBatch], config: LoopConfig, step: int) -> dict[str, Tensor]:  # fmt: skip
+    """One optimizer step over all micro-batches; returns what to log, () each, where it lies: nobody waits for a device.
 
     The sums of the micro-batches are added up first and divided once, by the count of them all: the gradient is that
-    of one large batch, whichever way it was cut.
+    of one large batch, whichever way it was cut, and whichever process had which part of it.
     """
     device = policy.wte.weight.device
-    torch.manual_seed(config.seed * 1_000_003 + step)  # dropout depends on the seed and the step alone
+    torch.manual_seed((config.seed * 1_000_003 + step) * processes() + rank())  # dropout depends on the seed and the step alone
     policy.train()
     optimizer.zero_grad()
     outcomes = []
@@ -156,20 +175,35 @@ def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objecti
         outcomes.append(outcome._replace(loss=outcome.loss.detach()))
     count = sum(outcome.count for outcome in outcomes)
     parameters = [p for p in policy.parameters() if p.grad is not None]
+    sum_gradients(parameters)
+    grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters]) / count
+    scale = (config.grad_clip / (grad_norm + 1e-6)).clamp(max=1) / count  # the mean's gradient, clipped
     for parameter in parameters:
-        parameter.grad.div_(count)
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip))
-    lr = learning_rate(step, config)
-    record = {**means(outcomes), "grad_norm": grad_norm, "learning_rate": lr}
-    if not (math.isfinite(record["loss"]) and math.isfinite(grad_norm)):
-        what = f"the loss is {record['loss']} and the norm of its gradient {grad_norm}"
-        raise TrainingFailed(f"{what}; nothing of this step was kept; start again with a lower learning rate")
+        parameter.grad.mul_(scale)
+    record = {**means(outcomes), "grad_norm": grad_norm}
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = learning_rate(step, config)
+    optimizer.found_inf = 1 - (record["loss"] * record["grad_norm"]).isfinite().float()  # if 1, fused AdamW stays where it is
     optimizer.step()
-    if not all(bool(p.isfinite().all()) for p in policy.parameters()):
-        raise TrainingFailed("a weight is no longer a finite number; start again with a lower learning rate")
     return record
+
+
+def settle(records: list[dict[str, Tensor]], name: str, done: int) -> list[dict[str, float]]:
+    """The records of the last steps as numbers, fetched from the device together; `done`: the last one's step. Raises
+    TrainingFailed where loss or gradient is not finite. A metric without a value is left out."""
+    numbers = iter(torch.stack([value.detach().double() for record in records for value in record.values()]).tolist())
+    settled = [{metric: next(numbers) for metric in record} for record in records]
+    for step, record in enumerate(settled, done - len(records) + 1):
+        if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
+            what = f"the loss is {record['loss']} and the norm of its gradient {record['grad_norm']}"
+            raise TrainingFailed(f"{name}, step {step}: {what}; the step was not taken; start again with a lower learning rate")
+    return [{metric: value for metric, value in record.items() if not math.isnan(value)} for record in settled]
+
+
+def check_weights(policy: GPT, name: str, done: int) -> None:
+    """Raise TrainingFailed if a weight is not a finite number."""
+    if not all(bool(p.isfinite().all()) for p in policy.parameters()):
+        raise TrainingFailed(f"{name}, step {done}: a weight is no longer a finite number; start again with a lower learning rate")
 
 
 def learning_rate(step: int, config: LoopConfig) -> float:
@@ -190,15 +224,16 @@ def score(policy: GPT, objective: Objective, batches: Batches, dtype: str) -> di
     device = policy.wte.weight.device
     policy.eval()
     with autocast(device, dtype):
-        return means([objective(policy, batch.to(device)) for batch in batches.once()])
+        scores = means([objective(policy, batch.to(device)) for batch in batches.once()])
+    return {name: float(value) for name, value in scores.items() if not value.isnan()}
 
 
-def means(outcomes: list[Outcome]) -> dict[str, float]:
-    """The mean loss and the mean of each metric over several batches, each example (or token) weighing the same. A metric
-    without a single value (the reward of liked responses where none was liked) is left out."""
-    loss = sum(float(outcome.loss) for outcome in outcomes) / sum(outcome.count for outcome in outcomes)
+def means(outcomes: list[Outcome]) -> dict[str, Tensor]:
+    """The mean loss and the mean of each metric over several batches, each example (or token) weighing the same. A value
+    that is nan does not count (the reward of liked responses, where one was not liked)."""
+    loss = sum(outcome.loss for outcome in outcomes) / sum(outcome.count for outcome in outcomes)
     metrics = {name: torch.cat([outcome.metrics[name] for outcome in outcomes]) for name in outcomes[0].metrics}
-    return {"loss": loss, **{name: float(values.mean()) for name, values in metrics.items() if len(values)}}
+    return {"loss": loss, **{name: values.nanmean() for name, values in metrics.items()}}
 
 
 @contextmanager
@@ -208,8 +243,10 @@ def ask_before_stopping() -> Iterator[list[int]]:
     asked: list[int] = []
 
     def ask(signum: int, frame: object) -> None:
-        if asked:
+        if asked and processes() == 1:  # torchrun passes on what the terminal has sent to all already
             raise KeyboardInterrupt
+        if asked:
+            return
         asked.append(signum)
         print("\nstopping after this step (again to stop at once)", flush=True)
 
@@ -230,10 +267,10 @@ class Progress:
         self.start, self.first = time.perf_counter(), first
         self.tokens = 0
 
-    def report(self, step: int, record: dict[str, float], n_tokens: int) -> None:
-        self.tokens += n_tokens
-        if step % self.every and step != self.steps and "eval_loss" not in record:
-            return
+    def due(self, step: int) -> bool:
+        return step % self.every == 0 or step == self.steps
+
+    def report(self, step: int, record: dict[str, float]) -> None:
         seconds = time.perf_counter() - self.start
         left = seconds / (step - self.first) * (self.steps - step)
         watched = [("loss", "loss"), ("eval_loss", "held-out loss"), ("rewards/margins", "margin"), ("rewards/accuracies", "accuracy")]

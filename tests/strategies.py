@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mini_dpo.data import Encoded
+from mini_dpo.data import Encoded, EncodedPair, join
 from mini_dpo.losses import PairLogps, Responses
 from mini_dpo.model import GPT, GPTConfig
 
@@ -33,14 +33,24 @@ def tiny_gpt(seed: int = 0, dropout: float = 0.0, **shape: int) -> GPT:
 
 
 @st.composite
-def encoded_sequences(draw, n: int | None = None, vocab_size: int = 5, longest: int = 5) -> list[Encoded]:
-    """Sequences of one to `longest` prompt tokens and one to `longest` response tokens."""
+def encoded_trees(draw, n: int | None = None, responses: int | None = None, vocab_size: int = 5, longest: int = 5) -> list[list[Encoded]]:
+    """Prompts of one to `longest` tokens, each with responses (one to five, if it is not said how many) of as many."""
     tokens = st.lists(st.integers(0, vocab_size - 1), min_size=1, max_size=longest)
-    sequences = []
+    trees = []
     for _ in range(n if n is not None else draw(st.integers(1, 4))):
-        prompt, response = draw(tokens), draw(tokens)
-        sequences.append(Encoded(prompt + response, [False] * len(prompt) + [True] * len(response)))
-    return sequences
+        prompt = draw(tokens)
+        trees.append([join(prompt, draw(tokens)) for _ in range(responses or draw(st.integers(1, 5)))])
+    return trees
+
+
+def encoded_sequences(n: int | None = None, **shape: int) -> st.SearchStrategy[list[Encoded]]:
+    """Sequences of one to five prompt tokens and one to five response tokens."""
+    return encoded_trees(n, responses=1, **shape).map(lambda trees: [sequence for (sequence,) in trees])
+
+
+def encoded_pairs(n: int | None = None, **shape: int) -> st.SearchStrategy[list[EncodedPair]]:
+    """Pairs of responses, each to a prompt of its own."""
+    return encoded_trees(n, responses=2, **shape).map(lambda trees: [EncodedPair(*tree) for tree in trees])
 
 
 def pair_from_h(h: Tensor, shift: float = 0.0) -> PairLogps:

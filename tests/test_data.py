@@ -18,13 +18,16 @@ from mini_dpo.data import (
     encode,
     encode_demonstrations,
     encode_preferences,
+    join,
     load_demonstrations,
     load_preferences,
+    mismatch,
+    pack,
     split_by_prompt,
 )
 from mini_dpo.errors import UserError
 from mini_dpo.tokenizer import load_tokenizer
-from tests.strategies import encoded_sequences
+from tests.strategies import encoded_pairs, encoded_sequences, encoded_trees
 
 TOY = load_tokenizer("toy")
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -179,41 +182,112 @@ def test_a_pair_is_as_long_as_its_longer_response():
 # -------------------------------------------------------------------------------------------------------- batching
 
 
+@given(encoded_trees())
+def test_a_batch_holds_each_prompt_once_and_each_response_after_it(trees):
+    """One row without padding: of each tree the prompt, then its responses. Response tokens are counted in the row's
+    order, by the number of their response in the batch."""
+    batch = pack(trees)
+    row, targets, owners = [], [], []
+    for tree in trees:
+        row += tree[0].split()[0]
+        for sequence in tree:
+            response = sequence.split()[1]
+            owners += [1 + owners[-1] if owners else 0] * len(response)
+            targets += response
+            row += response
+    assert batch.ids.tolist() == row and batch.n_tokens == len(row)
+    assert batch.index.targets.tolist() == targets and batch.n_targets == len(targets)
+    assert batch.index.owners.tolist() == owners
+    assert batch.lengths.tolist() == [len(s.split()[1]) for tree in trees for s in tree]
+
+
 @given(encoded_sequences())
-def test_a_batch_holds_each_sequence_padded_on_the_right(sequences):
+def test_single_responses_are_packed_with_a_prompt_each(sequences):
     batch = collate(sequences)
-    for row, s in enumerate(sequences):
-        assert batch.ids[row, : len(s.ids)].tolist() == s.ids
-        assert not batch.ids[row, len(s.ids) :].any()
-    assert batch.n_tokens == sum(len(s.ids) for s in sequences)
-    expected = [(row, t) for row, s in enumerate(sequences) for t, trained in enumerate(s.response_mask) if trained]
-    T = batch.ids.shape[1]
-    found = [(int(owner), int(place) - owner * T + 1) for owner, place in zip(batch.index.owners.tolist(), batch.index.rows.tolist())]
-    assert found == expected
-    assert batch.index.targets.tolist() == [sequences[row].ids[t] for row, t in expected]
+    assert batch.ids.tolist() == [token for s in sequences for token in s.ids]
+    assert batch.n_tokens == sum(s.n_tokens for s in sequences)
 
 
-@given(encoded_sequences(n=6), st.booleans())
-def test_pairs_are_chosen_first_then_rejected(sequences, known):
+@given(encoded_pairs(n=3), st.booleans())
+def test_pairs_are_chosen_first_then_rejected(pairs, known):
+    """Of each pair, before the next one: in the row, and of what is known of the reference."""
     ref = [(-1.5 * i, -2.5 * i) for i in range(3)]
-    pairs = [EncodedPair(sequences[i], sequences[i + 3], ref[i] if known else None) for i in range(3)]
+    pairs = [pair._replace(ref_logps=ref[i] if known else None) for i, pair in enumerate(pairs)]
     batch = collate_pairs(pairs)
-    assert torch.equal(batch.sequences.ids, collate(sequences).ids)
-    expected = [w for w, _ in ref] + [l for _, l in ref]
-    assert (batch.ref_logps.tolist() == expected) if known else batch.ref_logps is None
+    assert torch.equal(batch.sequences.ids, pack([(pair.chosen, pair.rejected) for pair in pairs]).ids)
+    assert batch.n_tokens == sum(pair.n_tokens for pair in pairs) == len(batch.sequences.ids)
+    assert (batch.ref_logps.tolist() == [logp for both in ref for logp in both]) if known else batch.ref_logps is None
 
 
-@given(n=st.integers(1, 40), batch_size=st.integers(1, 9), seed=st.integers(0, 5))
-def test_every_example_once_an_epoch_in_an_order_that_needs_no_history(n, batch_size, seed):
-    examples = [encode(TOY, "p", "x" * (1 + i % 5)) for i in range(n)]
-    identity = lambda chosen: [next(i for i, e in enumerate(examples) if e is c) for c in chosen]  # noqa: E731
-    batches = Batches(examples, identity, batch_size, seed)
-    epochs = [[i for k in range(e * batches.per_epoch, (e + 1) * batches.per_epoch) for i in batches[k]] for e in range(2)]
-    assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
-    assert n < 12 or epochs[0] != epochs[1], "the order must change with the epoch"
-    fresh = Batches(examples, identity, batch_size, seed)
-    assert [fresh[k] for k in reversed(range(2 * fresh.per_epoch))][::-1] == [batches[k] for k in range(2 * batches.per_epoch)]
-    assert [i for batch in batches.once() for i in batch] == list(range(n))
+def test_only_one_prompt_is_shared_and_it_is_not_empty():
+    """A pair of different prompts would score its second response after the first one's prompt."""
+    with pytest.raises(ValueError, match="only share a prompt that is the same"):
+        pack([[join([1, 2], [3]), join([1, 4], [3])]])
+    with pytest.raises(ValueError, match="only share a prompt that is the same"):
+        collate_pairs([EncodedPair(join([1], [3]), join([1, 1], [3]))])
+    for trees in ([[join([], [3])]], [[join([1], [3])], [join([], [2, 3]), join([], [4])]]):
+        with pytest.raises(ValueError, match="position 0"):
+            pack(trees)
+
+
+@given(encoded_sequences(n=5), st.integers(4, 10))
+def test_a_mismatched_response_is_another_one_s_and_fits(sequences, context):
+    """Whatever prompt stays out fits with no response of another one's."""
+    parts = [s.split() for s in sequences]
+    fits = [[join(prompt, parts[j][1]) for j in [*range(i + 1, 5), *range(i)] if len(prompt) + len(parts[j][1]) <= context] for i, (prompt, _) in enumerate(parts)]
+    if any(fits):
+        assert mismatch(sequences, context) == [candidates[0] for candidates in fits if candidates]
+    else:
+        with pytest.raises(UserError, match="no prompt of this batch fits"):
+            mismatch(sequences, context)
+
+
+def numbered(lengths: list[int], *args, **kwargs) -> Batches:
+    """Batches that are lists of the numbers of their examples, which are 3 tokens longer than `lengths` says."""
+    examples = [encode(TOY, "", "x" * length) for length in lengths]
+    number = {id(example): i for i, example in enumerate(examples)}
+    return Batches(examples, lambda chosen: [number[id(example)] for example in chosen], *args, **kwargs)
+
+
+sizes_of_batches = st.fixed_dictionaries({"batch_size": st.integers(1, 9)}) | st.fixed_dictionaries({"batch_size": st.none(), "tokens": st.integers(8, 60)})
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=40), sizes_of_batches, st.integers(0, 5))
+def test_every_example_once_an_epoch_in_an_order_that_needs_no_history(lengths, size, seed):
+    """Batches of so many examples as well as of so many tokens, whose number differs from epoch to epoch."""
+    batches = numbered(lengths, **size, seed=seed)
+    bounds = [0, batches.count(1), batches.count(2), batches.count(3)]
+    epochs = [[i for k in range(a, b) for i in batches[k]] for a, b in zip(bounds, bounds[1:])]
+    assert all(sorted(epoch) == list(range(len(lengths))) for epoch in epochs)
+    assert len(lengths) < 12 or epochs[0] != epochs[1], "the order must change with the epoch"
+    fresh = numbered(lengths, **size, seed=seed)
+    assert [fresh[k] for k in reversed(range(bounds[-1]))][::-1] == [batches[k] for k in range(bounds[-1])]
+    assert [i for batch in batches.once() for i in batch] == list(range(len(lengths)))
+    assert len(lengths) < 12 or [i for k in range(bounds[1]) for i in numbered(lengths, **size, seed=seed + 1)[k]] != epochs[0]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=40), st.integers(23, 120), st.integers(0, 5))
+def test_a_batch_of_tokens_is_as_full_as_it_can_be(lengths, tokens, seed):
+    """No batch goes beyond its tokens, and none could have held the next example too. Only the epoch's last may: one
+    example that would be alone in it has joined the one before, for losses that compare a batch's examples."""
+    batches = numbered(lengths, None, seed, tokens=tokens)
+    cost = [batches.examples[i].n_tokens for i in range(len(lengths))]
+    epoch = [batches[k] for k in range(batches.count(1))]
+    *before, last = epoch
+    sums = [sum(cost[i] for i in batch) for batch in epoch]
+    assert max(cost) <= tokens and all(total <= tokens for total in sums[:-1])
+    assert sums[-1] <= tokens or sum(cost[i] for i in last[:-1]) <= tokens
+    assert all(total + cost[following[0]] > tokens for total, following in zip(sums, epoch[1:]))
+    assert len(last) > 1 or not before
+
+
+@given(st.integers(1, 30), sizes_of_batches, st.floats(0.01, 4))
+def test_epochs_are_counted_in_batches(n, size, epochs):
+    """Whole epochs exactly, parts of one by rounding, and never none."""
+    batches = numbered([1 + i % 5 for i in range(n)], **size, seed=0)
+    whole = [batches.count(e) for e in range(1, 6)]
+    assert whole == [sum(len(batches.plan_epoch(e)) for e in range(last)) for last in range(1, 6)]
+    assert 1 <= batches.count(epochs) and [0, *whole][int(epochs)] <= max(1, batches.count(epochs)) <= whole[int(epochs)]
 
 
 @given(prompts=st.lists(texts, min_size=1, max_size=30))

@@ -10,7 +10,7 @@ from tests.wrong_answers import WRONG
 from tutorials.exercises import __main__ as exercises
 from tutorials.exercises.checking import close, judge, load_checks
 
-CHAPTERS = range(1, 11)
+CHAPTERS = range(1, 12)
 ALL = [(chapter, name) for chapter in CHAPTERS for name in load_checks(chapter)]
 
 
@@ -88,7 +88,7 @@ def test_the_command_s_errors(monkeypatch, capsys):
     status, _, err = run(monkeypatch, capsys, exercises, 6)
     assert status == 2 and "chapter_06.py: there is no function learning_rate" in err
     status, _, err = run(monkeypatch, capsys, exercises, 12)
-    assert status == 2 and "chapters 1 to 10" in err
+    assert status == 2 and "chapters 1 to 11" in err
 
 
 def test_close_is_close_and_nothing_is_close_to_nan():

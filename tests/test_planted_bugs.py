@@ -11,10 +11,10 @@ import textwrap
 import pytest
 from hypothesis import Phase, settings
 
-from mini_dpo import data, dpo, exact, generate, logprobs, losses, model, sft, training
+from mini_dpo import data, dpo, exact, generate, logprobs, losses, model, packing, ref_cache, sft, training
 from mini_dpo.losses import LOSSES
 from mini_dpo.properties import PROPERTIES
-from tests import test_data, test_exact, test_generate, test_logprobs, test_losses, test_model, test_properties, test_training
+from tests import test_data, test_exact, test_generate, test_logprobs, test_losses, test_model, test_packing, test_properties, test_ref_cache, test_training
 from tests.strategies import tiny_gpt
 
 
@@ -26,17 +26,21 @@ def plant(monkeypatch, module, name, old, new):
     assert source.count(old) == 1, f"{module.__name__}.{name} has {old!r} {source.count(old)} times, not once"
     if name in LOSSES:
         del LOSSES[name]  # the changed one is registered in its place, until the test is over
-    original, namespace = getattr(module, name), dict(vars(module))
-    exec(compile("from __future__ import annotations\n" + source.replace(old, new), "<planted bug>", "exec"), namespace)
+    original, planted = getattr(module, name), {}
+    exec(compile("from __future__ import annotations\n" + source.replace(old, new), "<planted bug>", "exec"), vars(module), planted)
     for other in [m for n, m in sys.modules.items() if n.startswith(("mini_dpo", "tests"))]:
         for attribute, value in list(vars(other).items()):
             if value is original:
-                monkeypatch.setattr(other, attribute, namespace[name])
+                monkeypatch.setattr(other, attribute, planted[name])
 
 
 naive_loop = test_logprobs.test_equals_the_naive_loop
 mask = test_data.test_ids_and_mask_are_born_together
 formula = test_losses.test_equals_the_formula_in_plain_python
+packed = test_packing.test_log_probs_and_gradients_of_trees_are_those_of_padded_rows
+mask_of_row = test_packing.test_a_token_sees_itself_and_its_ancestors
+places = test_packing.test_each_text_is_laid_out_as_if_it_stood_alone
+blocks = test_packing.test_flex_attention_never_skips_a_block_that_somebody_sees
 
 
 def keeps(loss, property):
@@ -49,10 +53,35 @@ def at_reference():
 
 BUGS = {
     # what a text scores
-    "no shift": (logprobs, "index_responses", "positions - 1", "positions", lambda: test_logprobs.test_prefix_tree(tiny_gpt(), 3)),
-    "pads unmasked": (data, "collate", "mask[row, : len(s.ids)] = torch.tensor(s.response_mask)", "mask[row, : len(s.ids)] = torch.tensor(s.response_mask); mask[row, len(s.ids) :] = True", naive_loop),
-    "mean for sum": (logprobs, "response_logps", "logps.new_zeros(len(ids)).index_add(0, index.owners, logps)", "logps.new_zeros(len(ids)).index_add(0, index.owners, logps) / index.owners.bincount(minlength=len(ids))", naive_loop),
-    "log-probs in half precision": (logprobs, "token_logps", "torch.promote_types(logits.dtype, torch.float32)", "torch.bfloat16", test_logprobs.test_sums_are_in_float32_or_better_whatever_the_model),
+    "no shift": (logprobs, "index_responses", "layout.parents[places]", "places", lambda: test_logprobs.test_prefix_tree(tiny_gpt(), 3)),
+    "a response's first token predicted at the token before it in the row": (logprobs, "index_responses", "layout.parents[places]", "places - 1", naive_loop),
+    "a response's first token predicted at the prompt's first": (packing, "lay_out", "[root + prompt - 1 if prompt", "[root if prompt", naive_loop),
+    "mean for sum": (logprobs, "response_logps", "index_add(0, batch.index.owners, logps)", "index_add(0, batch.index.owners, logps) / batch.lengths", naive_loop),
+    "all of a prompt's responses are the first": (logprobs, "index_responses", "+ layout.branches[places] - 1", "", naive_loop),
+    "the first of all responses last, then the second of all": (logprobs, "index_responses", "before[layout.trees[places]] + layout.branches[places] - 1", "(layout.branches[places] - 1) * len(layout.sizes) + layout.trees[places]", test_training.test_pairs_are_scored_as_their_sequences_are),
+    "tiles in another order than their targets": (logprobs, "token_logps", "batch.index.targets.split(tile)", "batch.index.targets.split(tile)[::-1]", test_packing.test_tiles_change_nothing_and_are_never_too_large),
+    "tiles are kept": (logprobs, "token_logps", "checkpoint(chosen_logps, model, *part, use_reentrant=False, preserve_rng_state=False)", "chosen_logps(model, *part)", test_packing.test_tiles_change_nothing_and_are_never_too_large),
+    "log-probs in half precision": (logprobs, "chosen_logps", "torch.promote_types(logits.dtype, torch.float32)", "torch.bfloat16", test_logprobs.test_sums_are_in_float32_or_better_whatever_the_model),
+    # one row for all
+    "positions go on in the second response": (packing, "lay_out", "range(prompt, prompt + response)", "range(first - root, first - root + response)", packed),
+    "positions go on in the next tree": (packing, "lay_out", "positions += range(prompt)", "positions += range(root, root + prompt)", places),
+    "a response begins a position late": (packing, "lay_out", "range(prompt, prompt + response)", "range(prompt + 1, prompt + 1 + response)", packed),
+    "the rejected response sees the chosen one": (packing, "attend_by_spans", "k[:, :, :prompt], v[:, :, :prompt]", "k[:, :, -prompt:], v[:, :, -prompt:]", packed),
+    "the rejected response does not see the prompt": (packing, "attend_by_spans", ".tril(prompt)", ".tril(prompt) & (torch.arange(prompt + response) >= prompt)", packed),
+    "the rejected response sees one token ahead": (packing, "attend_by_spans", ".tril(prompt)", ".tril(prompt + 1)", packed),
+    "the rejected response does not see itself": (packing, "attend_by_spans", ".tril(prompt)", ".tril(prompt - 1)", packed),
+    "the chosen response sees the future": (packing, "attend_by_spans", "is_causal=True", "is_causal=False", packed),
+    "trees see each other": (packing, "sees", "(trees[query] == trees[key]) & ", "", mask_of_row),
+    "responses see each other": (packing, "sees", "(branches[key] == branches[query])", "(branches[key] <= branches[query])", mask_of_row),
+    "responses do not see the prompt": (packing, "sees", "(branches[key] == 0) | ", "", mask_of_row),
+    "nobody sees himself": (packing, "sees", "key <= query", "key < query", mask_of_row),
+    "a block looks at no block before it": (packing, "block_mask", "starts[layout.trees[blocks * BLOCK]] // BLOCK", "blocks", blocks),
+    "a block does not look at itself": (packing, "block_mask", "blocks - first + 1", "blocks - first", blocks),
+    "a block looks at the row's first blocks": (packing, "block_mask", "first[:, None] + blocks", "0 * first[:, None] + blocks", blocks),
+    "the last block goes on with the wrong rows": (model.Block, "forward", "x.index_select(0, rows), y.index_select(0, rows)", "x[: len(rows)], y.index_select(0, rows)", packed),
+    "every prompt taken for the first one's": (data, "pack", "prompt != tree[0][0]", "False", test_data.test_only_one_prompt_is_shared_and_it_is_not_empty),
+    "a batch goes beyond its tokens": (data.Batches, "cut", "room < size", "room <= 0", test_data.test_a_batch_of_tokens_is_as_full_as_it_can_be),
+    "a pair costs its prompt twice": (data.EncodedPair, "n_tokens", "len(self.rejected.split()[1])", "self.rejected.n_tokens", test_data.test_pairs_are_chosen_first_then_rejected),
     # what is trained on
     "mask off by one, late": (data, "join", "[False] * len(before) + [True] * len(after)", "[False] * (len(before) + 1) + [True] * (len(after) - 1)", mask),
     "mask off by one, early": (data, "join", "[False] * len(before) + [True] * len(after)", "[False] * (len(before) - 1) + [True] * (len(after) + 1)", mask),
@@ -68,8 +97,9 @@ BUGS = {
     "smoothing ignored": (losses, "cdpo", "-(1 - label_smoothing) * F.logsigmoid(m) - label_smoothing * F.logsigmoid(-m)", "-F.logsigmoid(m)", lambda: formula(LOSSES["cdpo"])),
     "one mean for all pairs": (losses, "dpo", "-F.logsigmoid(beta * logps.h)", "-F.logsigmoid(beta * logps.h).mean().expand(len(logps.h))", lambda: keeps("dpo", "decomposes")),
     # the pair and the reference
-    "swapped pair in the batch": (data, "collate_pairs", "[p.chosen for p in pairs] + [p.rejected for p in pairs]", "[p.rejected for p in pairs] + [p.chosen for p in pairs]", test_data.test_pairs_are_chosen_first_then_rejected),
-    "swapped pair in the objective": (dpo, "pair_logps", "chosen=both[:B], rejected=both[B:]", "chosen=both[B:], rejected=both[:B]", test_training.test_pairs_are_scored_as_their_sequences_are),
+    "swapped pair in the batch": (data, "collate_pairs", "[p.chosen, p.rejected]", "[p.rejected, p.chosen]", test_data.test_pairs_are_chosen_first_then_rejected),
+    "swapped pair in the objective": (dpo, "pair_logps", "chosen=both[0::2], rejected=both[1::2]", "chosen=both[1::2], rejected=both[0::2]", test_training.test_pairs_are_scored_as_their_sequences_are),
+    "the first half of the responses taken for the chosen ones": (dpo, "pair_logps", "chosen=both[0::2], rejected=both[1::2]", "chosen=both[: len(both) // 2], rejected=both[len(both) // 2 :]", test_training.test_pairs_are_scored_as_their_sequences_are),
     "labels in another order": (data, "collate_feedback", "torch.tensor([e.desirable for e in examples])", "torch.tensor([e.desirable for e in examples[::-1]])", test_training.test_single_responses_are_scored_as_their_sequences_are),
     "KTO's mismatched responses are their own": (data, "mismatch", "parts[i + 1 :] + parts[:i]", "parts[i:] + parts[:i]", test_training.test_single_responses_are_scored_as_their_sequences_are),
     "mismatched responses in the graph": (dpo, "unpaired_logps", "torch.no_grad()", "torch.enable_grad()", test_training.test_single_responses_are_scored_as_their_sequences_are),
@@ -78,14 +108,17 @@ BUGS = {
     "reference is the policy": (dpo, "freeze", "copy.deepcopy(model)", "model", test_training.test_freeze_is_a_copy),
     "dropout on while scoring": (dpo, "preference_objective", "policy.eval()", "policy.train()", at_reference),
     "dropout on in the reference": (dpo, "freeze", ".eval()", "", test_training.test_freeze_is_a_copy),
-    "known reference log-probs in the wrong order": (data, "collate_pairs", ".T.flatten()", ".flatten()", test_training.test_training_is_the_same_with_reference_log_probs_known_ahead),
+    "known reference log-probs in the wrong order": (data, "collate_pairs", ".flatten()", ".T.flatten()", test_training.test_training_is_the_same_with_reference_log_probs_known_ahead),
+    "kept reference log-probs of other weights": (ref_cache, "hash_all", "digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())", "pass", lambda: _in_a_folder(test_ref_cache.test_whatever_the_numbers_depend_on_has_another_file)),
+    "kept reference log-probs of other responses": (ref_cache, "hash_all", "digest.update(repr([sequence.split() for sequence in sequences]).encode())", "pass", lambda: _in_a_folder(test_ref_cache.test_whatever_the_numbers_depend_on_has_another_file)),
     # the loop
-    "a mean of means": (sft, "sft_objective", "-logps.sum(), len(batch.index.targets)", "-logps.sum() / len(batch.index.targets), 1", lambda: test_training.test_accumulated_batches_make_the_gradient_of_one_large_batch("sft")),
-    "not divided by the count": (training, "train_step", "parameter.grad.div_(count)", "pass", lambda: test_training.test_gradients_are_the_mean_s()),
-    "a bad step is taken": (training, "train_step", "if not (math.isfinite", "if False and not (math.isfinite", lambda: _in_a_folder(test_training.test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint, poison="gradient")),
-    "dropout goes on from where it was": (training, "train_step", "torch.manual_seed(config.seed * 1_000_003 + step)", "pass", lambda: _in_a_folder(test_training.test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log, name="sft", dropout=0.2, at=9)),
+    "a mean of means": (sft, "sft_objective", "-logps.sum(), batch.n_targets", "-logps.sum() / batch.n_targets, 1", lambda: test_training.test_accumulated_batches_make_the_gradient_of_one_large_batch("sft")),
+    "not divided by the count": (training, "train_step", "clamp(max=1) / count", "clamp(max=1)", lambda: test_training.test_gradients_are_the_mean_s()),
+    "a bad step is taken": (training, "train_step", "1 - (record[\"loss\"] * record[\"grad_norm\"]).isfinite().float()", "torch.zeros(())", lambda: test_training.test_a_bad_step_changes_neither_weights_nor_moments("gradient", 0.0)),
+    "dropout goes on from where it was": (training, "train_step", "torch.manual_seed((config.seed * 1_000_003 + step) * processes() + rank())", "pass", lambda: _in_a_folder(test_training.test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log, name="sft", dropout=0.2, at=9)),
     # the model
-    "attention sees the future": (model.Attention, "forward", "is_causal=True", "is_causal=False", test_model.test_a_later_token_never_changes_an_earlier_logit),
+    "a value that is missing spoils the mean": (training, "means", "values.nanmean()", "values.mean()", test_training.test_the_mean_of_a_metric_is_over_the_values_that_there_are),
+    "attention sees the future": (model, "causal", "is_causal=True", "is_causal=False", test_model.test_a_later_token_never_changes_an_earlier_logit),
     "cached attention sees padding": (model, "remember", "places <= positions[:, None, :, None]", "places >= 0 * positions[:, None, :, None]", test_generate.test_greedy_decoding_equals_reading_everything_again),
     "generation reads the last column": (generate, "continue_batch", "hidden[torch.arange(len(prompts)), lengths - 1]", "hidden[:, -1]", test_generate.test_greedy_decoding_equals_reading_everything_again),
     # the proof
@@ -111,25 +144,26 @@ def the_losses_are_put_back_in_their_order():
 
 
 @pytest.fixture(autouse=True)
-def any_counterexample_will_do():
-    """Finding one is enough here: do not look for the smallest."""
-    before = settings.default
-    settings.register_profile("first", parent=before, phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False)
-    settings.load_profile("first")
-    yield
-    settings.register_profile("before", parent=before)
-    settings.load_profile("before")
+def any_counterexample_will_do(monkeypatch):
+    """Finding one is enough here: do not look for the smallest. A test has taken its settings when it was defined, so
+    they are changed where it keeps them."""
+    kept = "_hypothesis_internal_use_settings"
+    for test in [value for name, module in list(sys.modules.items()) if name.startswith("tests.") for value in vars(module).values()]:
+        if isinstance(getattr(test, kept, None), settings):
+            first = settings(getattr(test, kept), phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False)
+            monkeypatch.setattr(test, kept, first)
 
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_found(bug, monkeypatch):
     module, name, old, new, killer = BUGS[bug]
     if inspect.isclass(module):  # a method: change it on its class
-        source = textwrap.dedent(inspect.getsource(getattr(module, name)))
+        member = getattr(module, name)
+        source = textwrap.dedent(inspect.getsource(getattr(member, "fget", member)))  # a property has its function inside
         assert source.count(old) == 1
-        namespace = dict(vars(sys.modules[module.__module__]))
-        exec(compile("from __future__ import annotations\n" + source.replace(old, new), "<planted bug>", "exec"), namespace)
-        monkeypatch.setattr(module, name, namespace[name])
+        planted = {}
+        exec(compile("from __future__ import annotations\n" + source.replace(old, new), "<planted bug>", "exec"), vars(sys.modules[module.__module__]), planted)
+        monkeypatch.setattr(module, name, planted[name])
     else:
         plant(monkeypatch, module, name, old, new)
     with pytest.raises(BaseException) as caught:

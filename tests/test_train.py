@@ -11,7 +11,7 @@ from mini_dpo import dpo, sample, show, train
 from mini_dpo.checkpoint import load_checkpoint, load_model
 from mini_dpo.losses import LOSSES
 from mini_dpo.settings import Settings, parse
-from tests.commands import SHORT, SMALL, preference_file, run, sft_file
+from tests.commands import SHAPE, SHORT, SMALL, preference_file, run, sft_file
 
 
 @pytest.fixture
@@ -251,6 +251,26 @@ def test_accumulating_equals_a_larger_batch(go, here, own):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
 
 
+def test_memory_is_saved_without_a_trace(go, here, own):
+    """Blocks that are computed again for the gradient, with dropout, train to the same weights."""
+    for name, flags in (("plain", []), ("again", ["--checkpoint-activations"])):
+        assert go("--data", own, *SMALL, *SHORT, "--dropout", 0.1, *flags, "--out", name)[0] == 0
+    assert (here / "plain/metrics.jsonl").read_bytes() == (here / "again/metrics.jsonl").read_bytes()
+
+
+def test_reference_log_probs_are_kept_for_the_next_run(go, here, own):
+    """Beside the data. A run that finds them is the run that made them, to the byte, and so is one whose batches are of tokens."""
+    for size in (["--batch-size", 4], ["--tokens-per-batch", 90]):
+        logs = []
+        for _ in range(2):
+            status, out, err = go("--data", own, *SHAPE, *SHORT, *size, "--precompute-ref")
+            assert (status, err) == (0, "")
+            logs.append(max((here / "runs").iterdir(), key=lambda run: int(run.name)) / "metrics.jsonl")
+        assert "reference log-probs from " in out and "scoring" not in out
+        assert logs[0].read_bytes() == logs[1].read_bytes()
+    assert len(list(here.glob("mine.jsonl.ref-*.pt"))) == 2, "the two kinds of batches have made two SFT models"
+
+
 def test_sft_data_of_one_s_own(go, here, own):
     status, out, _ = go("--data", own, "--sft-data", sft_file(here / "sft.jsonl"), *SMALL, *SHORT)
     assert status == 0 and "1 of 12 pairs, 1 of 12 responses" in out
@@ -328,6 +348,8 @@ def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
         "--beta inf": "--beta must be a finite number",
         "--steps 0": "--steps must be at least 1, not 0",
         "--steps 3 --epochs 2": "--steps and --epochs say the same thing twice",
+        "--tokens-per-batch 0": "--tokens-per-batch must be at least 1, not 0",
+        "--tokens-per-batch 100 --batch-size 8": "--batch-size and --tokens-per-batch both say how large a batch is; give one",
         "--lr -1": "--lr must be a positive number, not -1.0",
         "--lr nan": "--lr must be a positive number, not nan",
         "--epochs inf": "--epochs must be a positive number, not inf",
@@ -365,6 +387,17 @@ def test_data_longer_than_the_context(go, here):
     path = preference_file(here / "long.jsonl", prompt="x" * 100)
     status, _, err = go("--data", path, *SMALL, *SHORT)
     assert status == 2 and "every example is longer than the context of 40 tokens" in err
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_too_few_tokens_for_a_batch_are_refused_with_the_number_to_give(go, here, own, loss):
+    """That number is enough, and one less is not; KTO, which sets two examples against each other, needs two of the longest."""
+    status, _, err = go("--data", own, *SHAPE, *SHORT, "--loss", loss, "--tokens-per-batch", 5)
+    assert status == 2 and "--tokens-per-batch 5 does not hold the longest of the examples; give " in err and err.count("\n") == 1
+    needed = int(err.split("give ")[1].split()[0])
+    status, _, err = go("--data", own, *SHAPE, *SHORT, "--loss", loss, "--tokens-per-batch", needed - 1)
+    assert status == 2 and f"give {needed} or more" in err and not (here / "runs").exists()
+    assert go("--data", own, *SHAPE, *SHORT, "--loss", loss, "--tokens-per-batch", needed)[0] == 0
 
 
 def test_a_taken_folder_is_refused(go, here, own):

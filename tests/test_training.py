@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from itertools import product
 
 import pytest
 import torch
@@ -11,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mini_dpo.checkpoint import load_checkpoint
-from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_feedback, collate_pairs, split_pairs
+from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_feedback, collate_pairs, join, split_pairs
 from mini_dpo.dpo import freeze, pair_logps, precompute_reference, preference_objective, score_reference, unpaired_logps
 from mini_dpo.errors import TrainingFailed
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import LOSSES
 from mini_dpo.sft import sft_objective
-from mini_dpo.training import LoopConfig, Outcome, StageFiles, learning_rate, make_optimizer, means, score, train, train_step
+from mini_dpo.training import LOOK_EVERY, LoopConfig, Outcome, StageFiles, learning_rate, make_optimizer, means, score, settle, train, train_step
 from tests.oracles import response_logp
-from tests.strategies import encoded_sequences, tiny_gpt
+from tests.strategies import encoded_pairs, tiny_gpt
 
 HYPER = LOSSES["dpo"].hyperparameters
 
@@ -36,8 +37,9 @@ def some_sequences(n=24, seed=0):
 
 
 def some_pairs(n=12):
+    """The first n sequences as chosen responses; the rejected ones are the responses of others to the same prompts."""
     sequences = some_sequences(2 * n)
-    return [EncodedPair(w, l) for w, l in zip(sequences[:n], sequences[n:])]
+    return [EncodedPair(w, join(w.split()[0], l.split()[1])) for w, l in zip(sequences[:n], sequences[n:])]
 
 
 def same_weights(a, b):
@@ -50,6 +52,7 @@ def objectives():
     return {
         "sft": (sft_objective, lambda size: Batches(some_sequences(), collate, size, seed=0)),
         "dpo": (dpo, lambda size: Batches(some_pairs(), collate_pairs, size, seed=0)),
+        "tokens": (dpo, lambda size: Batches(some_pairs(), collate_pairs, None, seed=0, tokens=12 * size)),
     }
 
 
@@ -75,13 +78,14 @@ def test_accumulated_batches_make_the_gradient_of_one_large_batch(name, cuts):
         gradients.append([p.grad for p in policy.parameters()])
     for whole, cut in zip(*gradients):
         torch.testing.assert_close(whole, cut, rtol=1e-9, atol=1e-11)
-    assert records[0] == pytest.approx(records[1], rel=1e-9, abs=1e-11)
+    (whole,), (cut,) = (settle([record], name, 1) for record in records)
+    assert whole == pytest.approx(cut, rel=1e-9, abs=1e-11)
 
 
 def test_sft_loss_is_the_mean_over_response_tokens():
     policy, sequences = tiny_gpt(), some_sequences(5)
     batch = collate(sequences)
-    total = response_logps(policy, batch.ids, batch.index).sum()
+    total = response_logps(policy, batch).sum()
     outcome = sft_objective(policy, batch)
     assert outcome.count == sum(sum(s.response_mask) for s in sequences)
     torch.testing.assert_close(outcome.loss, -total)
@@ -165,8 +169,13 @@ def test_a_run_begins_at_the_reference_s_own_value(loss):
         if loss.paired:
             assert not outcome.metrics["rewards/margins"].any() and not outcome.metrics["rewards/accuracies"].any()
     if loss.reference and loss.reward is None:
-        assert not outcome.metrics["rewards/chosen"].any() and not outcome.metrics["rewards/rejected"].any()
-    assert all(values.isfinite().all() and not values.requires_grad for values in outcome.metrics.values())
+        assert not any(outcome.metrics[f"rewards/{which}"].nan_to_num().any() for which in ("chosen", "rejected"))
+    assert not any(values.requires_grad or values.isinf().any() for values in outcome.metrics.values())
+    without = {name: values.isnan().tolist() for name, values in outcome.metrics.items() if values.isnan().any()}
+    liked = [] if loss.paired else batch.desirable.tolist()
+    assert loss.paired or without.pop("rewards/chosen") == without.pop("logps/chosen") == [not label for label in liked]
+    assert loss.paired or without.pop("rewards/rejected") == without.pop("logps/rejected") == liked
+    assert not without, "only a metric of liked responses may have no value for a disliked one, and the reverse"
 
 
 def test_the_reference_never_changes_and_gets_no_gradient():
@@ -192,7 +201,10 @@ def test_freeze_is_a_copy():
 def test_training_is_the_same_with_reference_log_probs_known_ahead():
     start = tiny_gpt(3)
     pairs = some_pairs()
-    known = precompute_reference(freeze(start), pairs, batch_size=5, dtype="float32")
+    known = precompute_reference(freeze(start), pairs, dtype="float32", batch_size=5)
+    for other_batches in (dict(batch_size=12), dict(batch_size=None, tokens=40)):
+        again = precompute_reference(freeze(start), pairs, dtype="float32", **other_batches)
+        torch.testing.assert_close(*(torch.tensor([p.ref_logps for p in them]) for them in (again, known)))
     trained = []
     for examples, reference in ((pairs, freeze(start)), (known, None)):
         policy = freeze(start).requires_grad_(True)
@@ -204,13 +216,13 @@ def test_training_is_the_same_with_reference_log_probs_known_ahead():
 
 
 @settings(max_examples=10)
-@given(encoded_sequences(n=4))
-def test_pairs_are_scored_as_their_sequences_are(sequences):
+@given(encoded_pairs(n=3))
+def test_pairs_are_scored_as_their_sequences_are(pairs):
+    """Each apart, chosen as chosen and rejected as rejected, under the policy and under the reference."""
     policy, reference = tiny_gpt(1), freeze(tiny_gpt(2))
-    logps = pair_logps(policy, reference, collate_pairs([EncodedPair(sequences[0], sequences[2]), EncodedPair(sequences[1], sequences[3])]))
-    batch = collate(sequences)
-    ours, refs = (response_logps(model, batch.ids, batch.index) for model in (policy, reference))
-    expected = torch.cat([ours, refs]).view(4, 2)
+    logps = pair_logps(policy, reference, collate_pairs(pairs))
+    sequences = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    expected = torch.stack([response_logps(model, collate(sequences)) for model in (policy, reference)]).view(4, 3)
     found = torch.stack([logps.chosen.policy, logps.rejected.policy, logps.chosen.ref, logps.rejected.ref])
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
     lengths = [sum(s.response_mask) for s in sequences]
@@ -259,7 +271,19 @@ def test_metrics_of_a_batch_in_which_nothing_is_liked_are_left_out():
     disliked = [e._replace(desirable=False) for e in split_pairs(some_pairs())]
     with torch.no_grad():
         outcome = preference_objective(LOSSES["kto"], {"beta": 0.3}, reference)(policy, collate_feedback(disliked, context=12))
-    assert "rewards/chosen" not in means([outcome]) and math.isfinite(means([outcome])["rewards/rejected"])
+    (logged,) = settle([{**means([outcome]), "grad_norm": torch.tensor(1.0)}], "dpo", 1)
+    assert "rewards/chosen" not in logged and "logps/chosen" not in logged
+    assert all(math.isfinite(value) for value in logged.values()) and {"rewards/rejected", "logps/rejected", "kl"} <= logged.keys()
+
+
+@given(st.lists(st.lists(st.floats(-9, 9) | st.just(math.nan), min_size=1, max_size=4), min_size=1, max_size=4))
+def test_the_mean_of_a_metric_is_over_the_values_that_there_are(batches):
+    """Each value weighs the same, in whichever batch it is; a metric without any is not logged."""
+    outcomes = [Outcome(torch.tensor(2.0 * len(values)), len(values), {"reward": torch.tensor(values)}) for values in batches]
+    (logged,) = settle([{**means(outcomes), "grad_norm": torch.tensor(1.0)}], "dpo", 1)
+    there = [value for values in batches for value in values if not math.isnan(value)]
+    assert logged["loss"] == 2.0 and ("reward" in logged) == bool(there)
+    assert not there or logged["reward"] == pytest.approx(sum(there) / len(there), abs=1e-5)
 
 
 # ------------------------------------------------------------------------------------------ stopping and going on
@@ -281,9 +305,7 @@ def interrupted(objective, at):
     return wrapped
 
 
-@both
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-@pytest.mark.parametrize("at", [0, 2, 5, 9, 11, 16])
+@pytest.mark.parametrize("name, dropout, at", [*product(["sft", "dpo"], [0.0, 0.2], [0, 2, 5, 9, 11, 16]), ("tokens", 0.0, 9)])
 def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(tmp_path, name, dropout, at):
     objective, batches = objectives()[name]
     config = LoopConfig(steps=11, lr=1e-2, warmup=2, save_every=4, eval_every=3)
@@ -338,6 +360,57 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tmp_pa
     assert saved["step"] == 6
     assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
     assert all(torch.isfinite(p).all() for p in policy.parameters()), "the bad step must not be taken"
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_bad_step_changes_neither_weights_nor_moments(poison, value):
+    """Nobody looks at the loss between the backward pass and the optimizer: the optimizer itself has to stay where it
+    is, and to go on from there as if the step had not been."""
+
+    def objective(policy, batch):
+        outcome = sft_objective(policy, batch)
+        loss = outcome.loss * value if poison == "loss" else outcome.loss + (policy.wte.weight[0, 0] * 0).sqrt()
+        return outcome._replace(loss=loss)
+
+    batch, config = collate(some_sequences()), LoopConfig(steps=9, lr=1e-2, weight_decay=0.5)
+    trained = []
+    for steps in ([sft_objective] * 2, [sft_objective, objective, sft_objective]):
+        policy = tiny_gpt()
+        optimizer = make_optimizer(policy, config)
+        for step in steps:
+            train_step(policy, optimizer, step, [batch], config, 0)
+        trained.append((policy, [moment for state in optimizer.state.values() for moment in state.values()]))
+    (without, moments), (with_it, same) = trained
+    assert same_weights(without, with_it) and all(torch.equal(a, b) for a, b in zip(moments, same))
+
+
+@pytest.mark.parametrize("bad", [3, LOOK_EVERY, LOOK_EVERY + 2])
+def test_a_bad_step_is_found_by_its_own_number_even_if_nobody_looked_for_a_while(bad):
+    calls = iter(range(1, 1000))
+
+    def objective(policy, batch):
+        outcome = sft_objective(policy, batch)
+        return outcome._replace(loss=outcome.loss * (math.nan if next(calls) == bad else 1))
+
+    policy, config = tiny_gpt(), LoopConfig(steps=1000, lr=1e-3, save_every=1000, eval_every=1000)
+    with pytest.raises(TrainingFailed, match=f"train, step {bad}: the loss is nan .* the step was not taken"):
+        train(policy, objective, Batches(some_sequences(), collate, 4, 0), config)
+    assert next(calls) <= bad + LOOK_EVERY and all(p.isfinite().all() for p in policy.parameters())
+
+
+def test_however_seldom_anybody_looks_the_log_has_every_step(tmp_path):
+    """The records of several steps are fetched together: each under its own number, with its own learning rate."""
+    logs = []
+    for save_every in (1, 7, 100):
+        files = StageFiles("sft", tmp_path / str(save_every), "toy")
+        files.folder.mkdir()
+        config = LoopConfig(steps=2 * LOOK_EVERY + 3, lr=1e-3, warmup=3, save_every=save_every)
+        train(tiny_gpt(), sft_objective, Batches(some_sequences(), collate, 4, 0), config, files)
+        logs.append((files.folder / "metrics.jsonl").read_bytes())
+    assert logs[0] == logs[1] == logs[2]
+    rows = [json.loads(line) for line in logs[0].splitlines()]
+    assert [(row["step"], row["learning_rate"]) for row in rows] == [(i + 1, learning_rate(i, config)) for i in range(config.steps)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

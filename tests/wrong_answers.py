@@ -203,6 +203,31 @@ def inverted(prompts, share):
     return [int.from_bytes(hashlib.sha256(p.encode()).digest()[:4], "big") / 2**32 >= share for p in prompts]
 
 
+# ------------------------------------------------------------------------------------------------ chapter 11
+
+
+def is_ancestor(parents, query, key, first=lambda parents, query: query, above=lambda parents, query: parents[query]):
+    query = first(parents, query)
+    while query >= 0:
+        if query == key:
+            return True
+        query = above(parents, query)
+    return False
+
+
+def cutting(fits=lambda used, size, room: used + size <= room, start=(), last=True):
+    def answer(sizes, room):
+        batches, batch = [list(part) for part in start], []
+        for i, size in enumerate(sizes):
+            if batch and not fits(sum(sizes[j] for j in batch), size, room):
+                batches.append(batch)
+                batch = []
+            batch.append(i)
+        return batches + [batch] * last
+
+    return answer
+
+
 WRONG = {
     (1, "preference_probability"): [
         (lambda a, b: sigmoid(b - a), "swapped"),
@@ -372,5 +397,23 @@ WRONG = {
     (10, "training_bytes"): [
         (lambda n, live: n * (12 + 4 * live), "two averages a weight"),
         (lambda n, live: n * (16 + 16 * live), "a model that is not trained"),
+    ],
+    (11, "sees"): [
+        (lambda parents, query, key: is_ancestor(parents, query, key, first=lambda parents, query: parents[query]), "begins at the parent"),
+        (lambda parents, query, key: key in (query, parents[query]), "ends too early"),
+        (lambda parents, query, key: key <= query, "everything that stands before it in the row"),
+        (lambda parents, query, key: is_ancestor(parents, query, key, above=lambda p, q: p[q] if p[q] >= 0 else q - 1), "another prompt's text"),
+        (lambda parents, query, key: is_ancestor(parents, query, key) or is_ancestor(parents, key, query), "in both directions"),
+    ],
+    (11, "step_flops"): [
+        (lambda body, head, prompt, responses, live: (6 + 2 * live) * (body + head) * (prompt + sum(responses)), "counted for the prompt as well"),
+        (lambda body, head, prompt, responses, live: (6 + 2 * live) * (body * len(responses) * prompt + (body + head) * sum(responses)), "number of responses"),
+        (lambda body, head, prompt, responses, live: (6 + 6 * live) * (body * prompt + (body + head) * sum(responses)), "a backward pass"),
+    ],
+    (11, "cut"): [
+        (cutting(last=False), "never added"),
+        (cutting(start=([],)), "before the first example comes"),
+        (cutting(fits=lambda used, size, room: used < room), "after the example was added"),
+        (cutting(fits=lambda used, size, room: used + size < room), "`<` where `<=` is meant"),
     ],
 }

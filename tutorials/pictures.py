@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mini_dpo.bench import RUNGS, TRL_ROWS
 from mini_dpo.bradley_terry import expected_reward, kl, optimal_policy
 from mini_dpo.cli import run_command
 from mini_dpo.exact import PROMPTS, WORDS
@@ -89,30 +90,26 @@ def comparisons(figure: Figure, v: dict) -> None:
 
 @drawing(2)
 def mask(figure: Figure, v: dict) -> None:
-    """A small batch token by token: what is prompt, response, end and padding, and which position predicts which token."""
+    """A small batch token by token: what is prompt, response and end, and which position predicts which token."""
     batch, tokenizer = v["batch"], v["tokenizer"]
     axes = figure.subplots()
-    predicted = set((batch.index.rows + 1).tolist())  # the flat places of the response tokens
-    B, T = batch.ids.shape
+    places = zip(batch.ids.tolist(), batch.layout.positions.tolist(), batch.layout.trees.tolist(), batch.layout.branches.tolist())
+    for token, t, row, branch in places:
+        axes.add_patch(box((t, 1.6 * row), 0.94, 0.6, facecolor="0.75" if branch else "white", edgecolor=DARK, linewidth=1))
+        text = tokenizer.decode([token]).replace("<|", "").replace("|>", "").strip()
+        axes.text(t + 0.47, 1.6 * row + 0.3, text, ha="center", va="center", fontsize=9 if len(text) < 9 else 7)
+        if branch:
+            bend = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.6", "linewidth": 1.2}
+            axes.annotate("", (t + 0.47, 1.6 * row - 0.02), (t - 0.53, 1.6 * row - 0.02), arrowprops=bend)
+    B, T = len(batch.lengths), batch.layout.longest
     for row in range(B):
-        real = max(place - row * T for place in predicted if place // T == row) + 1  # tokens before the padding
-        for t in range(T):
-            in_response = row * T + t in predicted
-            colour = "0.75" if in_response else "white"
-            axes.add_patch(box((t, 1.6 * row), 0.94, 0.6, facecolor=colour, edgecolor=DARK, linewidth=1, hatch=None if t < real else "///"))
-            if t < real:
-                text = tokenizer.decode([int(batch.ids[row, t])]).replace("<|", "").replace("|>", "").strip()
-                axes.text(t + 0.47, 1.6 * row + 0.3, text, ha="center", va="center", fontsize=9 if len(text) < 9 else 7)
-            if in_response:
-                bend = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.6", "linewidth": 1.2}
-                axes.annotate("", (t + 0.47, 1.6 * row - 0.02), (t - 0.53, 1.6 * row - 0.02), arrowprops=bend)
         axes.text(-0.2, 1.6 * row + 0.3, f"response {row}", ha="right", va="center", fontsize=13)
     for t in range(T):
         axes.text(t + 0.47, 1.6 * B - 0.75, str(t), ha="center", fontsize=11)
     axes.text(-0.2, 1.6 * B - 0.75, "position", ha="right", fontsize=11)
-    for i, (label, style) in enumerate({"prompt and marker: read, not scored": {}, "response with its end: scored": {"facecolor": "0.75"}, "padding: neither": {"hatch": "///"}}.items()):
-        x = i * 0.36 * T
-        axes.add_patch(box((x, 3.4), 0.5, 0.3, **{"facecolor": "white", "edgecolor": DARK, **style}))
+    for i, (label, colour) in enumerate({"prompt and marker: read, not scored": "white", "response with its end: scored": "0.75"}.items()):
+        x = i * 0.45 * T
+        axes.add_patch(box((x, 3.4), 0.5, 0.3, facecolor=colour, edgecolor=DARK))
         axes.text(x + 0.65, 3.55, label, va="center", fontsize=13)
     axes.set_xlim(-1.6, T + 0.1)
     axes.set_ylim(3.9, -0.6)
@@ -314,6 +311,55 @@ def twenty(figure: Figure, v: dict) -> None:
     axes.set_xlim(-0.05, len(STATIONS) - 0.15)
     axes.set_ylim(-0.75, 0.35)
     axes.axis("off")
+
+
+# ----------------------------------------------------------------------------------- 11. where the time goes
+
+
+@drawing(11)
+def ladder(figure: Figure, v: dict) -> None:
+    """Pairs a second on each rung, for two shapes, with TRL's beside the rungs that do the same."""
+    for axes, (name, results) in zip(figure.subplots(1, 2), v["results"].items()):
+        rows, trl = results["rows"], results["trl"]
+        speeds = [row["pairs_per_second"] for row in rows.values()]
+        axes.barh(range(len(speeds)), speeds, color=DARK, height=0.6)
+        for i, speed in enumerate(speeds):
+            axes.text(speed, i, f" {speed:.3g}", va="center", fontsize=11)
+        for title, row in trl.items():
+            ours, _, _, tuned = TRL_ROWS[title]
+            if ours in rows:
+                place, speed = list(rows).index(ours) + (0.62 if tuned else 0.4), row["pairs_per_second"]
+                axes.barh(place, speed, color="white", edgecolor=DARK, hatch="//", height=0.18)
+        axes.set_yticks(range(len(speeds)), [RUNGS[row].idea.removeprefix("+ ") for row in rows] if name == "toy" else [""] * len(speeds), fontsize=11)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.15 * max(speeds))
+        axes.set_xlabel("pairs a second")
+        axes.set_title("a small model" if name == "toy" else "GPT-2's shape")
+    axes.text(1, 0.86, "hatched: TRL, doing what the bar\nabove it does; the second of two\nwith freed memory kept", transform=axes.transAxes, ha="right", va="center", fontsize=11)
+
+
+@drawing(11)
+def packing(figure: Figure, v: dict) -> None:
+    """The row of tokens along both sides, and a dark square wherever one sees another."""
+    layout, seen = v["row"].layout, v["seen"]
+    axes = figure.subplots()
+    T = len(layout.trees)
+    names = [f"{'pcr'[branch]}{tree + 1}" for tree, branch in zip(layout.trees.tolist(), layout.branches.tolist())]
+    for query in range(T):
+        for key in range(T):
+            colour = ("0.55", DARK, DARK)[int(layout.branches[key])] if seen[query, key] else "white"
+            axes.add_patch(box((key, query), 0.94, 0.94, facecolor=colour, edgecolor="0.85", linewidth=0.8))
+    for i, name in enumerate(names):
+        axes.text(i + 0.47, -0.35, name, ha="center", fontsize=12)
+        axes.text(-0.35, i + 0.6, name, ha="right", fontsize=12)
+    axes.text(T / 2, -1.35, "is looked at", ha="center", fontsize=13)
+    axes.text(-1.9, T / 2, "looks", rotation=90, va="center", fontsize=13)
+    axes.text(T + 0.8, 2, "p  prompt (grey where it is seen)\nc  chosen response\nr  rejected response\n\n1, 2  which pair", va="top", fontsize=13)
+    axes.set_xlim(-2.2, T + 9)
+    axes.set_ylim(T + 0.2, -1.8)
+    axes.set_aspect("equal")
+    axes.axis("off")
+
 
 
 def main() -> None:

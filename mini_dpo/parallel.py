@@ -1,0 +1,87 @@
+"""Several processes that train one model: `torchrun --nproc-per-node N -m mini_dpo.train ...`.
+
+Every process has the whole model and its share of each batch's trees. They add up two things: the log-probs of the
+responses, so that each computes the loss of the whole batch, whatever that loss looks at; and, after the backward pass
+through its own share, the gradients. So one step is the step of one process with the whole batch. With a single
+process, nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def join_processes() -> None:
+    """Meet the other processes, if torchrun started any. Only the first goes on speaking; each has a GPU of its own."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group()
+    if rank() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115: open as long as the process
+
+
+def leave_processes() -> None:
+    """Part from the others: from here on this process works alone."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def processes() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of every process's `values`. The gradient goes to this process's part of it: if the same loss is computed
+    from the sum everywhere, adding up the parameters' gradients gives that loss's gradient."""
+    if processes() == 1:
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return values + (total - values.detach())
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each parameter's gradient by the sum of every process's."""
+    if processes() > 1:
+        for parameter in parameters:
+            dist.all_reduce(parameter.grad)
+
+
+def of_the_first(value: T) -> T:
+    """The first process's `value`, for all: what could differ between them and must not."""
+    if processes() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come this far."""
+    of_the_first(None)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is up in any process. Goes over the CPU, so a GPU does not wait."""
+    if processes() == 1:
+        return flag
+    flags = torch.tensor(int(flag))
+    dist.all_reduce(flags)
+    return bool(flags)

@@ -1,0 +1,62 @@
+"""Reference log-probs kept beside the data, so that no run scores the same responses by the same reference twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mini_dpo.checkpoint import write_whole
+from mini_dpo.data import EncodedFeedback, EncodedPair
+from mini_dpo.dpo import know_reference, reference_logps
+from mini_dpo.errors import UserError
+from mini_dpo.model import GPT
+from mini_dpo.parallel import of_the_first, rank
+
+
+def cached_reference(reference: GPT, examples: Sequence[EncodedPair | EncodedFeedback], beside: Path, tokenizer: str, dtype: str, batch_size: int | None, tokens: int | None = None, say: Callable[[str], None] = print) -> list:  # fmt: skip
+    """The examples with the reference's log-probs, from the file that holds just these, or scored and then kept there.
+
+    beside: the data file. What is kept is named by a hash of all that the numbers depend on, so another reference,
+    tokenizer or data finds another name. A file that cannot be read is made again; one that cannot be written is not.
+    """
+    digest = hash_all(reference, examples, tokenizer, dtype)
+    path = beside.with_name(f"{beside.name}.ref-{digest[:16]}.pt")
+    logps = of_the_first(read(path, digest, len(examples)))
+    if logps is not None:
+        say(f"reference log-probs from {path}")
+        return know_reference(examples, logps)
+    say("scoring the reference ...")
+    logps = reference_logps(reference, examples, dtype, batch_size, tokens)
+    if rank() == 0:
+        try:
+            write_whole(path, lambda file: torch.save({"digest": digest, "logps": logps}, file))
+            say(f"kept in {path}")
+        except UserError as error:
+            say(f"not kept for the next run: {error}")
+    return know_reference(examples, logps)
+
+
+def hash_all(reference: GPT, examples: Sequence[EncodedPair | EncodedFeedback], tokenizer: str, dtype: str) -> str:
+    """SHA-256 of the weights, of the tokens of all examples, and of how the two are brought together."""
+    digest = hashlib.sha256(repr((vars(reference.config), tokenizer, dtype, reference.wte.weight.device.type)).encode())
+    for name, weight in reference.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+    for example in examples:
+        sequences = (example.chosen, example.rejected) if isinstance(example, EncodedPair) else (example.sequence,)
+        digest.update(repr([sequence.split() for sequence in sequences]).encode())
+    return digest.hexdigest()
+
+
+def read(path: Path, digest: str, n: int) -> Tensor | None:
+    """The log-probs of `n` examples in a file, None if it is missing, damaged, or not what its name says."""
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        usable = kept["digest"] == digest and len(kept["logps"]) == n and bool(kept["logps"].isfinite().all())
+    except Exception:  # a damaged file fails in many ways; whatever the way, its numbers are made again
+        return None
+    return kept["logps"] if usable else None
