@@ -230,10 +230,9 @@ def time_steps(settings: BenchSettings, step: Callable, batches: list, before: f
     seconds: list[list[float]] = [[] for _ in batches]
     for repeat in range(settings.repeats + 1):
         for batch, times in zip(batches, seconds):
-            started = now(settings.device)
-            step(batch)
+            taken = seconds_of(settings, partial(step, batch))
             if repeat:
-                times.append(now(settings.device) - started)
+                times.append(taken)
     rounds = [sum(times[r] for times in seconds) for r in range(settings.repeats)]
     pairs = settings.batch_size * len(batches)
     return {
@@ -242,6 +241,13 @@ def time_steps(settings: BenchSettings, step: Callable, batches: list, before: f
         "fastest_round": pairs / min(rounds),
         "megabytes": (resident_peak(settings.device) - before) / 1e6,
     }
+
+
+def seconds_of(settings: BenchSettings, run: Callable[[], object]) -> float:
+    """How long it takes, until the device has done what it was told."""
+    started = now(settings.device)
+    run()
+    return now(settings.device) - started
 
 
 def now(device: str) -> float:
@@ -275,11 +281,7 @@ def measure_gemm(settings: BenchSettings, dtype: torch.dtype) -> float:
         x, w, g = (torch.randn(shape, device=settings.device, dtype=dtype) for shape in ((n, k), (m, k), (n, m)))
         for product in (lambda: x @ w.T, lambda: g @ w, lambda: g.T @ x):
             product()
-            taken = []
-            for _ in range(max(5, settings.repeats)):
-                started = now(settings.device)
-                product()
-                taken.append(now(settings.device) - started)
+            taken = [seconds_of(settings, product) for _ in range(max(5, settings.repeats))]
             flops, seconds = flops + times * 2 * n * k * m, seconds + times * median(taken)
     return flops / seconds
 
@@ -317,7 +319,7 @@ RUNGS = {
 def ladder_table(settings: BenchSettings) -> dict:
     """Measure and print row by row; return all of it."""
     config, tokens = SHAPES[settings.model], count_tokens(make_pairs(settings))
-    results = {"settings": vars(settings), "where": where(settings), "tokens": tokens, "floor_flops": floor_flops(config, tokens)}
+    results = {"settings": workload(settings), "where": where(settings), "tokens": tokens, "floor_flops": floor_flops(config, tokens)}
     results["gemm"] = {dtype: run_row(settings, f"gemm-{dtype}") for dtype in dict.fromkeys((settings.dtype, "bfloat16"))}
     results |= {"rows": {}, "trl": {}}
     print(heading(results), flush=True)
@@ -397,10 +399,15 @@ def where(settings: BenchSettings) -> str:
     return f"{torch.get_num_threads()} CPU thread{'s' * (torch.get_num_threads() > 1)}"
 
 
+def workload(settings: BenchSettings) -> dict:
+    """The settings that decide what is measured, and not what is printed or where it is kept."""
+    names = ("model", "device", "dtype", "batch_size", "batches", "repeats", "seed")
+    return {name: getattr(settings, name) for name in names}
+
+
 def run_row(settings: BenchSettings, name: str, environment: dict[str, str] | None = None):
     """Measure a row in a process of its own."""
-    own = {k: v for k, v in vars(settings).items() if k in ("model", "device", "dtype", "batch_size", "batches", "repeats", "seed")}
-    flags = [part for key, value in own.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+    flags = [part for key, value in workload(settings).items() for part in (f"--{key.replace('_', '-')}", str(value))]
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run([sys.executable, "-m", "mini_dpo.bench", "--row", name, *flags], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path, **(environment or {})})  # fmt: skip
@@ -477,7 +484,7 @@ TIMES = (1, 2, 4)
 
 def growth_table(settings: BenchSettings) -> dict:
     """Double one size at a time, and print what comes of it; return it."""
-    results = {"settings": vars(settings), "where": where(settings), "growth": run_row(settings, "growth")}
+    results = {"settings": workload(settings), "where": where(settings), "growth": run_row(settings, "growth")}
     print(growth_report(results))
     return results
 
@@ -512,13 +519,8 @@ def measure_growth(settings: BenchSettings) -> dict[str, list[float]]:
 
 def time_case(settings: BenchSettings, sizes: dict[str, int]) -> float:
     """The median of several steps, after two that touch the memory they need."""
-    step, seconds = growth_step(settings, sizes), []
-    for repeat in range(settings.repeats + 2):
-        started = now(settings.device)
-        step()
-        if repeat >= 2:
-            seconds.append(now(settings.device) - started)
-    return median(seconds)
+    step = growth_step(settings, sizes)
+    return median([seconds_of(settings, step) for _ in range(settings.repeats + 2)][2:])
 
 
 def growth_step(settings: BenchSettings, sizes: dict[str, int]) -> Callable[[], object]:

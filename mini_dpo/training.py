@@ -121,8 +121,9 @@ def train(
             if log:
                 for number, record in enumerate(settled, done - len(settled) + 1):
                     log.write({"stage": files.stage, "step": number, **record, "learning_rate": learning_rate(number - 1, config)})
-            if save_now:
+            if save_now or last:
                 check_weights(policy, name, done)
+            if save_now:
                 # a finished stage needs its weights only; resuming one needs the optimizer's moments as well
                 moments = {} if last else {"optimizer": optimizer.state_dict()}
                 if log:
@@ -131,7 +132,6 @@ def train(
                 progress.report(done, settled[-1])
             if stop:
                 raise KeyboardInterrupt
-    check_weights(policy, name, config.steps)
 
 
 def make_optimizer(policy: GPT, config: LoopConfig) -> torch.optim.AdamW:
