@@ -39,7 +39,7 @@ from mini_dpo.errors import UserError
 from mini_dpo.losses import LOSSES, PairLogps, Responses
 from mini_dpo.memory import keep_freed_memory
 from mini_dpo.model import GPT, GPTConfig
-from mini_dpo.settings import available
+from mini_dpo.settings import NO_DEVICE, available, pick_device
 from mini_dpo.training import LoopConfig, Objective, Outcome, make_optimizer, train_step
 
 SHAPES = {"toy": GPTConfig(vocab_size=512, context=512, n_layer=4, n_head=4, n_embd=256), "gpt2": GPTConfig()}
@@ -68,12 +68,12 @@ def main() -> None:
     for name in ("batch_size", "batches", "repeats"):
         if getattr(settings, name) is not None and getattr(settings, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(settings, name)}")
-    if settings.device == "cuda" and not available("cuda"):
-        raise UserError("--device cuda: this machine, or this build of torch, has none; use --device cpu")
+    if settings.device != "auto" and not available(settings.device):
+        raise UserError(NO_DEVICE.format(settings.device))
     small = settings.model == "toy"
     settings = replace(
         settings,
-        device=settings.device if settings.device != "auto" else "cuda" if available("cuda") else "cpu",
+        device=pick_device(settings.device),
         batch_size=settings.batch_size or (8 if small else 4),
         batches=settings.batches or (8 if small else 4),
     )

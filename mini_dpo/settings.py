@@ -231,7 +231,7 @@ def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
         yield "--batch-size and --tokens-per-batch both say how large a batch is; give one"
     yield from loss_problems(settings, loss)
     if settings.device != "auto" and not available(settings.device):
-        yield f"--device {settings.device}: this machine, or this build of torch, has none; use --device cpu"
+        yield NO_DEVICE.format(settings.device)
 
 
 def loss_problems(settings: Settings, loss: Loss) -> Iterator[str]:
@@ -256,6 +256,14 @@ def loss_problems(settings: Settings, loss: Loss) -> Iterator[str]:
         yield f"--loss {loss.name} has no reference; leave out --precompute-ref"
 
 
+NO_DEVICE = "--device {}: this machine, or this build of torch, has none; use --device cpu"
+
+
+def pick_device(device: str) -> str:
+    """The device that is meant: auto is cuda where there is one, else cpu."""
+    return device if device != "auto" else "cuda" if available("cuda") else "cpu"
+
+
 def available(device: str) -> bool:
     return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]
 
@@ -278,7 +286,7 @@ def resolve(settings: Settings, loss: Loss) -> Settings:
         sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else 6.0,
         model=preset,
         tokenizer=None if s.init_from else s.tokenizer or preset,
-        device=s.device if s.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu",
+        device=pick_device(s.device),
         loss=":".join([full_path(s.loss.rsplit(":", 1)[0]), loss.name]) if ".py:" in s.loss else loss.name,
         lr=s.lr or (toy_lr if preset == "toy" or s.init_from else None),
         loss_options={**loss.hyperparameters, **toy, **s.loss_options},
