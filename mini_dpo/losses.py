@@ -9,11 +9,7 @@ losses without a reference; losses of single responses.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-import traceback
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -21,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mini_dpo.errors import UserError
+from mini_dpo.loss_files import load_loss
 from mini_dpo.registry import LOSSES, Loss, PairLogps, Responses, UnpairedLogps, loss, require
 
 __all__ = ["LOSSES", "Loss", "PairLogps", "Responses", "UnpairedLogps", "loss", "require"]
@@ -82,6 +79,7 @@ def dpo(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     at_reference=lambda beta, label_smoothing: math.log(2),
     best_margin=lambda p, beta, label_smoothing: logit(flipped(p, label_smoothing)),
     swap_slope=lambda beta, label_smoothing: -(1 - 2 * label_smoothing),
+    reversed_where="sigma(beta h) > 1 - epsilon",
     monotone=lambda beta, label_smoothing: label_smoothing == 0,
 )
 def cdpo(logps: PairLogps, *, beta: float = 0.1, label_smoothing: float = 0.1) -> Tensor:
@@ -208,8 +206,8 @@ def f_prime(r: Tensor, divergence: str, alpha: float) -> Tensor:
 def f_dpo(logps: PairLogps, *, beta: float = 0.1, divergence: Literal["reverse_kl", "forward_kl", "jensen_shannon", "alpha"] = "jensen_shannon", alpha: float = 0.5) -> Tensor:  # fmt: skip
     """DPO under another divergence from the reference, E_ref[f(u)] with u = pi/ref = e^r: its reward is beta f'(u).
 
-        L = -log sigma(beta f'(u_w) - beta f'(u_l))
-        f'(u) = log u (reverse_kl: DPO), -1/u (forward_kl), log(u / (1 + u)) (jensen_shannon), -u^-alpha / alpha (alpha)
+        L = -log sigma(beta f'(u_w) - beta f'(u_l)),   u = e^r
+        f'(u) = log u if reverse_kl, -1/u if forward_kl, log(u / (1 + u)) if jensen_shannon, -u^-alpha / alpha if alpha
 
     beta: price of one unit of the divergence, in units of reward; must be positive
     divergence: which f, see the formula
@@ -235,7 +233,7 @@ def f_dpo(logps: PairLogps, *, beta: float = 0.1, divergence: Literal["reverse_k
 def chipo(logps: PairLogps, *, beta: float = 0.05, r_max: float = 10.0) -> Tensor:
     """Chi-squared PO: KL plus chi-squared divergence, which forbids much mass where the reference has little.
 
-        L = -log sigma(clip(beta phi(u_w) - beta phi(u_l), -2 r_max, 2 r_max)),   phi(u) = u + log u,  u = e^r
+        L = -log sigma(clip(beta phi(u_w) - beta phi(u_l), -2 r_max, 2 r_max)),   phi(u) = u + log u,   u = e^r
 
     beta: price of one unit of the divergence, in units of reward; must be positive
     r_max: half the largest margin that is believed, in units of reward; must be positive
@@ -256,6 +254,7 @@ def chipo(logps: PairLogps, *, beta: float = 0.05, r_max: float = 10.0) -> Tenso
     at_reference=lambda beta, reduction: 1 / (4 * beta**2),
     best_margin=lambda p, beta, reduction: p - 0.5,
     swap_slope=lambda beta, reduction: -2 / beta**2,
+    reversed_where="h > 1 / (2 beta)",
     shift_invariant=lambda beta, reduction: reduction == "sum",
     monotone=False,
     beta_scales=False,
@@ -263,7 +262,7 @@ def chipo(logps: PairLogps, *, beta: float = 0.05, r_max: float = 10.0) -> Tenso
 def ipo(logps: PairLogps, *, beta: float = 0.1, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
     """Identity PO: a parabola, whose minimum stays finite even where everybody agrees.
 
-        L = (h - 1 / (2 beta))^2
+        L = (h - 1 / (2 beta))^2,   h = r_w - r_l if sum, r_w / |y_w| - r_l / |y_l| if mean
 
     beta: the paper's tau; the margin aimed at is 1 / (2 beta) nats; must be positive
     reduction: "sum" is the paper's h; "mean" divides each log-ratio by its response's length
@@ -297,6 +296,7 @@ def hinge(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     aliases=("exo_pair",),
     at_reference=lambda beta, label_smoothing: -math.log(2) - 0.5 * math.log(label_smoothing * (1 - label_smoothing)),
     best_margin=lambda p, beta, label_smoothing: (2 * p - 1) * logit(1 - label_smoothing),
+    reversed_where="sigma(beta h) > 1 - epsilon",
     monotone=False,
     convex=False,
     keeps_learning=False,
@@ -320,6 +320,7 @@ def exo(logps: PairLogps, *, beta: float = 0.1, label_smoothing: float = 1e-3) -
 @loss(
     paper="Lu et al. 2024, arXiv:2406.08414, eq. 5",
     at_reference=lambda beta, tau: 0.5 * math.log(2) + 0.5,
+    reversed_where="abs(m) < 8 tau",
     monotone=False,
     convex=False,
 )
@@ -347,6 +348,7 @@ def discopop(logps: PairLogps, *, beta: float = 0.05, tau: float = 0.05) -> Tens
     aliases=("nca_pair",),
     at_reference=lambda beta: 2 * math.log(2),
     best_margin=lambda p, beta: logit(p),
+    reversed_where="3 sigma(beta r_w) - sigma(beta r_l) > 2",
     shift_invariant=False,
     monotone=False,
 )
@@ -391,6 +393,7 @@ def bco(logps: PairLogps, *, beta: float = 0.1, shift: float = 0.0) -> Tensor:
     at_reference=lambda beta: 1 / (2 * beta**2),
     best_margin=lambda p, beta: 2 * p - 1,
     swap_slope=lambda beta: -2 / beta**2,
+    reversed_where="h > 1 / beta",
     shift_invariant=False,
     monotone=False,
     beta_scales=False,
@@ -412,6 +415,7 @@ def sppo(logps: PairLogps, *, beta: float = 0.001) -> Tensor:
     paper="Xiao et al. 2024, arXiv:2412.14516",
     at_reference=lambda beta: math.log(2) + 1 / (2 * beta**2),
     swap_slope=lambda beta: -1 / beta - 2 / beta**2,
+    reversed_where="h > 1 / beta",
     shift_invariant=False,
     monotone=False,
     beta_scales=False,
@@ -452,6 +456,7 @@ def apo_zero(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     paper="D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 8",
     at_reference=lambda beta: 1.0,
     best_margin=lambda p, beta: majority(p),
+    reversed_where="sigma(beta r_w) sigma(-beta r_w) > 2 sigma(beta h) sigma(-beta h)",
     shift_invariant=False,
     monotone=False,
     convex=False,
@@ -477,15 +482,17 @@ def apo_down(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     at_reference=lambda beta, label_smoothing: math.log(2),
     best_margin=lambda p, beta, label_smoothing: logit(flipped(p, label_smoothing)),
     swap_slope=lambda beta, label_smoothing: -(1 - 2 * label_smoothing),
+    reversed_where="sigma(m) > 1 - epsilon",
     monotone=lambda beta, label_smoothing: label_smoothing == 0,
     decomposes=False,
 )
 def aot(logps: PairLogps, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Tensor:
     """Alignment via Optimal Transport, paired: the policy's preference gaps, as a distribution, shall exceed the reference's.
 
-        L_i = -(1 - epsilon) log sigma(m_i) - epsilon log sigma(-m_i),   m_i = beta (u_(i) - v_(i))
+        L = -(1 - epsilon) log sigma(m) - epsilon log sigma(-m)
+        m = beta sorted(s(y_w) - s(y_l)) - beta sorted(s_ref(y_w) - s_ref(y_l))
 
-    u_(i), v_(i): the i-th smallest of s(y_w) - s(y_l), and of s_ref(y_w) - s_ref(y_l), in the batch.
+    sorted: over the batch; the i-th smallest gap of the policy meets the i-th smallest of the reference.
     beta: price of a nat of KL divergence from the reference, in units of reward; must be positive
     label_smoothing: epsilon, in [0, 0.5)
     Returns (B,), in nats, by rank and not by pair. A batch of one is cDPO. As in TRL.
@@ -502,6 +509,7 @@ def aot(logps: PairLogps, *, beta: float = 0.1, label_smoothing: float = 0.0) ->
     at_reference=lambda beta, label_smoothing: math.log(2),
     best_margin=lambda p, beta, label_smoothing: logit(flipped(p, label_smoothing)),
     swap_slope=lambda beta, label_smoothing: -(1 - 2 * label_smoothing),
+    reversed_where="sigma(m) > 1 - epsilon",
     monotone=lambda beta, label_smoothing: label_smoothing == 0,
     shift_invariant=False,
     decomposes=False,
@@ -509,9 +517,9 @@ def aot(logps: PairLogps, *, beta: float = 0.1, label_smoothing: float = 0.0) ->
 def aot_unpaired(logps: PairLogps, *, beta: float = 0.1, label_smoothing: float = 0.0) -> Tensor:
     """Alignment via Optimal Transport, unpaired: chosen rewards, as a distribution, shall exceed the rejected ones.
 
-        L_i = -(1 - epsilon) log sigma(m_i) - epsilon log sigma(-m_i),   m_i = beta (r_w(i) - r_l(i))
+        L = -(1 - epsilon) log sigma(m) - epsilon log sigma(-m),   m = beta sorted(r_w) - beta sorted(r_l)
 
-    r_w(i), r_l(i): the i-th smallest chosen and the i-th smallest rejected log-ratio of the batch.
+    sorted: over the batch; the i-th smallest chosen log-ratio meets the i-th smallest rejected one.
     beta: price of a nat of KL divergence from the reference, in units of reward; must be positive
     label_smoothing: epsilon, in [0, 0.5)
     Returns (B,), in nats, by rank and not by pair. A batch of one is cDPO. As in TRL.
@@ -578,9 +586,9 @@ def simpo(logps: PairLogps, *, beta: float = 2.0, gamma: float = 1.0) -> Tensor:
     beta_scales=False,
 )
 def alphapo(logps: PairLogps, *, beta: float = 2.5, gamma: float = 0.1, alpha: float = 0.25) -> Tensor:
-    """SimPO with a bent reward, R = (1 - P^-alpha) / alpha of the average token's probability P = exp(s(y) / |y|).
+    """SimPO with a bent reward R, of the average token's probability P.
 
-        L = -log sigma(beta R_w - beta R_l - gamma)
+        L = -log sigma(beta R_w - beta R_l - gamma),   R = (1 - P^-alpha) / alpha,   P = exp(s(y) / |y|)
 
     beta: scale of the reward; must be positive
     gamma: the margin that is asked for, in units of reward
@@ -608,7 +616,7 @@ def log_odds(average: Tensor) -> Tensor:
 def orpo(logps: PairLogps, *, odds_weight: float = 0.1) -> Tensor:
     """Odds-ratio PO: SFT on the chosen response, and its odds against those of the rejected one. No reference.
 
-        L = -s(y_w) / |y_w| - lambda log sigma(log odds_w - log odds_l),   odds = P / (1 - P),  P = exp(s(y) / |y|)
+        L = -s(y_w) / |y_w| - lambda log sigma(log odds_w - log odds_l),   odds = P / (1 - P),   P = exp(s(y) / |y|)
 
     odds_weight: lambda, weight of the odds ratio against SFT; at least 0 (TRL calls it beta)
     Returns (B,), in nats a token. The SFT term is over the response. TRL's and the authors' is over prompt and response,
@@ -636,8 +644,9 @@ def kto(logps: UnpairedLogps, *, beta: float = 0.1, desirable_weight: float = 1.
     """Kahneman-Tversky Optimization: gains and losses against a reference point, each flattening out.
 
         L = lambda_D (1 - sigma(beta (r - z))) if liked, lambda_U (1 - sigma(beta (z - r))) if not
-        z = max(0, mean of r over the batch's prompts, each with another one's response), without gradient
+        z = max(0, mean(r'))
 
+    r': the log-ratios of the batch's prompts, each with another one's response. z has no gradient.
     beta: price of a nat of KL divergence from the reference, in units of reward; must be positive
     desirable_weight: lambda_D, what a liked response counts
     undesirable_weight: lambda_U, what a disliked one counts
@@ -687,30 +696,3 @@ def find_loss(name: str) -> Loss:
     if name.endswith(".py"):
         raise UserError(f"{name}: name the function as well: {name}:my_loss")
     raise UserError(f"there is no loss {name}; `python -m mini_dpo.train --list-losses` shows what there is, and file.py:function takes one of your own")
-
-
-def load_loss(path: str, name: str) -> Loss:
-    """Run a file of the user's own and take one loss from it. Raises UserError, with the line, where that fails."""
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"{path}:{name}: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"loss_file_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    before = {name: loss for name, loss in LOSSES.items() if loss.function.__module__ != spec.name}
-    LOSSES.clear()
-    LOSSES.update(before)  # what an earlier look at the same file left there is not in its way
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        LOSSES.clear()
-        LOSSES.update(before)
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve() == file.resolve()]
-        line = getattr(error, "lineno", None) or (lines[-1] if lines else 1)
-        raise UserError(f"{path}, line {line}: {type(error).__name__}: {getattr(error, 'msg', error)}") from error
-    found = getattr(module, name, None) if name else None
-    if not isinstance(found, Loss):
-        there = ", ".join(key for key, value in vars(module).items() if isinstance(value, Loss)) or "none"
-        problem = "is not a loss: put @loss(...) above it" if callable(found) else "is not in it"
-        raise UserError(f"{path}: {name or 'the name of a function'} {problem} (losses there: {there})")
-    return found

@@ -13,12 +13,13 @@ from torch import Tensor
 from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps
 
 START, TOKENS = -60.0, 20  # where both responses begin on the path along the margin: log-prob in nats, and length
+FAR = -1060.0  # where they begin so that |h| can be 1,000
 
 
-def along_margin(h: Tensor) -> PairLogps:
+def along_margin(h: Tensor, start: float = START) -> PairLogps:
     """Pairs of equal length whose chosen response has gained h/2 nats since the reference, while the rejected one has
     lost as many: (N,)."""
-    start = torch.full_like(h, START)
+    start = torch.full_like(h, start)
     lengths = torch.full_like(h, TOKENS)
     return PairLogps(Responses(start + h / 2, lengths, start), Responses(start - h / 2, lengths, start))
 
@@ -42,6 +43,12 @@ def without_reference(logps: PairLogps) -> PairLogps:
 def one_by_one(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
     """The loss of each pair in a batch of its own: (B,)."""
     return torch.cat([value(loss, pick(logps, [i]), hyper) for i in range(len(logps))])
+
+
+def each_alone(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
+    """The same, in one call where the loss says that a batch makes no difference."""
+    together = loss.fact("decomposes", **hyper) or loss.facts["mismatched"]  # `value` has no mismatched log-ratio but 0
+    return (value if together else one_by_one)(loss, logps, hyper)
 
 
 def pick(logps: PairLogps, which: list[int]) -> PairLogps:

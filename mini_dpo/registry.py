@@ -12,6 +12,7 @@ Symbols, here and everywhere else in the project:
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import typing
 from collections.abc import Callable
@@ -137,11 +138,14 @@ class Loss:
     at_reference: Callable[..., float] | None
     best_margin: Callable[..., float | None] | None
     swap_slope: Callable[..., float] | None
+    reversed_where: str
     facts: dict[str, bool | Callable[..., bool]]
     paired: bool
     choices: dict[str, tuple[str, ...]]
 
     def __call__(self, logps: PairLogps | UnpairedLogps, **hyperparameters: float | str) -> Tensor:
+        for name, given in hyperparameters.items():
+            require(isinstance(given, str) or math.isfinite(given), f"{name} must be a finite number, not {given}")
         values = self.function(logps, **hyperparameters)
         if not isinstance(values, Tensor) or values.shape != (len(logps),):
             found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
@@ -199,8 +203,10 @@ def loss(
     at_reference: Callable[..., float] | None = None,
     best_margin: Callable[..., float | None] | None = None,
     swap_slope: Callable[..., float] | None = None,
+    reversed_where: str = "",
     reference: bool = True,
     mismatched: bool = False,
+    estimate: bool = False,
     shift_invariant: bool | Callable[..., bool] = True,
     monotone: bool | Callable[..., bool] = True,
     convex: bool | Callable[..., bool] = True,
@@ -221,18 +227,23 @@ def loss(
     best_margin(p, **hyperparameters): the margin of its population minimiser where people prefer y_w with
         probability p; infinite if it has no finite one, None if no closed form is known.
     swap_slope(**hyperparameters): loss(y_w, y_l) - loss(y_l, y_w) is this times m. Logistic losses have -1.
-    reference: it reads the reference. mismatched: it wants `UnpairedLogps.mismatched`.
+    reversed_where: where a step makes the chosen response fall against the rejected one, as a formula in the symbols of
+        the docstring's, such as "h > 1 / (2 beta)"; nowhere if not given.
+    reference: it reads the reference. mismatched: it wants `UnpairedLogps.mismatched`. estimate: it makes one number of
+        the whole batch and detaches it, so that the number has no gradient.
     shift_invariant: one number added to both log-ratios of a pair changes nothing: the partition function cancels.
     monotone, convex: along the margin, y_w gaining as many nats as y_l loses, it never rises, never bends down.
     decomposes: an example's value does not depend on the others in its batch, so accumulated batches are exact.
     beta_scales: it depends on the log-probs times beta only. keeps_learning: its gradient does not vanish for pairs
         that are ranked very wrongly.
     """
-    facts = dict(reference=reference, mismatched=mismatched, shift_invariant=shift_invariant, monotone=monotone, convex=convex, decomposes=decomposes, beta_scales=beta_scales, keeps_learning=keeps_learning)  # fmt: skip
+    facts = dict(reference=reference, mismatched=mismatched, estimate=estimate, shift_invariant=shift_invariant, monotone=monotone, convex=convex, decomposes=decomposes, beta_scales=beta_scales, keeps_learning=keeps_learning)  # fmt: skip
 
     def register(function: Callable[..., Tensor]) -> Loss:
+        if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+            raise ValueError(f"@loss stands above a plain function, `def {getattr(function, '__name__', 'my_loss')}(logps: PairLogps, ...)`, not above a class or an async function")
         paired, choices = read_signature(function)
-        new = Loss(function.__name__, function, paper, aliases, reward, at_reference, best_margin, swap_slope, facts, paired, choices)
+        new = Loss(function.__name__, function, paper, aliases, reward, at_reference, best_margin, swap_slope, reversed_where, facts, paired, choices)
         for name in (new.name, *aliases):
             known = LOSSES.get(name) or next((other for other in LOSSES.values() if name in other.aliases), None)
             if known:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mini_dpo.losses import LOSSES, PairLogps, Responses, UnpairedLogps, find_loss
-from mini_dpo.properties import hyperparameters, one_by_one, pairs
+from mini_dpo.check.examples import hyperparameters, pairs
+from mini_dpo.probe import one_by_one
 from tests import oracles
 from tests.strategies import betas, margins, pair_from_h, pair_logps, probabilities, smoothings
 

@@ -13,7 +13,7 @@ from hypothesis import Phase, settings
 
 from mini_dpo import data, dpo, exact, generate, logprobs, losses, model, packing, ref_cache, sft, training
 from mini_dpo.losses import LOSSES
-from mini_dpo.properties import PROPERTIES
+from mini_dpo.check import PROPERTIES
 from tests import test_data, test_exact, test_generate, test_logprobs, test_losses, test_model, test_packing, test_properties, test_ref_cache, test_training
 from tests.strategies import tiny_gpt
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mini_dpo import check
+from mini_dpo.check import PROPERTIES, examine
+from mini_dpo.check import __main__ as check
 from mini_dpo.losses import LOSSES, find_loss
-from mini_dpo.properties import PROPERTIES, examine
 from tests.commands import SHORT, SMALL, preference_file, run
 from tests.wrong_losses import WRONG
 

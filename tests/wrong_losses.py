@@ -1,13 +1,14 @@
 """Wrong versions of the losses, as people write them, and the property that must reject each.
 
-WRONG: what is wrong -> (the right loss, whose facts and flags it claims, the wrong function, the property)."""
+WRONG: what is wrong -> (the right loss, whose formula, facts and flags it claims, the wrong function, the property, and
+which of the facts it changes)."""
 
 import math
 
 import torch
 from torch.nn import functional as F
 
-from mini_dpo.losses import log_odds, require
+from mini_dpo.losses import LOSSES, log_odds, require
 
 nll = lambda m: -F.logsigmoid(m)  # noqa: E731
 
@@ -87,7 +88,7 @@ WRONG = {
     "ORPO with log(1 - exp)": ("orpo", lambda p, *, odds_weight=0.1: -p.chosen.average + odds_weight * nll(odds_unstable(p.chosen.average) - odds_unstable(p.rejected.average)), "finite at extremes"),
     "ORPO's odds upside down": ("orpo", lambda p, *, odds_weight=0.1: odds_weight * nll(log_odds(p.rejected.average) - log_odds(p.chosen.average)), "monotone"),
     # single responses
-    "KTO with z in the graph": ("kto", lambda p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0: kto(p, beta, desirable_weight, undesirable_weight, detach=False), "gradient reaches the policy alone"),
+    "KTO with z in the graph": ("kto", lambda p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0: kto(p, beta, desirable_weight, undesirable_weight, detach=False), "no gradient elsewhere"),
     "KTO with the labels swapped": ("kto", lambda p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0: kto(p, beta, desirable_weight, undesirable_weight, swap=True), "monotone"),
     "KTO without its weights": ("kto", lambda p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0: kto(p, beta, 1.0, 1.0), "value at the reference"),
     "AOT that sorts the policy alone": ("aot", lambda p, *, beta=0.1, label_smoothing=0.0: nll(beta * ((p.chosen.policy - p.rejected.policy).sort().values - (p.chosen.ref - p.rejected.ref))), "batch order"),
@@ -115,6 +116,168 @@ def f_wrong(r, divergence, alpha):
 
 def odds_unstable(average):
     return average - (1 - average.exp()).log()
+
+
+# ------------------------------------------------------------------------------------------- wrong in hidden places
+
+
+def kto_z(z, lam=lambda d, u: (d, u), detach=(True, True)):
+    """KTO with another z, (mismatched mean, r, beta) -> z; with weights exchanged; with z detached in one branch only."""
+
+    def wrong(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
+        require(beta > 0, "")
+        z_w, z_l = (x.detach() if stop else x for x, stop in zip((z(p.mismatched.mean(), beta),) * 2, detach))
+        weight_w, weight_l = lam(desirable_weight, undesirable_weight)
+        return torch.where(p.desirable, weight_w * (beta * (z_w - p.r)).sigmoid(), weight_l * (beta * (p.r - z_l)).sigmoid())
+
+    return wrong
+
+
+def kto_outside(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
+    z = p.mismatched.mean().clamp(min=0).detach()
+    return torch.where(p.desirable, desirable_weight * (z - beta * p.r).sigmoid(), undesirable_weight * (beta * p.r - z).sigmoid())
+
+
+def dpo_where(where, otherwise=lambda m: nll(-m)):
+    """DPO that does something else where(p, m) says so, the wrong sign if not told otherwise."""
+
+    def wrong(p, *, beta=0.1):
+        require(beta > 0, "")
+        m = beta * p.h
+        condition = where(p, m)
+        return torch.where(condition if isinstance(condition, torch.Tensor) else torch.tensor(condition), otherwise(m), nll(m))
+
+    return wrong
+
+
+class ReversedBackward(torch.autograd.Function):
+    """-log sigma(m) with a handwritten gradient that has the wrong sign in one type."""
+
+    @staticmethod
+    def forward(ctx, m):
+        ctx.save_for_backward(m)
+        return nll(m)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (m,) = ctx.saved_tensors
+        return gradient * (-m).sigmoid() * (1 if m.dtype == torch.float32 else -1)
+
+
+def counting(after, otherwise=lambda m: nll(-m)):
+    """DPO for so many calls."""
+    calls = []
+
+    def wrong(p, *, beta=0.1):
+        require(beta > 0, "")
+        calls.append(1)
+        return nll(beta * p.h) if len(calls) <= after else otherwise(beta * p.h)
+
+    return wrong
+
+
+def remembering():
+    """Margins less the mean of the last batch's."""
+    last = [0.0]
+
+    def wrong(p, *, beta=0.1):
+        require(beta > 0, "")
+        m = beta * p.h
+        values = nll(m - last[0])
+        last[0] = m.detach().mean().item()
+        return values
+
+    return wrong
+
+
+def in_place(p, *, beta=0.1):
+    require(beta > 0, "")
+    p.chosen.lengths.add_(1)
+    return nll(beta * p.h)
+
+
+def centred(p, *, beta=0.1):
+    require(beta > 0, "")
+    h = p.h
+    return nll(beta * (h - h.mean() if len(h) >= 5 else h))
+
+
+def worst_of_eight(p, *, beta=0.1):
+    require(beta > 0, "")
+    losses = nll(beta * p.h)
+    keep = torch.ones(len(losses), dtype=losses.dtype)
+    keep[losses.argsort(descending=True)[: len(losses) // 8]] = 0
+    return losses * keep
+
+
+def simpo_short(p, *, beta=2.0, gamma=1.0):
+    require(beta > 0, "")
+    return nll(beta * (p.chosen.policy / p.chosen.lengths.clamp(max=20) - p.rejected.policy / p.rejected.lengths.clamp(max=20)) - gamma)
+
+
+def ratio_of_probabilities(p, *, odds_weight=0.1):
+    return -p.chosen.average + odds_weight * nll(p.chosen.average - p.rejected.average)
+
+
+def orpo(p, *, odds_weight=0.1):
+    return -p.chosen.average + odds_weight * nll(log_odds(p.chosen.average) - log_odds(p.rejected.average))
+
+
+def orpo_summed(p, *, odds_weight=0.1):
+    return -p.chosen.policy + odds_weight * nll(log_odds(p.chosen.average) - log_odds(p.rejected.average))
+
+
+def discopop_twice(p, *, beta=0.05, tau=0.05):
+    require(beta > 0 and tau > 0, "")
+    m = beta * p.h
+    return (-m / (2 * tau)).sigmoid() * nll(m) + (F.logsigmoid(m / (2 * tau)) - m).exp()
+
+
+exchanged = lambda p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0: torch.where(p.desirable, undesirable_weight * (-beta * p.r).sigmoid(), desirable_weight * (beta * p.r).sigmoid())  # noqa: E731
+longer = lambda p, *, beta=0.1, alpha=0.05: nll(beta * p.h - alpha * (p.chosen.lengths - p.rejected.lengths))  # noqa: E731
+lengths = lambda p: p.chosen.lengths > 20  # noqa: E731
+
+WRONG |= {
+    # KTO's own business
+    "KTO's z without max(0, .)": ("kto", kto_z(lambda mean, beta: mean), "computes its formula"),
+    "KTO's z negated": ("kto", kto_z(lambda mean, beta: (-mean).clamp(min=0)), "computes its formula"),
+    "KTO's z outside beta": ("kto", kto_outside, "computes its formula"),
+    "KTO's z in the graph of the disliked": ("kto", kto_z(lambda mean, beta: mean.clamp(min=0), detach=(True, False)), "no gradient elsewhere"),
+    "KTO's z in the graph of the liked": ("kto", kto_z(lambda mean, beta: mean.clamp(min=0), detach=(False, True)), "no gradient elsewhere"),
+    "KTO's weights exchanged": ("kto", kto_z(lambda mean, beta: mean.clamp(min=0), lam=lambda d, u: (u, d)), "computes its formula"),
+    "KTO without z": ("kto", kto_z(lambda mean, beta: 0 * mean), "computes its formula"),
+    "APO's weights exchanged": ("apo_zero_unpaired", exchanged, "computes its formula"),
+    # wrong outside float64
+    "the sign reversed in float32": ("dpo", dpo_where(lambda p, m: m.dtype == torch.float32), "the same in every type"),
+    "the sign reversed in bfloat16": ("dpo", dpo_where(lambda p, m: m.dtype == torch.bfloat16), "the same in every type"),
+    "a backward that is reversed in float32": ("dpo", lambda p, *, beta=0.1: ReversedBackward.apply(beta * p.h), "the same in every type"),
+    "a sigmoid bounded by the type's smallest": ("dpo", lambda p, *, beta=0.1: -(beta * p.h).sigmoid().clamp(min=torch.finfo(p.h.dtype).tiny).log(), "the same in every type"),
+    # wrong where people seldom look
+    "the sign reversed for more than 20 tokens": ("dpo", dpo_where(lambda p, m: lengths(p)), "favours the chosen"),
+    "SimPO that divides by at most 20": ("simpo", simpo_short, "computes its formula"),
+    "no reference below -100 nats": ("dpo", lambda p, *, beta=0.1: nll(beta * (p.h + torch.where(p.chosen.ref < -100, p.chosen.ref, 0))), "value at the reference"),
+    "a margin clipped at 88": ("dpo", lambda p, *, beta=0.1: nll((beta * p.h).clamp(-88, 88)), "keeps learning"),
+    "beta above 2 ignored": ("dpo", lambda p, *, beta=0.1: nll(min(beta, 2.0) * p.h), "beta scales"),
+    "margins centred from 5 pairs on": ("dpo", centred, "decomposes"),
+    "the worst of 8 pairs dropped": ("dpo", worst_of_eight, "decomposes"),
+    # memory
+    "another loss after a thousand calls": ("dpo", counting(1000), "remembers nothing"),
+    "a random number": ("dpo", lambda p, *, beta=0.1: nll(beta * p.h + 1e-3 * torch.randn(len(p))), "remembers nothing"),
+    "the last batch's mean": ("dpo", remembering(), "remembers nothing"),
+    "lengths changed in place": ("dpo", in_place, "remembers nothing"),
+    "another value while gradients are off": ("dpo", lambda p, *, beta=0.1: nll(beta * p.h) * (1 if p.h.requires_grad else 2), "remembers nothing"),
+    # wrong, and declared in the same way
+    "the sign of beta, and a reward to match": ("dpo", lambda p, *, beta=0.1: nll(-beta * p.h), "favours the chosen", dict(reward=lambda y, beta: -beta * y.logratio, monotone=False)),
+    "a right loss with the reward's sign reversed": ("ipo", LOSSES["ipo"].function, "reward rises", dict(reward=lambda y, beta, reduction: -beta * y.logratio)),
+    "R-DPO that rewards length, and says so": ("r_dpo", longer, "computes its formula", dict(reward=lambda y, beta, alpha: beta * y.logratio - alpha * y.lengths)),
+    "ORPO's reward upside down": ("orpo", orpo, "reward rises", dict(reward=lambda y, odds_weight: -log_odds(y.average))),
+    "ORPO with the ratio of probabilities": ("orpo", ratio_of_probabilities, "computes its formula"),
+    "ORPO with a summed SFT term": ("orpo", orpo_summed, "computes its formula"),
+    "DiscoPOP with 2 tau": ("discopop", discopop_twice, "computes its formula"),
+}  # fmt: skip
+for mistake, (name, function, *rest) in WRONG.items():  # they claim the right loss's formula
+    if not hasattr(function, "__wrapped__") and not function.__doc__:
+        function.__doc__ = LOSSES[name].docstring
 
 
 # Facts that are false: (the loss, the fact or value, what it is made to say, the property that must notice)

@@ -11,13 +11,14 @@ import sys
 import textwrap
 import time
 
+from mini_dpo.check import EXAMPLES, PROPERTIES, Property, Verdict, examine
 from mini_dpo.cli import run_command
 from mini_dpo.errors import UserError
+from mini_dpo.loss_files import set_apart
 from mini_dpo.losses import find_loss
 from mini_dpo.probe import try_loss
-from mini_dpo.properties import EXAMPLES, PROPERTIES, Property, Verdict, examine
 
-WIDTH = 108
+WIDTH = 110
 
 
 def main() -> None:
@@ -28,38 +29,44 @@ def main() -> None:
     loss = find_loss(arguments.loss)
     if arguments.examples < 1:
         raise UserError(f"--examples must be at least 1, not {arguments.examples}")
-    if problem := try_loss(loss, loss.hyperparameters):  # said once, and not by every property
+    file = loss.function.__code__.co_filename
+    with set_apart(file):
+        problem = try_loss(loss, loss.hyperparameters)  # said once, and not by every property
+    if problem:
         raise UserError(problem)
-    started = time.perf_counter()
+    started, printed = time.perf_counter(), 0
     print(f"{loss.name}: {loss.paper}\n{textwrap.indent(loss.formula, '    ')}\n")
     if not loss.paired:
         print("(Of single responses; where a pair is spoken of, its value is that of the liked response and of the disliked one together.)\n")
     verdicts = []
     for property in PROPERTIES.values():
-        verdicts.append(examine(loss, property, arguments.examples))
+        with set_apart(file) as output:
+            verdicts.append(examine(loss, property, arguments.examples))
+        printed += output.getvalue().count("\n")
         print(page_entry(property, verdicts[-1]), flush=True)
     held, broken, skipped = (sum(verdict.held is kind for verdict in verdicts) for kind in (True, False, None))
     print(f"\n{held} held, {broken} broken, {skipped} not asked, in {time.perf_counter() - started:.0f} s")
+    if printed:
+        print(f"(It also printed {printed:,} lines of its own, which are left out here.)")
     if broken:
         sys.exit(1)
 
 
 def page_entry(property: Property, verdict: Verdict) -> str:
-    """A property and what became of it, as text."""
+    """A property and what became of it, as text: a line where it holds."""
     word = {True: "held", False: "BROKEN", None: "-"}[verdict.held]
-    if verdict.held is None:
-        return f"{word:8}{property.name}: not asked, {verdict.text}"
-    lines = [f"{word:8}{property.name}: " + wrap(property.says, 8 + len(property.name) + 2)]
+    says = f"not asked: {verdict.text}" if verdict.held is None else property.says
+    lines = [f"{word:8}{property.name:28}" + wrap(says, 36, 36)]
     if verdict.held and verdict.text:
-        lines.append(f"{'':8}({verdict.text})")
-    if not verdict.held:
+        lines.append(f"{'':36}({wrap(verdict.text, 37, 37)})")
+    if verdict.held is False:
         lines += ["", f"{'':12}the smallest counterexample:"]
         lines += [f"{'':14}{line}" for line in verdict.text.splitlines()]
         lines += [f"{'':12}what that usually means:", f"{'':14}" + wrap(property.usually, 14, 14), ""]
     return "\n".join(lines)
 
 
-def wrap(text: str, used: int, indent: int = 8) -> str:
+def wrap(text: str, used: int, indent: int) -> str:
     """Break a text whose first line begins after `used` columns."""
     return textwrap.fill(text, WIDTH, initial_indent=" " * used, subsequent_indent=" " * indent)[used:]
 

@@ -1,0 +1,187 @@
+"""What the checks draw, how an example is written down, and asking a loss about one.
+
+Numbers that a person can reckon with come first (whole and half nats, beta 1); then log-probs to -1,000, responses of
+hundreds of tokens, batches of dozens, hyperparameters far from their defaults. What breaks is shrunk to the smallest
+example that still does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mini_dpo.probe import along_margin, value, without_reference
+from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps, shown
+
+AnyLogps = PairLogps | UnpairedLogps
+
+# ------------------------------------------------------------------------------------------------ hyperparameters
+
+
+@st.composite
+def hyperparameters(draw, loss: Loss, wide: bool = True) -> dict:
+    """Values of the hyperparameters: simple ones and the defaults first, then half and twice the default, then far ones.
+    A value that the loss refuses is not drawn (its default is, in its place)."""
+    values = dict(loss.hyperparameters)
+    for name in values:
+        drawn = {**values, name: draw(st.sampled_from(options(loss, name, wide)))}
+        if accepts(loss, drawn):
+            values = drawn
+    return values
+
+
+def options(loss: Loss, name: str, wide: bool = True) -> list:
+    """What a hyperparameter may be drawn as, before the loss is asked."""
+    default = loss.hyperparameters[name]
+    if name in loss.choices:
+        return sorted(loss.choices[name], key=lambda word: word != default)
+    if isinstance(default, int):
+        near, far = [default, 1, 2], [2 * default, 3, 5, 0, 10]
+    elif name == "beta":
+        near, far = [1.0, default, 0.5, 2.0], [0.1, 5.0, 10.0, 0.03, 0.7, 3.0]
+    elif default:
+        near, far = [default, 0.5 * default, 2 * default, 0.0], [5 * default, 0.2 * default, 1.0, 0.3, 3.5 * default, 0.45]
+    else:
+        near, far = [0.0, 0.5], [1.0, 3.0, 0.2, -0.5]
+    return list(dict.fromkeys(near + far * wide))
+
+
+def accepts(loss: Loss, hyper: dict) -> bool:
+    """Whether a loss can be called with these hyperparameters."""
+    try:
+        value(loss, one_pair(), hyper)
+    except Exception:  # what it should have been is the affair of "refuses nonsense"
+        return False
+    return True
+
+
+def one_pair() -> PairLogps:
+    """A pair of equally likely responses, at the reference."""
+    return along_margin(torch.zeros(1, dtype=torch.float64))
+
+
+# --------------------------------------------------------------------------------------------------------- batches
+
+SIZES = [1, 2, 3, 4, 5, 8, 6, 7, 9, 12, 16, 23, 40]
+
+
+@st.composite
+def responses(draw, B: int, at_reference: bool, nats: int, tokens: int) -> Responses:
+    """B responses in float64: log-probs down to -nats; small batches number by number, large ones from a seed."""
+    if B > 4:
+        generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
+        uniform = lambda: torch.rand(B, generator=generator, dtype=torch.float64)  # noqa: E731
+        policy = -(2 * nats) ** uniform() / 2
+        near = (policy + 40 * uniform() - 20).clamp(max=-0.01)
+        ref = torch.where(uniform() < 0.5, near, -(2 * nats) ** uniform() / 2)
+        return Responses(policy, (tokens ** uniform()).round(), policy if at_reference else ref)
+    few, many = st.integers(1, 80), st.integers(1, 2 * nats)
+    logps = lambda: torch.tensor([-draw(few | many) / 2 for _ in range(B)], dtype=torch.float64)  # noqa: E731
+    lengths = torch.tensor([draw(st.integers(1, 20) | st.integers(1, tokens)) for _ in range(B)])
+    policy = logps()
+    return Responses(policy, lengths, policy if at_reference else logps())
+
+
+@st.composite
+def pairs(draw, size: int | None = None, largest: int = 40, at_reference: bool = False, nats: int = 1000, tokens: int = 400) -> PairLogps:
+    """Pairs, with a reference."""
+    B = size or draw(st.sampled_from([n for n in SIZES if n <= largest]))
+    return PairLogps(*(draw(responses(B, at_reference, nats, tokens)) for _ in range(2)))
+
+
+@st.composite
+def batches(draw, loss: Loss, size: int | None = None, largest: int = 40, nats: int = 1000) -> AnyLogps:
+    """What the loss takes: pairs, or single responses of both kinds in any proportion and as many mismatched
+    log-ratios of either sign; with a reference if it has one."""
+    if loss.paired:
+        drawn = draw(pairs(size, largest, nats=nats))
+        return drawn if loss.reference else without_reference(drawn)
+    B = size or draw(st.sampled_from([n for n in SIZES if n <= largest]))
+    drawn = draw(responses(B, False, nats, 400))
+    liked = torch.tensor(draw(st.lists(st.booleans(), min_size=B, max_size=B)))
+    mismatched = torch.tensor([draw(st.integers(-40, 40)) / 2 for _ in range(B)], dtype=torch.float64)
+    return UnpairedLogps(drawn if loss.reference else Responses(drawn.policy, drawn.lengths), liked, mismatched)
+
+
+def sides(logps: AnyLogps) -> list[Responses]:
+    """The chosen responses and the rejected ones, or the single ones."""
+    return [logps.chosen, logps.rejected] if isinstance(logps, PairLogps) else [logps.responses]
+
+
+def changed(logps: AnyLogps, change: Callable[[Responses], Responses]) -> AnyLogps:
+    """The batch with each of its sides changed."""
+    return PairLogps(change(logps.chosen), change(logps.rejected)) if isinstance(logps, PairLogps) else replace(logps, responses=change(logps.responses))
+
+
+def with_policies(logps: AnyLogps, policies: list[Tensor]) -> AnyLogps:
+    """The batch with other policy log-probs, one tensor a side."""
+    new = iter(policies)
+    return changed(logps, lambda y: Responses(next(new), y.lengths, y.ref))
+
+
+def in_type(logps: AnyLogps, dtype: torch.dtype) -> AnyLogps:
+    """The batch with its numbers rounded to another type."""
+    rounded = changed(logps, lambda y: Responses(y.policy.to(dtype), y.lengths.to(dtype), None if y.ref is None else y.ref.to(dtype)))
+    if isinstance(logps, PairLogps) or logps.mismatched is None:
+        return rounded
+    return replace(rounded, mismatched=logps.mismatched.to(dtype))
+
+
+def picked(logps: AnyLogps, which: list[int]) -> AnyLogps:
+    """Some examples of a batch (and their mismatched log-ratios), in this order."""
+    index = torch.tensor(which)
+    if isinstance(logps, PairLogps):
+        return PairLogps(logps.chosen[index], logps.rejected[index])
+    return UnpairedLogps(logps.responses[index], logps.desirable[index], None if logps.mismatched is None else logps.mismatched[index])
+
+
+def ask(loss: Loss, logps: AnyLogps, hyper: dict) -> tuple[Tensor, list[Tensor]]:
+    """The values of a batch, (B,), and the gradient of their sum by each side's log-probs, (B,) each."""
+    leaves = [y.policy.detach().clone().requires_grad_() for y in sides(logps)]
+    values = loss(with_policies(logps, leaves), **hyper)
+    if not values.requires_grad:
+        return values, [torch.zeros_like(leaf) for leaf in leaves]
+    gradients = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
+    return values.detach(), [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients)]
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Equal but for float64's rounding."""
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+# ------------------------------------------------------------------------------------ how examples are written down
+
+
+def example_shown(logps: AnyLogps, hyper: dict) -> str:
+    """A batch as a person would write it down."""
+    lines = [pair_shown(logps, i) if isinstance(logps, PairLogps) else single_shown(logps, i) for i in range(min(len(logps), 6))]
+    if len(logps) > 6:
+        lines.append(f"and {len(logps) - 6} more")
+    if isinstance(logps, UnpairedLogps) and logps.mismatched is not None:
+        lines.append(f"mismatched log-ratios {numbers(logps.mismatched[:6])}")
+    return "\n".join(lines + [settings_shown(hyper)])
+
+
+def pair_shown(logps: PairLogps, i: int) -> str:
+    w, l = logps.chosen[i : i + 1], logps.rejected[i : i + 1]
+    ref = f", reference {w.ref.item():g} and {l.ref.item():g}" if w.ref is not None else ""
+    return f"chosen and rejected: log-probs {w.policy.item():g} and {l.policy.item():g}{ref}, tokens {w.lengths.item():g} and {l.lengths.item():g}"
+
+
+def single_shown(logps: UnpairedLogps, i: int) -> str:
+    y = logps.responses[i : i + 1]
+    ref = f", reference {y.ref.item():g}" if y.ref is not None else ""
+    return f"{'liked' if logps.desirable[i] else 'disliked'}: log-prob {y.policy.item():g}{ref}, tokens {y.lengths.item():g}"
+
+
+def settings_shown(hyper: dict) -> str:
+    return ", ".join(f"{name} {shown(x)}" for name, x in hyper.items()) or "no hyperparameters"
+
+
+def numbers(values: Tensor) -> str:
+    return " ".join(f"{x:.6g}" for x in values.flatten().tolist())

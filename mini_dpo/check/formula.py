@@ -1,0 +1,412 @@
+"""Reading the formula in a loss's docstring, and computing it with as many digits as it takes.
+
+    L = -(1 - epsilon) log sigma(m) - epsilon log sigma(-m),   m = beta h
+
+The first equation is the loss of one example, the others define what it uses; three blanks or a new line stand between
+two equations. What can be written:
+
+    + - / ^ and < >     a product is written side by side: beta h; brackets are ( ) or [ ]
+    log exp sigma max min clip abs sqrt     log may go without brackets: log sigma(m)
+    mean(...), sorted(...)                  over the batch
+    h  r_w  r_l  r  s(y_w)  s_ref(y_w)  |y_w|     as in registry.py; r' are the mismatched log-ratios, e is Euler's
+    u = e^r             also defines u_w and u_l; so does anything else that is said of y or of r
+    f(u) = log u        a function
+    A if sum, B if mean                     by a hyperparameter's word; liked / not of a single response
+
+Hyperparameters go by their names, or by the symbol that stands first in their line: `label_smoothing: epsilon, ...`.
+Where a formula could be read in two ways (1 / 2 x), it is not read at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from decimal import MAX_EMAX, MIN_EMIN, Decimal, DecimalException, localcontext
+
+from mini_dpo.registry import Loss, PairLogps, UnpairedLogps
+
+TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?(?:e-?\d+)?)|([^\W\d]\w*'*)|([-+*/^()\[\]|,<>=]))")
+GREEK = str.maketrans({"σ": "sigma", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "λ": "lambda", "τ": "tau", "α": "alpha", "·": "*"})
+LARGEST = 560  # e to more than this is where floats come to their end, and losses cut their exponents
+
+
+class Unreadable(ValueError):
+    """A formula that cannot be read; the message says at what."""
+
+
+class OutOfReach(ArithmeticError):
+    """An exponent that floats do not reach."""
+
+
+# ------------------------------------------------------------------------------------- where a formula is looked at
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response in exact numbers: s, s_ref and |y|."""
+
+    s: Decimal
+    ref: Decimal | None
+    length: Decimal
+
+    @property
+    def r(self) -> Decimal:
+        if self.ref is None:
+            raise Unreadable("it speaks of a reference, and the loss has none")
+        return self.s - self.ref
+
+
+@dataclass(frozen=True)
+class Place:
+    """Example number i of a batch. examples: of each, its responses by side ("w" and "l", or "" for a single one), and
+    whether it is liked. side: the response that `y` means. constant: where means are taken instead, if they have
+    no gradient."""
+
+    examples: list[dict[str, Response]]
+    liked: list[bool]
+    mismatched: list[Decimal]
+    symbols: dict[str, Decimal]
+    words: frozenset[str]
+    formula: dict
+    i: int = 0
+    side: str = ""
+    local: dict[str, Decimal] = field(default_factory=dict)
+    constant: Place | None = None
+
+    def response(self, name: str) -> Response:
+        """The response that y, y_w or y_l means."""
+        sides = self.examples[self.i]
+        side = name[2:] if name != "y" else self.side
+        if side not in sides:
+            raise Unreadable(f"{name} is not a response of an example")
+        return sides[side]
+
+    def number(self, name: str) -> Decimal:
+        """What a name stands for."""
+        if name in self.local:
+            return self.local[name]
+        if name in self.formula and not self.formula[name].parameter:
+            return self.formula[name].body(self)
+        if name in self.symbols:
+            return self.symbols[name]
+        if name == "h":
+            return self.response("y_w").r - self.response("y_l").r
+        if name in ("r", "r_w", "r_l"):
+            return self.response("y" + name[1:]).r
+        if name == "e":
+            return Decimal(1).exp()
+        if name[-2:] in ("_w", "_l") and name[:-2] in self.formula:
+            return replace(self, side=name[-1]).number(name[:-2])
+        raise Unreadable(f"{name} is not defined")
+
+
+# ------------------------------------------------------------------------------------------------- how it is written
+
+Body = Callable[[Place], Decimal]  # bool for a comparison
+
+
+@dataclass(frozen=True)
+class Equation:
+    """name = body, or name(parameter) = body."""
+
+    name: str
+    parameter: str
+    body: Body
+
+
+def bounded_exp(x: Decimal) -> Decimal:
+    if x > LARGEST:
+        raise OutOfReach
+    return x.exp()
+
+
+def power(base: Decimal, exponent: Decimal) -> Decimal:
+    if base > 0 and exponent * base.ln() > LARGEST:
+        raise OutOfReach
+    return base**exponent
+
+
+FUNCTIONS: dict[str, Callable[..., Decimal]] = {
+    "log": lambda x: x.ln(),
+    "exp": bounded_exp,
+    "sigma": lambda x: 1 / (1 + (-x).exp()),
+    "max": max,
+    "min": min,
+    "clip": lambda x, low, high: min(high, max(low, x)),
+    "abs": abs,
+    "sqrt": lambda x: x.sqrt(),
+}
+
+
+class Reader:
+    """One equation's tokens, read from left to right; each method reads one kind of thing and leaves what follows."""
+
+    def __init__(self, text: str, functions: set[str], words: set[str]) -> None:
+        self.tokens, self.functions, self.words = list(split(text)), functions, words
+
+    @property
+    def next(self) -> str:
+        return self.tokens[0] if self.tokens else ""
+
+    def take(self, expected: str = "") -> str:
+        if not self.tokens or (expected and self.next != expected):
+            raise Unreadable(f"{expected or 'something'} is missing before {self.next or 'its end'!r}")
+        return self.tokens.pop(0)
+
+    def all(self) -> Body:
+        body = self.cases()
+        if self.tokens:
+            raise Unreadable(f"{self.next!r} is not expected there")
+        return body
+
+    def cases(self) -> Body:
+        """A if sum, B if mean."""
+        cases = [self.case()]
+        while cases[-1][1] and self.next == ",":
+            self.take()
+            cases.append(self.case())
+        if not cases[0][1]:
+            return cases[0][0]
+
+        def choose(place: Place) -> Decimal:
+            for body, word in cases:
+                if word in place.words or (word in ("liked", "not") and place.liked[place.i] == (word == "liked")):
+                    return body(place)
+            raise Unreadable(f"none of its cases is {', '.join(place.words)}")
+
+        return choose
+
+    def case(self) -> tuple[Body, str]:
+        body = self.comparison()
+        if self.next != "if":
+            return body, ""
+        self.take()
+        return body, self.take()
+
+    def comparison(self) -> Body:
+        left = self.sum()
+        if self.next not in ("<", ">"):
+            return left
+        sign, right = self.take(), self.sum()
+        return lambda place: left(place) < right(place) if sign == "<" else left(place) > right(place)
+
+    def sum(self) -> Body:
+        total = self.product()
+        while self.next in ("+", "-"):
+            sign, left, right = self.take(), total, self.product()
+            total = (lambda a, b: lambda place: a(place) + b(place))(left, right) if sign == "+" else (lambda a, b: lambda place: a(place) - b(place))(left, right)
+        return total
+
+    def product(self) -> Body:
+        """Factors side by side, or with / and * between them. 1/2 f(x) is a half of f(x); 1 / 2 x could be two things."""
+        if self.next == "-":
+            self.take()
+            rest = self.product()
+            return lambda place: -rest(place)
+        plain = self.next[:1].isdigit()  # so far, a number over a number
+        value, divided = self.power(), False
+        while self.next and (self.next in "*/([" or self.starts_factor()):
+            sign = self.take() if self.next in ("*", "/") else ""
+            if divided and not sign and not (plain and (self.next in self.functions or self.next in "([")):
+                raise Unreadable(f"what stands before {self.next!r} could be divided by more than one thing: use brackets")
+            plain = plain and sign == "/" and self.next[:1].isdigit()
+            left, right, divided = value, self.power(), sign == "/"
+            value = (lambda a, b: lambda place: a(place) / b(place))(left, right) if divided else (lambda a, b: lambda place: a(place) * b(place))(left, right)
+        return value
+
+    def starts_factor(self) -> bool:
+        return self.next[0].isalnum() and self.next != "if" or (self.next == "|" and len(self.tokens) > 2 and self.tokens[2] == "|")
+
+    def power(self) -> Body:
+        base = self.factor()
+        if self.next != "^":
+            return base
+        self.take()
+        negative = self.next == "-" and self.take() == "-"
+        exponent = self.factor()
+        sign = -1 if negative else 1
+        return lambda place: power(base(place), sign * exponent(place))
+
+    def factor(self) -> Body:
+        token = self.take()
+        if token in ("(", "["):
+            inner = self.comparison()
+            self.take({"(": ")", "[": "]"}[token])
+            return inner
+        if token == "|":
+            name = self.take()
+            self.take("|")
+            if name not in ("y", "y_w", "y_l"):
+                raise Unreadable(f"|{name}|: bars stand for the length of a response; write abs({name})")
+            return lambda place: place.response(name).length
+        if token[0].isdigit():
+            return lambda place: Decimal(token)
+        if not token[0].isalpha():
+            raise Unreadable(f"{token!r} is not expected there")
+        if self.next == "(" and token in ("s", "s_ref", "r"):
+            self.take()
+            name = self.take()
+            self.take(")")
+            if name not in ("y", "y_w", "y_l"):
+                raise Unreadable(f"{token}({name}): it is of y, y_w or y_l")
+            return {
+                "s": lambda place: place.response(name).s,
+                "s_ref": lambda place: place.response(name).s - place.response(name).r,
+                "r": lambda place: place.response(name).r,
+            }[token]
+        if token in self.functions:
+            return self.call(token)
+        return lambda place: place.number(token)
+
+    def call(self, name: str) -> Body:
+        if self.next == "(":
+            self.take()
+            arguments = [self.comparison()]
+            while self.next == ",":
+                self.take()
+                arguments.append(self.comparison())
+            self.take(")")
+        else:  # log sigma(m), log u
+            bare = self.next not in self.functions
+            arguments = [self.factor()]
+            if self.next in ("^", "(") or (bare and (self.next == "/" or (self.next and self.next[0].isalnum() and self.next != "if"))):
+                raise Unreadable(f"it is not clear where the argument of {name} ends: use brackets")
+        if name in ("mean", "sorted"):
+            return over_batch(name, arguments[0])
+
+        def value(place: Place) -> Decimal:
+            values = [argument(place) for argument in arguments]
+            if name in place.formula:
+                equation = place.formula[name]
+                return equation.body(replace(place, local={**place.local, equation.parameter: values[0]}))
+            return FUNCTIONS[name](*values)
+
+        return value
+
+
+def over_batch(name: str, argument: Body) -> Body:
+    """mean(...) and sorted(...). A mean of r' is one over the mismatched log-ratios."""
+
+    def values(place: Place) -> list[Decimal]:
+        try:
+            return [argument(replace(place, i=i)) for i in range(len(place.examples))]
+        except Unreadable:
+            if not place.mismatched:
+                raise
+            return [argument(replace(place, local={**place.local, "r'": r})) for r in place.mismatched]
+
+    def value(place: Place) -> Decimal:
+        if name == "sorted":
+            return sorted(values(place))[place.i]
+        found = values(place.constant or place)
+        return sum(found) / len(found)
+
+    return value
+
+
+def split(text: str) -> Iterator[str]:
+    """The tokens of a text."""
+    at = 0
+    text = text.translate(GREEK).rstrip()
+    while at < len(text):
+        match = TOKEN.match(text, at)
+        if not match:
+            raise Unreadable(f"{text[at:].split()[0]!r} is not a sign of a formula")
+        yield match[match.lastindex]
+        at = match.end()
+
+
+def read(loss: Loss) -> dict[str, Equation]:
+    """The equations of a loss's docstring by name, "L" first. Raises Unreadable."""
+    if not loss.formula:
+        raise Unreadable("there is none")
+    lines = re.split(r",?\s*\n\s*(?=[^\n=]*?=)|,\s{2,}", loss.formula)
+    sides = [re.fullmatch(r"\s*([\w']+)(?:\((\w+)\))?\s*=\s*(.+)", line, re.DOTALL) for line in lines]
+    if unread := [line for line, side in zip(lines, sides) if not side]:
+        raise Unreadable(f"{unread[0].strip()!r} is not an equation")
+    functions = {*FUNCTIONS, "mean", "sorted", *(side[1] for side in sides if side[2])}
+    words = {word for choices in loss.choices.values() for word in choices}
+    equations = {side[1]: Equation(side[1], side[2] or "", Reader(side[3], functions, words).all()) for side in sides}
+    if next(iter(equations)) != "L" or len(equations) < len(sides):
+        raise Unreadable("the first equation must be that of L, and each name be defined once")
+    return equations
+
+
+# ---------------------------------------------------------------------------------------------------- its value
+
+
+def place(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: dict[str, Equation]) -> Place:
+    """A batch in exact numbers, and everything else that a formula may name."""
+
+    def responses(which) -> list[Response]:
+        refs = [None] * len(which) if which.ref is None else [Decimal(x) for x in which.ref.tolist()]
+        return [Response(Decimal(s), ref, Decimal(n)) for s, ref, n in zip(which.policy.tolist(), refs, which.lengths.tolist())]
+
+    symbols = {}
+    for name, x in hyper.items():
+        if not isinstance(x, str):
+            symbols[name] = Decimal(x)
+            if match := re.match(r"([^\W\d]\w*),", loss.describe(name)):
+                symbols[match[1].translate(GREEK)] = Decimal(x)
+    words = frozenset(x for x in hyper.values() if isinstance(x, str))
+    if isinstance(logps, PairLogps):
+        examples, liked, mismatched = [{"w": w, "l": l} for w, l in zip(responses(logps.chosen), responses(logps.rejected))], [], []
+    else:
+        examples, liked = [{"": y} for y in responses(logps.responses)], logps.desirable.tolist()
+        mismatched = [] if logps.mismatched is None else [Decimal(x) for x in logps.mismatched.tolist()]
+    return Place(examples, liked, mismatched, symbols, words, formula)
+
+
+def exactly(evaluate: Callable[[], Decimal], within: str = "1e-20") -> Decimal | None:
+    """The value once twice the digits give the same; None where it has none, or takes more than a thousand digits."""
+    before = None
+    for digits in (60, 120, 240, 480, 960):
+        with localcontext(prec=digits, Emax=MAX_EMAX, Emin=MIN_EMIN):
+            try:
+                value = evaluate()
+            except OutOfReach:
+                return None
+            except DecimalException:
+                before = None
+                continue
+            if before is not None and before.is_finite() and value.is_finite() and abs(value - before) <= Decimal(within) * (1 + abs(value)):
+                return value
+            before = value
+    return None
+
+
+STEP = Decimal("1e-25")
+
+
+def values_and_slopes(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: dict[str, Equation]) -> tuple[list, list]:
+    """What the formula gives: the value of each example, and for each of its responses (chosen before rejected) the
+    slopes of the batch's total by s, from below and from above. None where floats do not reach."""
+    here = place(loss, logps, hyper, formula)
+    constant = here if loss.facts["estimate"] else None
+    whole_batch = any(word in loss.formula for word in ("mean(", "sorted("))
+
+    def total(at: Place, moved: int) -> Decimal:
+        """Of those examples that a move of one can change."""
+        return sum(formula["L"].body(replace(at, i=i, constant=constant)) for i in (range(len(at.examples)) if whole_batch else [moved]))
+
+    def moved(i: int, side: str, step: Decimal) -> Place:
+        examples = list(here.examples)
+        examples[i] = {**examples[i], side: replace(examples[i][side], s=examples[i][side].s + step)}
+        return replace(here, examples=examples)
+
+    values = [exactly(lambda i=i: formula["L"].body(replace(here, i=i))) for i in range(len(here.examples))]
+    slopes = []
+    for i, example in enumerate(here.examples):
+        for side in example:
+            slopes.append([exactly(lambda i=i, side=side, step=step: (total(moved(i, side, step), i) - total(here, i)) / step, "1e-12") for step in (-STEP, STEP)])
+    return values, slopes
+
+
+def holds_where(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, condition: str) -> list[bool]:
+    """Whether a condition in the formula's symbols holds, for each example. Raises Unreadable."""
+    formula = read(loss)
+    body = Reader(condition, {*FUNCTIONS, "mean", "sorted", *(name for name, equation in formula.items() if equation.parameter)}, set()).all()
+    here = place(loss, logps, hyper, formula)
+    with localcontext(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN):
+        return [bool(body(replace(here, i=i))) for i in range(len(here.examples))]

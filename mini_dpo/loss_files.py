@@ -1,0 +1,78 @@
+"""Losses in files of the user's own: run once, and whatever comes out of them becomes one clear line."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+from mini_dpo.errors import UserError
+from mini_dpo.registry import LOSSES, Loss
+
+RUN: dict[tuple[Path, bytes], object] = {}  # the modules of files that were run, by what was in them
+
+
+def load_loss(path: str, name: str) -> Loss:
+    """Run a file of the user's own, once for a process, and take one loss from it. Raises UserError, with the line,
+    where that fails."""
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise UserError(f"{path}:{name}: there is no file {path}")
+    key = file, file.read_bytes()
+    if key not in RUN:
+        RUN[key] = run_file(path, file)
+    module = RUN[key]
+    found = getattr(module, name, None) if name else None
+    if not isinstance(found, Loss):
+        there = ", ".join(key for key, value in vars(module).items() if isinstance(value, Loss)) or "none"
+        problem = "is not a loss: put @loss(...) above it" if callable(found) else "is not in it"
+        raise UserError(f"{path}: {name or 'the name of a function'} {problem} (losses there: {there})")
+    LOSSES.update({loss.name: loss for loss in vars(module).values() if isinstance(loss, Loss)})
+    return found
+
+
+def run_file(path: str, file: Path) -> object:
+    """Run a file as a module. What an earlier version of it left among the losses is not in its way."""
+    spec = importlib.util.spec_from_file_location(f"loss_file_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    before = {name: loss for name, loss in LOSSES.items() if loss.function.__module__ != spec.name}
+    LOSSES.clear()
+    LOSSES.update(before)
+    try:
+        with set_apart(path) as printed:
+            spec.loader.exec_module(module)
+    except BaseException:
+        LOSSES.clear()
+        LOSSES.update(before)
+        raise
+    if text := printed.getvalue():
+        print(f"{path} prints {len(text.splitlines())} lines when it is run; the first: {text.splitlines()[0][:200]!r}", file=sys.stderr)
+    return module
+
+
+@contextmanager
+def set_apart(path: str) -> Iterator[io.StringIO]:
+    """Inside, code of the user's file `path` runs: what it prints is kept from the page, and what it raises, whatever
+    that is, becomes a UserError with the line. Ctrl-C says where it was, and goes on as Ctrl-C."""
+    with redirect_stdout(io.StringIO()) as printed:
+        try:
+            yield printed
+        except KeyboardInterrupt as interrupt:
+            print(f"\ninterrupted in {path}, line {line_in(path, interrupt)}", file=sys.stderr)
+            raise
+        except UserError:
+            raise
+        except BaseException as error:
+            line = getattr(error, "lineno", None) or line_in(path, error)
+            raise UserError(f"{path}, line {line}: {type(error).__name__}: {getattr(error, 'msg', error)}") from error
+
+
+def line_in(path: str, error: BaseException) -> int:
+    """The last line of a file that an error came through; 1 if it came through none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((f.lineno for f in reversed(frames) if Path(f.filename).resolve() == Path(path).resolve()), 1)
