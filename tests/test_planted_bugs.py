@@ -9,12 +9,13 @@ import sys
 import textwrap
 
 import pytest
+import torch
 from hypothesis import Phase, settings
 
 from mini_dpo import data, dpo, exact, generate, logprobs, losses, model, packing, ref_cache, sft, training
 from mini_dpo.losses import LOSSES
 from mini_dpo.check import PROPERTIES
-from tests import test_data, test_exact, test_generate, test_logprobs, test_losses, test_model, test_packing, test_properties, test_ref_cache, test_training
+from tests import test_data, test_exact, test_generate, test_logprobs, test_model, test_packing, test_papers, test_properties, test_ref_cache, test_training
 from tests.strategies import tiny_gpt
 
 
@@ -36,7 +37,6 @@ def plant(monkeypatch, module, name, old, new):
 
 naive_loop = test_logprobs.test_equals_the_naive_loop
 mask = test_data.test_ids_and_mask_are_born_together
-formula = test_losses.test_equals_the_formula_in_plain_python
 packed = test_packing.test_log_probs_and_gradients_of_trees_are_those_of_padded_rows
 mask_of_row = test_packing.test_a_token_sees_itself_and_its_ancestors
 places = test_packing.test_each_text_is_laid_out_as_if_it_stood_alone
@@ -45,6 +45,10 @@ blocks = test_packing.test_flex_attention_never_skips_a_block_that_somebody_sees
 
 def keeps(loss, property):
     test_properties.test_every_loss_keeps_every_property(LOSSES[loss], PROPERTIES[property])
+
+
+def formula(loss):
+    test_papers.test_values_and_gradients_are_the_papers(loss, torch.float64)
 
 
 def at_reference():
