@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.checkpoint import read_json, write_whole
-from mini_dpo.cli import run_command
+from mini_dpo.cli import Parser, run_command
 from mini_dpo.errors import UserError
 from mini_dpo.losses import LOSSES, Loss, find_loss
 from mini_dpo.probe import along_margin, margin, one_by_one, value
@@ -38,9 +38,9 @@ def main() -> None:
     settings.command(settings)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """One sub-command a picture."""
-    parser = argparse.ArgumentParser(prog="python -m mini_dpo.plot", description="Draw losses and runs as PNG pictures.", allow_abbrev=False)
+    parser = Parser(prog="python -m mini_dpo.plot", description="Draw losses and runs as PNG pictures.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="PICTURE")
     losses = commands.add_parser("losses", help="value and slope of every loss against the margin", allow_abbrev=False)
     losses.add_argument("--loss", nargs="+", metavar="NAME", help="only these; also file.py:function (default: all)")

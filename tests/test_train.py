@@ -336,7 +336,7 @@ def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
         "--sft-data x": "--sft-data without --data",
         "--label-smoothing 0.1": "--loss dpo does not read --label-smoothing (cdpo, rdpo, exo, aot and others do)",
         "--loss simpo --tau 0.1": "--loss simpo does not read --tau (discopop reads it)",
-        "--loss dppo": "there is no loss dppo; `python -m mini_dpo.train --list-losses` shows what there is",
+        "--loss dppo": "there is no loss dppo (did you mean dpo?); `python -m mini_dpo.train --list-losses` shows what there is",
         "--loss none.py:mine": "none.py:mine: there is no file none.py",
         "--loss simpo --precompute-ref": "--loss simpo has no reference; leave out --precompute-ref",
         "--loss kto --precompute-ref": "--loss kto needs the reference in every step",
