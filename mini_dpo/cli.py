@@ -9,9 +9,47 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import field, fields
-from typing import Any
+from typing import Any, NoReturn
 
-from mini_dpo.errors import TrainingFailed, UserError
+from mini_dpo.errors import TrainingFailed, UserError, did_you_mean
+from mini_dpo.parallel import leave_processes, speaks, wait_for_all
+
+# What other trainers call a flag, where our name is not like it: TRL's names.
+ELSEWHERE = {
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "max_length": "context",
+    "model_name_or_path": "init_from",
+    "dataset_name": "data",
+    "output_dir": "out",
+    "loss_type": "loss",
+    "rpo_alpha": "sft_weight",
+    "bf16": "dtype",
+    "gradient_checkpointing": "checkpoint_activations",
+    "eval_steps": "eval_every",
+    "save_steps": "save_every",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, but that a mistake is a UserError, one line, which names the flag that may be meant."""
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
+        """Refuses what is not known; a sub-command's parser is asked by this name too."""
+        found, unknown = super().parse_known_args(*args, **kwargs)
+        if unknown:
+            word = next((word for word in unknown if word.startswith("-")), unknown[0]).split("=")[0]
+            here = ELSEWHERE.get(word.lstrip("-").replace("-", "_"), word)
+            near = did_you_mean(here, self._option_string_actions)
+            problem = f"there is no flag {word}{near}" if word.startswith("-") else f"{word!r} belongs to no flag"
+            raise UserError(f"{problem}; {self.prog} --help shows what there is")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')}; {self.prog} --help says more")
 
 
 def option(kind: type, help: str, default: Any = None, choices: tuple = (), metavar: str | None = None, group: str = "options") -> Any:
@@ -20,10 +58,10 @@ def option(kind: type, help: str, default: Any = None, choices: tuple = (), meta
     return field(default=default, metadata=dict(kind=kind, help=help, choices=choices, metavar=metavar, group=group))
 
 
-def parser_for(settings: type, command: str, description: str, epilog: str = "", arguments: str = "") -> argparse.ArgumentParser:
+def parser_for(settings: type, command: str, description: str, epilog: str = "", arguments: str = "") -> Parser:
     """An argument parser with a flag for every `option` of a settings dataclass. A flag not given is absent.
     arguments: what comes before the flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"python -m mini_dpo.{command}",
         usage=f"%(prog)s {arguments}[flags]",
         description=description,
@@ -44,8 +82,8 @@ def parser_for(settings: type, command: str, description: str, epilog: str = "",
 
 
 def add_flag(parser: argparse._ActionsContainer, name: str, kind: type, help: str, choices: tuple = (), metavar: str | None = None, default: Any = None) -> None:  # fmt: skip
-    """Add `--name` to a parser or a group of it, with the default in the help where there is one."""
-    flag = "--" + name.replace("_", "-")
+    """Add `--name` (`-n` for a single letter) to a parser or a group of it, with the default in the help where there is one."""
+    flag = ("-" if len(name) == 1 else "--") + name.replace("_", "-")
     help = help.replace("%", "%%")
     if kind is bool:
         parser.add_argument(flag, action="store_true", help=help)
@@ -68,8 +106,14 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(130)
     except BrokenPipeError:  # `... | head` has seen enough
         sys.stderr.close()
+    finally:
+        leave_processes()
 
 
 def fail(error: Exception, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    """Say what is wrong. Of several processes the first speaks for all, and the others, if they are still together, wait
+    until it has: torchrun ends everybody as soon as one has ended."""
+    if speaks():
+        print(f"error: {error}", file=sys.stderr)
+    wait_for_all()
     return status

@@ -1,5 +1,10 @@
 """The errors that are somebody's to mend, each one clear line. Anything else is a bug of ours and keeps its traceback."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """The input is wrong: the message names the place (file, line, flag) and the remedy. Exit status 2."""
@@ -7,3 +12,16 @@ class UserError(Exception):
 
 class TrainingFailed(Exception):
     """The input was fine and the run still went wrong (a loss that is not a number). Exit status 1."""
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """" (did you mean NAME?)" with the name that is spelt most like a word, whatever its case and dashes; "" where none is.
+    A name that begins with the word, or that the word begins with, comes before all others."""
+    spelt = {plain(name): name for name in names}
+    begun = [name for name in spelt if name.startswith(plain(word)) or plain(word).startswith(name + "-")]
+    near = get_close_matches(plain(word), begun or spelt, n=1, cutoff=0.3 if begun else 0.6)
+    return f" (did you mean {spelt[near[0]]}?)" if near else ""
+
+
+def plain(name: str) -> str:
+    return name.lstrip("-").replace("_", "-").lower()

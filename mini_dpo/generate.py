@@ -21,21 +21,22 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     batch_size: int = 128,
 ) -> list[list[int]]:
     """Continue each prompt until end-of-text (kept at the end of the result), `max_new_tokens`, or the context's end.
 
     Row i draws its tokens with its own random numbers, the same whatever stands beside it or in which batch it is.
+    seed: of all rows together, or one for each row, which then draws what it would draw alone with that seed.
     temperature: divides the logits; 0 takes the likeliest token. top_k: only the k likeliest tokens.
     top_p: only the fewest likeliest tokens that hold this much probability (Holtzman et al., arXiv:1904.09751).
     Raises UserError for a prompt that leaves no room for a response, ValueError for settings out of range.
     """
     check_settings(temperature, top_k, top_p)
     for prompt in prompts:
-        if len(prompt) >= model.config.context:
-            raise UserError(f"the prompt has {len(prompt)} tokens and the model's context {model.config.context}: no room for a response")
-    uniforms = torch.rand(len(prompts), max_new_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        check_room(model, prompt)
+    draw = lambda seed, rows: torch.rand(rows, max_new_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)  # noqa: E731
+    uniforms = draw(seed, len(prompts)) if isinstance(seed, int) else torch.cat([draw(own, 1) for own in seed])  # (N, max_new_tokens)
     responses: list[list[int]] = []
     was_training = model.training
     model.eval()
@@ -45,6 +46,12 @@ def generate(
         responses += continue_batch(model, prompts[rows], uniforms[rows], end_of_text, choose)
     model.train(was_training)
     return responses
+
+
+def check_room(model: GPT, prompt: Sequence[int], place: str = "the prompt") -> None:
+    """Raise UserError for a prompt, from `place`, that leaves no room for a response."""
+    if len(prompt) >= model.config.context:
+        raise UserError(f"{place} has {len(prompt)} tokens and the model's context {model.config.context}: no room for a response")
 
 
 def check_settings(temperature: float, top_k: int | None, top_p: float | None) -> None:

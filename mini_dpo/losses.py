@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mini_dpo.errors import UserError
+from mini_dpo.errors import UserError, did_you_mean
 from mini_dpo.loss_files import load_loss
 from mini_dpo.registry import LOSSES, Loss, PairLogps, Responses, UnpairedLogps, loss, require
 
@@ -695,4 +695,5 @@ def find_loss(name: str) -> Loss:
             return found
     if name.endswith(".py"):
         raise UserError(f"{name}: name the function as well: {name}:my_loss")
-    raise UserError(f"there is no loss {name}; `python -m mini_dpo.train --list-losses` shows what there is, and file.py:function takes one of your own")
+    known = [word for found in LOSSES.values() for word in (found.name, *found.aliases)]
+    raise UserError(f"there is no loss {name}{did_you_mean(name, known)}; `python -m mini_dpo.train --list-losses` shows what there is, and file.py:function takes one of your own")

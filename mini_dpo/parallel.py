@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mini_dpo.errors import UserError
+
 T = TypeVar("T")
 
 
 def join_processes() -> None:
     """Meet the other processes, if torchrun started any. Only the first goes on speaking; each has a GPU of its own."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -42,9 +44,31 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def speaks() -> bool:
+    """Whether this process is the one that people hear, also when it has not met the others or has parted from them."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
 def processes() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def together(work: Callable[[], T]) -> T:
+    """`work()`, in every process. A user's mistake that any of them finds is raised in all, so that none waits for
+    another that has gone."""
+    if processes() == 1:
+        return work()
+    done, mistake = None, None
+    try:
+        done = work()
+    except UserError as error:
+        mistake = error
+    mistakes: list[UserError | None] = [None] * processes()
+    dist.all_gather_object(mistakes, mistake)
+    for mistake in filter(None, mistakes):
+        raise mistake
+    return done
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
     python -m mini_dpo.plot losses                    value and slope of every loss, one panel each
     python -m mini_dpo.plot losses --loss dpo         one loss on a page of its own, with its formula
     python -m mini_dpo.plot run runs/1                the curves of a run
-    python -m mini_dpo.plot compare runs/1 runs/2     the preference stages of several runs
+    python -m mini_dpo.plot compare runs/1 runs/2     the preference stages of several runs, named by their loss
 
 The numbers come first and need nothing but torch; matplotlib is asked for where a picture begins (`new_figure`). All
 pictures have the shape of a slide and can be read without colour.
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.checkpoint import read_json, write_whole
-from mini_dpo.cli import run_command
+from mini_dpo.cli import Parser, run_command
 from mini_dpo.errors import UserError
 from mini_dpo.losses import LOSSES, Loss, find_loss
 from mini_dpo.probe import along_margin, margin, one_by_one, value
@@ -38,9 +38,9 @@ def main() -> None:
     settings.command(settings)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """One sub-command a picture."""
-    parser = argparse.ArgumentParser(prog="python -m mini_dpo.plot", description="Draw losses and runs as PNG pictures.", allow_abbrev=False)
+    parser = Parser(prog="python -m mini_dpo.plot", description="Draw losses and runs as PNG pictures.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="PICTURE")
     losses = commands.add_parser("losses", help="value and slope of every loss against the margin", allow_abbrev=False)
     losses.add_argument("--loss", nargs="+", metavar="NAME", help="only these; also file.py:function (default: all)")
@@ -308,9 +308,15 @@ def plot_run(settings: argparse.Namespace) -> None:
 
 def title_of(run: Path) -> str:
     """The run's folder, and its loss if it had one."""
+    loss = loss_of(run)
+    return f"{run}: {loss}" if loss else str(run)
+
+
+def loss_of(run: Path) -> str | None:
+    """The name of the loss that a run's preference stage has; None where the run does not say."""
     config = run / "config.json"
     settings = read_json(config).get("settings", {}) if config.exists() else {}
-    return f"{run}: {settings['loss']}" if settings.get("stage") in ("dpo", "all") else str(run)
+    return settings["loss"].rsplit(":", 1)[-1] if settings.get("stage") in ("dpo", "all") else None
 
 
 PANELS = [  # stage, metrics, what the axis says
@@ -353,9 +359,7 @@ def draw_metric(axes: Axes, train: Series, held_out: Series, line: str | tuple, 
 def plot_compare(settings: argparse.Namespace) -> None:
     """`plot compare`."""
     runs = list(dict.fromkeys(Path(run) for run in settings.runs))
-    names = [run.resolve().name for run in runs]
-    if len(set(names)) < len(names):  # runs/1 and other/1
-        names = [str(run) for run in runs]
+    names = names_of(runs)
     logs = {name: read_metrics(run) for name, run in zip(names, runs)}
     for run, rows in zip(runs, logs.values()):
         if not any(row["stage"] == "dpo" for row in rows):
@@ -365,6 +369,12 @@ def plot_compare(settings: argparse.Namespace) -> None:
     figure = new_figure()
     draw_runs(figure, logs, summaries if judged else {})
     print(save(figure, Path(settings.out)))
+
+
+def names_of(runs: Sequence[Path]) -> list[str]:
+    """What each run is called: its loss; where that is another's too, the run's path and the loss."""
+    losses = [loss_of(run) for run in runs]
+    return [loss if loss and losses.count(loss) == 1 else title_of(run) for run, loss in zip(runs, losses)]
 
 
 def draw_runs(figure: Figure, logs: dict[str, list[dict]], summaries: dict[str, dict]) -> None:

@@ -2,36 +2,48 @@
 
     python -m mini_dpo.sample runs/1
     python -m mini_dpo.sample runs/1 --prompt "Ada here. On Friday you sold me a kettle, and now it bites."
+    python -m mini_dpo.sample runs/1 --prompts mine.txt -n 4 --out answers.jsonl
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from shutil import get_terminal_size
+from typing import TextIO
 
 from mini_dpo.checkpoint import find_model, load_model, read_json
 from mini_dpo.cli import option, parser_for, run_command
-from mini_dpo.data import check_text
+from mini_dpo.data import check_text, read_rows
 from mini_dpo.errors import UserError
 from mini_dpo.evaluate import heading
-from mini_dpo.generate import check_settings, generate
+from mini_dpo.generate import check_room, check_settings, generate
 from mini_dpo.model import GPT
 from mini_dpo.shop import judge, read_prompt
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 
+BATCH = 32  # answers that a model writes at a time
+
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How to answer."""
+    """What to answer, and how."""
 
-    prompt: str | None = option(str, "answer this and stop; without it, one prompt a line until an empty line or Ctrl-D")
+    prompt: str | None = option(str, "answer this and stop; without it and --prompts, one prompt a line from the keyboard, until exit, an empty line or Ctrl-D")
+    prompts: str | None = option(str, 'answer the prompts of this file and stop: one a line, or one {"prompt": "..."} a line', metavar="PATH")
+    n: int = option(int, "answers of each model to a prompt", 1)
+    json: bool = option(bool, "print one JSON object an answer: prompt, model, response, finished, tokens, seed, and the judge's marks if it knows the prompt", False)
+    out: str | None = option(str, "write such objects to this file, which must not exist yet, and nothing to the screen", metavar="PATH")
     temperature: float = option(float, "1 draws from the model as it is, lower is bolder, 0 takes the likeliest token", 1.0)
     top_k: int | None = option(int, "draw only from the so many likeliest tokens")
     top_p: float | None = option(float, "draw only from the fewest tokens that hold this much probability")
     max_new_tokens: int = option(int, "longest answer, in tokens", 200)
-    seed: int = option(int, "of the draw", 0)
+    seed: int = option(int, "of the first answer; the next is drawn with the next seed, and so on: --prompt and that seed give it again", 0)
 
 
 def main() -> None:
@@ -40,24 +52,30 @@ def main() -> None:
     given = vars(parser.parse_args())
     run = Path(given.pop("run"))
     settings = SampleSettings(**given)
+    check(settings)
+    models = load_models(run)
+    if settings.prompt is None and settings.prompts is None:
+        converse(models, settings)
+    else:
+        answer_all(models, settings)
+
+
+def check(settings: SampleSettings) -> None:
+    """Raise UserError for a setting out of range."""
     try:
         check_settings(settings.temperature, settings.top_k, settings.top_p)
     except ValueError as error:
         raise UserError(f"--{str(error).replace('_', '-')}") from error
+    if settings.n < 1:
+        raise UserError(f"-n must be at least 1, not {settings.n}")
     if settings.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens must be at least 1, not {settings.max_new_tokens}")
     if not 0 <= settings.seed < 2**31:
         raise UserError(f"--seed must be in [0, 2^31), not {settings.seed}")
-    models = load_models(run)
-    for i, prompt in enumerate([settings.prompt] if settings.prompt is not None else ask()):
-        try:
-            check_text("the prompt", prompt, may_be_empty=True)
-            for name, (model, tokenizer) in models.items():
-                print(f"{name:>5}  {answer(model, tokenizer, prompt, settings, settings.seed + i)}")
-        except UserError as error:
-            if settings.prompt is not None:
-                raise
-            print(f"error: {error}", file=sys.stderr)  # in a conversation, one bad prompt is not the end
+    if settings.prompt is not None and settings.prompts is not None:
+        raise UserError("give --prompt or --prompts, not both")
+    if settings.out and settings.prompt is None and settings.prompts is None:
+        raise UserError("--out needs --prompt or --prompts; a conversation goes to the screen")
 
 
 def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
@@ -72,38 +90,141 @@ def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
     return {name: (model, load_tokenizer(tokenizer)) for name, (model, tokenizer) in models.items()}
 
 
+# ------------------------------------------------------------------------------------------------------- prompts
+
+
+def converse(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings) -> None:
+    """Answer each prompt as it comes."""
+    for i, prompt in enumerate(ask()):
+        try:
+            check_prompt("the prompt", prompt, models)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)  # one bad prompt is not the end
+            continue
+        for row in answer(models, [prompt], settings, i)[0]:
+            print(shown(row, settings.json), flush=True)
+
+
 def ask() -> Iterator[str]:
     """Prompts from the keyboard (or a pipe), one a line."""
-    if sys.stdin.isatty():
-        print('A prompt a line; an empty line ends. The toy shop expects, for example:\n  "Ada here. On Friday you sold me a kettle, and now it bites."')
+    keyboard = sys.stdin.isatty()
+    if keyboard:
+        try:
+            import readline  # noqa: F401: gives `input` its arrow keys and history, where the system has it
+        except ImportError:
+            pass
+        print('A prompt a line; exit or an empty line ends. The toy shop expects, for example:\n  "Ada here. On Friday you sold me a kettle, and now it bites."')
     while True:
         try:
-            prompt = input("you >  " if sys.stdin.isatty() else "")
+            prompt = input("you >  " if keyboard else "")
         except EOFError:
             return
-        if not prompt:
+        if not prompt or (keyboard and prompt.strip() in ("exit", "quit")):
             return
         yield prompt
 
 
-def answer(model: GPT, tokenizer: Tokenizer, prompt: str, settings: SampleSettings, seed: int) -> str:
-    """One answer, with the judge's marks where the prompt is one that the shop's judge understands."""
-    ids = generate(
-        model,
-        [tokenizer.encode_prompt(prompt)],
-        end_of_text=tokenizer.end_of_text,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        seed=seed,
-    )[0]
-    text = tokenizer.decode_response(ids)
-    shown = text if ids[-1] == tokenizer.end_of_text else f"{text} [cut after {len(ids)} tokens]"
-    if read_prompt(prompt) is None:
-        return shown
-    verdict = judge(prompt, text)
-    return f"{shown}\n{'':5}  (true reward {verdict.reward:.1f}: facts {verdict.facts}, tone {verdict.tone:.1f}, length {verdict.length:.1f})"
+def answer_all(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings) -> None:
+    """Answer --prompt or a whole file of --prompts, many at a time, once it is known that all can be answered."""
+    given = read_prompts(settings.prompts) if settings.prompts else [("the prompt", settings.prompt)]
+    for place, prompt in given:
+        check_prompt(place, prompt, models)
+    prompts = [prompt for _, prompt in given]
+    size = max(1, BATCH // settings.n)
+    as_json = settings.json or settings.out is not None
+    with open_out(settings.out) as file:
+        for i in range(0, len(prompts), size):
+            for rows in answer(models, prompts[i : i + size], settings, i):
+                if settings.prompts and not as_json:
+                    print(f"\n> {rows[0]['prompt']}")
+                for row in rows:
+                    print(shown(row, as_json), file=file, flush=True)
+    if settings.out:
+        print(f"{settings.out}: {len(prompts) * len(models) * settings.n} answers to {len(prompts)} prompts")
+
+
+def read_prompts(path: str) -> list[tuple[str, str]]:
+    """Where each prompt of a file stands, and the prompt: the line itself; in a file whose name ends in .jsonl or .json, or
+    that begins with "{", the "prompt" of the line's JSON object. Blank lines are skipped."""
+    try:
+        content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")  # the bytes that some editors put first
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    if Path(path).suffix in (".jsonl", ".json") or content.lstrip().startswith(b"{"):
+        return [(f"{path}, line {line}: the prompt", row["prompt"]) for line, row in read_rows(path, ("prompt",))]
+    prompts = []
+    for i, line in enumerate(content.split(b"\n"), 1):
+        try:
+            prompt = line.decode("utf-8").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}, line {i}: not UTF-8 text (byte {error.start + 1} of the line)") from error
+        if prompt.strip():
+            prompts.append((f"{path}, line {i}: the prompt", prompt))
+    if not prompts:
+        raise UserError(f"{path}: the file is empty; it needs one prompt a line")
+    return prompts
+
+
+def check_prompt(place: str, prompt: str, models: dict[str, tuple[GPT, Tokenizer]]) -> None:
+    """Raise UserError for a prompt that a model cannot read, or could not answer."""
+    check_text(place, prompt, may_be_empty=True)
+    for model, tokenizer in models.values():
+        check_room(model, tokenizer.encode_prompt(prompt), place)
+
+
+def open_out(path: str | None) -> AbstractContextManager[TextIO]:
+    """The new file to write to, or the screen."""
+    try:
+        return open(path, "x", encoding="utf-8") if path else nullcontext(sys.stdout)
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot be made ({error.strerror}); name a new file in a folder that exists") from error
+
+
+# ------------------------------------------------------------------------------------------------------- answers
+
+
+def answer(models: dict[str, tuple[GPT, Tokenizer]], prompts: Sequence[str], settings: SampleSettings, first: int) -> list[list[dict]]:
+    """For each prompt the answers of every model, as --json shows them. first: how many prompts came before these.
+
+    Each answer has its own seed, so that prompts answered together get the answers that they get one by one, but for the
+    rare token that rounding decides.
+    """
+    asked = [prompt for prompt in prompts for _ in range(settings.n)]
+    seeds = [settings.seed + first * settings.n + k for k in range(len(asked))]
+    rows: list[list[dict]] = [[] for _ in prompts]
+    for name, (model, tokenizer) in models.items():
+        answers = generate(
+            model,
+            [tokenizer.encode_prompt(prompt) for prompt in asked],
+            end_of_text=tokenizer.end_of_text,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            seed=seeds,
+            batch_size=BATCH,
+        )
+        for k, (prompt, ids) in enumerate(zip(asked, answers)):
+            text = tokenizer.decode_response(ids)
+            row = {"prompt": prompt, "model": name, "response": text, "finished": ids[-1] == tokenizer.end_of_text, "tokens": len(ids), "seed": seeds[k]}
+            if read_prompt(prompt) is not None:  # the shop's judge understands it
+                verdict = judge(prompt, text)
+                row["marks"] = {"reward": verdict.reward, **asdict(verdict)}
+            rows[k // settings.n].append(row)
+    return rows
+
+
+def shown(row: dict, as_json: bool) -> str:
+    """An answer as a JSON object, or as people read it: in lines no wider than the terminal, with the judge's marks."""
+    if as_json:
+        return json.dumps(row)
+    text = row["response"] + ("" if row["finished"] else f" [cut after {row['tokens']} tokens]")
+    if "marks" in row:
+        text += "\n(true reward {reward:.1f}: facts {facts}, tone {tone:.1f}, length {length:.1f})".format(**row["marks"])
+    margin = f"{row['model']:>5}  "
+    width = max(20, get_terminal_size().columns - len(margin))
+    lines = [piece for line in text.split("\n") for piece in textwrap.wrap(line, width, replace_whitespace=False) or [""]]
+    return margin + f"\n{'':{len(margin)}}".join(lines)
 
 
 if __name__ == "__main__":

@@ -55,9 +55,18 @@ def render(tokenizer: Tokenizer, prompt: str, response: str) -> str:
     lines = [f"{'position':>8}  {'id':>5}  {'token':24}  trained on?"]
     for position, token in enumerate(batch.ids.tolist()):
         trained = f"yes, predicted at position {predicted_at[position]}" if position in predicted_at else "no"
-        lines.append(f"{position:8}  {token:5}  {tokenizer.decode([token])!r:24}  {trained}")
+        lines.append(f"{position:8}  {token:5}  {spelt(tokenizer, token):24}  {trained}")
     lines.append(f"{len(predicted_at)} of {batch.n_tokens} tokens are trained on")
     return "\n".join(lines)
+
+
+def spelt(tokenizer: Tokenizer, token: int) -> str:
+    """A token as Python writes its text, or its bytes where they are not whole characters."""
+    held = tokenizer.encoding.decode_single_token_bytes(token)
+    try:
+        return repr(held.decode())
+    except UnicodeDecodeError:
+        return repr(held)
 
 
 if __name__ == "__main__":

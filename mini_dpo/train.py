@@ -27,7 +27,7 @@ from mini_dpo.evaluate import evaluate, heading, table
 from mini_dpo.losses import find_loss
 from mini_dpo.memory import keep_freed_memory
 from mini_dpo.model import GPT
-from mini_dpo.parallel import join_processes, leave_processes, of_the_first, processes, rank, wait_for_all
+from mini_dpo.parallel import join_processes, leave_processes, of_the_first, processes, rank, together, wait_for_all
 from mini_dpo.ref_cache import cached_reference
 from mini_dpo.registry import Loss, shown
 from mini_dpo.settings import Settings, available, default_lr, model_config, parse
@@ -37,7 +37,8 @@ from mini_dpo.training import LoopConfig, StageFiles, clock, train
 
 
 def main() -> None:
-    start(parse())
+    join_processes()
+    start(together(parse))
 
 
 def start(settings: Settings, held_out: HeldOut | None = None) -> None:
@@ -47,17 +48,17 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
     torch.backends.cuda.matmul.allow_tf32 = True  # on a GPU, for what is not in bfloat16; a CPU keeps to float32
     if settings.resume:
         folder = Path(settings.resume)
-        settings = unchanged_settings(folder)
-        tokenizer, model, corpus = prepare(settings)
+        settings = together(lambda: unchanged_settings(folder))
+        tokenizer, model, corpus = together(lambda: prepare(settings))
     else:
-        tokenizer, model, corpus = prepare(settings)  # whatever is wrong with the input shows before a folder is made
+        tokenizer, model, corpus = together(lambda: prepare(settings))  # whatever is wrong with the input shows before a folder is made
         inputs = files_of(settings.data, settings.sft_data)
         if settings.init_from:
             inputs.append(find_model(Path(settings.init_from)))
         if ".py:" in settings.loss:
             inputs.append(Path(settings.loss.rsplit(":", 1)[0]))
         config = {"settings": asdict(settings), "sha256": fingerprints(inputs)}
-        folder = of_the_first(new_run(Path(settings.out) if settings.out else None, config) if rank() == 0 else None)
+        folder = of_the_first(together(lambda: new_run(Path(settings.out) if settings.out else None, config) if rank() == 0 else None))
     try:
         run(settings, folder, tokenizer, model, replace(corpus, held_out=held_out) if held_out else corpus)
     except KeyboardInterrupt:

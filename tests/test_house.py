@@ -13,15 +13,15 @@ MODULES = {path.stem: path for path in (ROOT / "mini_dpo").glob("*.py") if path.
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 FLOORS = [
-    {"errors", "memory", "packing", "parallel", "registry"},
-    {"model"},
+    {"errors", "memory", "packing", "registry"},
+    {"model", "parallel"},
     {"losses", "probe", "bradley_terry", "tokenizer", "logprobs", "checkpoint", "generate", "metrics", "cli"},
     {"data", "shop", "settings", "tabular"},
     {"training", "corpus"},
     {"sft", "dpo"},
     {"evaluate", "properties", "ref_cache"},
     {"train", "exact", "sample", "show", "check", "plot", "bench"},
-    {"compare"},
+    {"compare", "__main__"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 OUTSIDE = {"torch", "numpy", "tiktoken", "pytest", "hypothesis"}

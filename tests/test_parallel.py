@@ -19,8 +19,9 @@ from mini_dpo.checkpoint import load_checkpoint
 from mini_dpo.cli import run_command
 from mini_dpo.data import Batches, collate, collate_feedback, collate_pairs, split_pairs
 from mini_dpo.dpo import freeze, precompute_reference, preference_objective
+from mini_dpo.errors import UserError
 from mini_dpo.losses import LOSSES
-from mini_dpo.parallel import any_process, of_the_first, processes, rank
+from mini_dpo.parallel import any_process, of_the_first, processes, rank, together
 from mini_dpo.ref_cache import cached_reference
 from mini_dpo.sft import sft_objective
 from mini_dpo.training import LoopConfig, make_optimizer, score, settle, train_step
@@ -35,6 +36,14 @@ SIZES = {"sft": (5, 3, 4, 1, 1, 1), "dpo": (5, 2, 3, 1, 1, 1), "aot": (5, 2, 3, 
 COMMAND = [*SHAPE, "--data", "mine.jsonl", "--accumulate", "2", "--save-every", "1"]
 WHOLE = [*COMMAND, "--batch-size", "3", "--sft-steps", "3", "--steps", "4"]
 BROKEN = [*COMMAND, "--tokens-per-batch", "90", "--precompute-ref", "--sft-steps", "3", "--steps", "12"]
+MISTAKES = {
+    "no such flag": ["--learning-rate", "1"],
+    "no such file": [*SHAPE, "--data", "none.jsonl"],
+    "no such loss": ["--loss", "DPO"],
+    "a folder that is there": [*WHOLE, "--out", "two"],
+    "no such run": ["--resume", "none"],
+    "a run that diverges": [*WHOLE, "--sft-lr", "1e30", "--out", "diverged"],
+}
 THOROUGH = os.environ.get("MINI_DPO_TESTS") == "thorough"
 
 
@@ -94,6 +103,11 @@ def press_ctrl_c(after: int) -> None:
     train_command.preference_objective = interrupting
 
 
+def fail_in_the_second(number: int) -> None:
+    if number == 1:
+        raise UserError("only the second sees it")
+
+
 def work(number: int, folder: Path, ports: list[int]) -> None:
     """A process: the same as one alone would do; the command from its beginning to its end; the command again, until
     the second process, and only that, hears a Ctrl-C."""
@@ -103,6 +117,10 @@ def work(number: int, folder: Path, ports: list[int]) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2)
     assert (rank(), processes()) == (number, 2)
     assert of_the_first(number) == 0 and any_process(number == 1) and not any_process(False)
+    with pytest.raises(UserError) as error:
+        together(lambda: fail_in_the_second(number))
+    Path(f"together-{number}.txt").write_text(str(error.value))
+    assert together(lambda: number) == number
     torch.save(everything(folder), f"found-{number}.pt")
     dist.destroy_process_group()
     command(number, ports[0], *WHOLE, "--out", "two")
@@ -110,6 +128,9 @@ def work(number: int, folder: Path, ports: list[int]) -> None:
         press_ctrl_c(after=9)
     with pytest.raises(SystemExit, match="130"):
         command(number, ports[1], *BROKEN, "--out", "stopped")
+    for port, what in zip(ports[2:], MISTAKES):
+        with open(f"{what}-{number}.txt", "w") as sys.stderr, pytest.raises(SystemExit):
+            command(number, port, *MISTAKES[what])
     sys.stdout.flush()
 
 
@@ -118,10 +139,10 @@ def folder(tmp_path_factory):
     """A folder in which two processes have done their work."""
     folder = tmp_path_factory.mktemp("parallel")
     preference_file(folder / "mine.jsonl")
-    with socket.socket() as one, socket.socket() as another:
-        for free in (one, another):
-            free.bind(("localhost", 0))
-        ports = [free.getsockname()[1] for free in (one, another)]
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(2 + len(MISTAKES))]
+    ports = [free.getsockname()[1] for free in sockets]
+    for free in sockets:
+        free.close()
     mp.spawn(work, args=(folder, ports), nprocs=2)
     return folder
 
@@ -200,6 +221,25 @@ def test_the_command_makes_in_two_processes_what_it_makes_in_one(folder, one):
     of_this_run, _ = spoken.split("run stopped: ")
     assert ", 2 processes, " in of_this_run and of_this_run.count("\nsft  step 3/3 ") == 1 and "in all; talk to it" in of_this_run
     assert not silent, "only the first process speaks"
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_is_said_once(folder, what):
+    """Whichever process finds it: what only the first sees (the folder) must not leave the second waiting."""
+    said, silent = ((folder / f"{what}-{number}.txt").read_text() for number in range(2))
+    assert said.startswith("error: ") and said.count("\n") == 1 and not silent
+
+
+def test_a_process_alone_is_heard(monkeypatch, one):
+    """Whatever number a cluster has given it."""
+    monkeypatch.setenv("RANK", "3")
+    status, _, err = one("--loss", "DPO")
+    assert status == 2 and err.startswith("error: there is no loss DPO")
+
+
+def test_a_mistake_of_one_process_is_every_process_s(folder):
+    """As with a file that only one machine has not got."""
+    assert [(folder / f"together-{number}.txt").read_text() for number in range(2)] == ["only the second sees it"] * 2
 
 
 def test_what_two_processes_left_off_one_goes_on_with(folder, one):

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -236,6 +237,17 @@ def test_draw_a_run(go, tmp_path, matplotlib):
 def summary(kl):
     column = {"reward": 3.0, "logps/chosen": -9.0, "logps/rejected": -12.0}
     return {"sft": column, "dpo": {"reward": 3 + kl, "kl": kl, "logps/chosen": -9 - kl, "logps/rejected": -12 - 2 * kl}}
+
+
+def test_runs_are_named_by_their_loss(tmp_path, monkeypatch):
+    """By their folder too where two have the same loss, and by it alone where a run does not say."""
+    monkeypatch.chdir(tmp_path)
+    for name, loss in {"a": "dpo", "b": "ipo", "c": "dpo", "d": "/home/me/mine.py:hinge_2"}.items():
+        write_run(tmp_path / name, config={"settings": {"stage": "all", "loss": loss}})
+    write_run(tmp_path / "e")
+    name = lambda *runs: plot.names_of([Path(run) for run in runs])  # noqa: E731
+    assert name("a", "b") == ["dpo", "ipo"]
+    assert name("a", "b", "c", "d", "e") == ["a: dpo", "ipo", "c: dpo", "hinge_2", "e"]
 
 
 def test_draw_several_runs(go, tmp_path, matplotlib):

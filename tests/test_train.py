@@ -336,7 +336,7 @@ def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
         "--sft-data x": "--sft-data without --data",
         "--label-smoothing 0.1": "--loss dpo does not read --label-smoothing (cdpo, rdpo, exo, aot and others do)",
         "--loss simpo --tau 0.1": "--loss simpo does not read --tau (discopop reads it)",
-        "--loss dppo": "there is no loss dppo; `python -m mini_dpo.train --list-losses` shows what there is",
+        "--loss dppo": "there is no loss dppo (did you mean dpo?); `python -m mini_dpo.train --list-losses` shows what there is",
         "--loss none.py:mine": "none.py:mine: there is no file none.py",
         "--loss simpo --precompute-ref": "--loss simpo has no reference; leave out --precompute-ref",
         "--loss kto --precompute-ref": "--loss kto needs the reference in every step",
@@ -531,5 +531,7 @@ def test_show_says_which_tokens_are_trained_on(monkeypatch, capsys, here, own):
     assert [line.split("position ")[1] for line in lines[marker + 1 : end + 1]] == [str(i) for i in range(marker, end)]
     assert lines[end + 1] == f"{end - marker} of {end + 1} tokens are trained on"
     assert run(monkeypatch, capsys, show, "--data", own, "--line", 99)[0] == 2
+    out = run(monkeypatch, capsys, show, "--data", preference_file(here / "bytes.jsonl", chosen="\u2019 \ufffd\n"))[1]
+    assert all(f"  {token:24}  yes" in out for token in ("b'\\xe2'", "b'\\x80'", "b'\\x99'", "'\\n'")) and "\ufffd" not in out
     assert "line 1, response:" in run(monkeypatch, capsys, show, "--sft-data", sft_file(here / "s.jsonl"))[1]
     assert "line 1, completion (disliked):" in run(monkeypatch, capsys, show, "--data", feedback_file(here / "f.jsonl"))[1]

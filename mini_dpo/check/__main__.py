@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import textwrap
 import time
 
 from mini_dpo.check import EXAMPLES, PROPERTIES, Property, Verdict, examine
-from mini_dpo.cli import run_command
+from mini_dpo.cli import Parser, run_command
 from mini_dpo.errors import UserError
 from mini_dpo.loss_files import set_apart
 from mini_dpo.losses import find_loss
@@ -22,7 +21,7 @@ WIDTH = 110
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mini_dpo.check", description="Hold a loss to every property, and show the smallest counterexample.")
+    parser = Parser(prog="python -m mini_dpo.check", description="Hold a loss to every property, and show the smallest counterexample.", allow_abbrev=False)
     parser.add_argument("loss", metavar="LOSS", help="a name that `python -m mini_dpo.train --list-losses` shows, or file.py:function")
     parser.add_argument("--examples", type=int, default=EXAMPLES, metavar="N", help=f"examples drawn of each property (default: {EXAMPLES})")
     arguments = parser.parse_args()

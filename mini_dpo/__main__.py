@@ -1,0 +1,39 @@
+"""The commands, one line each.
+
+    python -m mini_dpo
+
+A command is a file of this folder that hands its `main` to `run_command`; what it does is the first line of its docstring.
+"""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import sys
+from pathlib import Path
+
+from mini_dpo.errors import did_you_mean
+
+
+def main() -> None:
+    """List the commands; with the name of one, run it."""
+    there = commands()
+    if len(sys.argv) == 1 or sys.argv[1] in ("-h", "--help"):
+        print("python -m mini_dpo.COMMAND [flags], where COMMAND is one of\n")
+        print("\n".join(f"  {name:8}  {what}" for name, what in there.items()))
+        print("\npython -m mini_dpo.COMMAND --help shows its flags.")
+    elif (name := sys.argv.pop(1)) in there:
+        runpy.run_module(f"mini_dpo.{name}", run_name="__main__", alter_sys=True)
+    else:
+        print(f"error: there is no command {name}{did_you_mean(name, there)}; python -m mini_dpo lists what there is", file=sys.stderr)
+        sys.exit(2)
+
+
+def commands() -> dict[str, str]:
+    """Each command's name and what it does, read off the files without running them."""
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))}
+    return {name: ast.get_docstring(ast.parse(text)).splitlines()[0] for name, text in sources.items() if text.endswith("\n    run_command(main)\n")}
+
+
+if __name__ == "__main__":
+    main()
