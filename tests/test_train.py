@@ -3,11 +3,12 @@
 import json
 import math
 import os
+from dataclasses import fields
 
 import pytest
 import torch
 
-from mini_dpo import dpo, sample, show, train
+from mini_dpo import compare, dpo, exact, sample, show, train
 from mini_dpo.checkpoint import load_checkpoint, load_model
 from mini_dpo.losses import LOSSES
 from mini_dpo.settings import Settings, parse
@@ -388,6 +389,20 @@ def test_flags_that_make_no_sense_are_one_clear_line(go, here, monkeypatch, args
     assert not list(here.iterdir()), "nothing may be left behind"
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "NaN", "-1e400"])
+def test_no_flag_of_any_command_takes_what_is_no_finite_number(monkeypatch, capsys, here, value):
+    """Each flag that takes a number with a fraction, of every command and of every loss."""
+    commands = [(train, Settings), (sample, sample.SampleSettings), (exact, exact.ExactSettings), (compare, compare.CompareSettings)]
+    asked = [(module, [], field.name) for module, settings in commands for field in fields(settings) if field.metadata.get("kind") is float]
+    asked += [(train, ["--loss", loss.name], name) for loss in LOSSES.values() for name, default in loss.hyperparameters.items() if isinstance(default, float)]
+    assert len(asked) > 8 + len(LOSSES)
+    for module, before, name in asked:
+        flag = "--" + name.replace("_", "-")
+        status, _, err = run(monkeypatch, capsys, module, *before, f"{flag}={value}", *(["run"] if module is sample else []))
+        assert (status, err) == (2, f"error: {flag} must be a finite number, not {value}\n")
+    assert not list(here.iterdir())
+
+
 @pytest.mark.parametrize("args", ["--nonsense", "--steps many", "--bet 0.1", "--stage"])
 def test_flags_that_do_not_exist_exit_with_2_as_well(go, args):
     status, _, err = go(*args.split())
@@ -530,7 +545,7 @@ def test_sample_shows_the_judge_s_marks(go, monkeypatch, capsys, here):
         "run --temperature -1": "--temperature must be at least 0",
         "run --top-p 2": "--top-p must be in (0, 1]",
         "run --temperature nan": "--temperature must be a finite number, not nan",
-        "run --top-p -inf": "--top-p must be a finite number, not -inf",
+        "run --top-p inf": "--top-p must be a finite number, not inf",
         "run --max-new-tokens 0": "--max-new-tokens must be at least 1",
         "run --seed 99999999999999999999": "--seed must be in [0, 2^31)",
     }.items(),
