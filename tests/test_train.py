@@ -116,7 +116,10 @@ def test_a_reference_free_loss_never_makes_or_runs_a_reference(go, here, own, lo
 def test_the_closing_table_s_accuracy_is_the_log_s(go, here, loss):
     """The held-out pairs of a file of one's own are those that the loop looks at: one number in both places. A loss of
     single responses logs how many of these have the right sign."""
-    own = preference_file(here / "mine.jsonl", n=200)
+    answers = [["yes " * (1 + i % 3), "no " * (1 + i % 4)] for i in range(240)]
+    lines = [json.dumps({"prompt": f"say {i}", "chosen": a, "rejected": b}) for i, (a, b) in enumerate(two[:: 1 if i % 5 > 1 else -1] for i, two in enumerate(answers))]
+    own = here / "mine.jsonl"
+    own.write_text("\n".join(lines))
     assert go("--data", own, *SMALL, "--sft-steps", 5, "--steps", 3, "--loss", loss)[0] == 0
     logged = rows(here / "runs/1/metrics.jsonl")[-1]["eval_rewards/accuracies"]
     summary = json.loads((here / "runs/1/summary.json").read_text())["dpo"]
