@@ -2,7 +2,7 @@
 
     python -m mini_dpo
 
-A command is a file of this folder that hands its `main` to `run_command`; what it does is the first line of its docstring.
+A command is a file of this folder, or a folder's `__main__.py`, that hands its `main` to `run_command`; what it does is the first line of its docstring.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def main() -> None:
 
 def commands() -> dict[str, str]:
     """Each command's name and what it does, read off the files without running them."""
-    sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))}
+    folder = Path(__file__).parent
+    files = {path.stem: path for path in folder.glob("*.py")} | {path.parent.name: path for path in folder.glob("*/__main__.py")}
+    sources = {name: files[name].read_text(encoding="utf-8") for name in sorted(files)}
     return {name: ast.get_docstring(ast.parse(text)).splitlines()[0] for name, text in sources.items() if text.endswith("\n    run_command(main)\n")}
 
 

@@ -43,8 +43,11 @@ def expected_reward(policy_logps: Tensor, reward: Tensor) -> Tensor:
 
 
 def kl(p_logps: Tensor, q_logps: Tensor) -> Tensor:
-    """KL(p || q) = E_p[log p - log q]: (..., K), (..., K) -> (...), in nats."""
-    return (p_logps.exp() * (p_logps - q_logps)).sum(-1)
+    """KL(p || q) = E_p[log p - log q]: (..., K), (..., K) -> (...), in nats. What p never says counts 0, as 0 log 0 does;
+    what p says and q never does makes it infinite."""
+    gap = (p_logps - q_logps).masked_fill(p_logps.isneginf(), 0)
+    p = p_logps.exp().clamp(min=torch.finfo(p_logps.dtype).tiny)  # a p that is too small for its type is still not 0
+    return (p * gap).sum(-1)
 
 
 def objective(policy_logps: Tensor, ref_logps: Tensor, reward: Tensor, beta: float) -> Tensor:

@@ -3,7 +3,7 @@
     runs/1/config.json      what was asked for, complete: a resumed run needs nothing else
     runs/1/sft.pt, dpo.pt   the last checkpoint of each stage; when the stage is over, its model
     runs/1/metrics.jsonl    one JSON object a training step
-    runs/1/samples.jsonl    held-out prompts, answered before and after
+    runs/1/samples.jsonl    held-out prompts, answered before and after, with the marks of a judge if there is one
     runs/1/summary.json     the closing table
 
 A file is written beside its name, forced to disk, and then renamed over it, which happens at once or not at all.

@@ -6,6 +6,7 @@ A command's settings are one frozen dataclass whose fields are made by `option`;
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import field, fields
@@ -91,7 +92,14 @@ def add_flag(parser: argparse._ActionsContainer, name: str, kind: type, help: st
     if not choices:
         metavar = metavar or {int: "N", float: "X", str: "TEXT"}[kind]
     shown = "" if default is None else f" (default: {default})"
-    parser.add_argument(flag, type=kind, choices=choices or None, metavar=metavar, help=help + shown)
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):  # no flag means infinity either
+            raise UserError(f"{flag} must be a finite number, not {text}")
+        return value
+
+    parser.add_argument(flag, type=number if kind is float else kind, choices=choices or None, metavar=metavar, help=help + shown)
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -5,7 +5,8 @@
     python -m mini_dpo.compare --tune --epochs 1      the search behind TOY_DEFAULTS in settings.py
 
 Each loss is the run that `python -m mini_dpo.train --stage dpo --init-from FOLDER/sft --loss NAME` makes, and lies in a
-folder of its own, so `sample` and `plot` work on it, and a comparison that was stopped goes on where it was.
+folder of its own, so `sample` and `plot` work on it, and a comparison that was stopped goes on where it was. A run that
+is there already and was made with other settings or other data is refused.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from mini_dpo.model import PRESETS
 from mini_dpo.plot import draw_compare
 from mini_dpo.settings import TOY_DEFAULTS, parse
 from mini_dpo.tokenizer import load_tokenizer
-from mini_dpo.train import start
+from mini_dpo.train import input_digests, read_config, start
 from mini_dpo.training import clock
 
+# Settings in which a run may differ from what is asked: where it is, on what it was computed (the SFT model that it
+# began from is known by its digest), and `loss_options`, which are compared one by one.
+ELSEWHERE = ("out", "init_from", "device", "loss_options")
 PRICE = 0.3  # of a nat of KL in the search's score: the toy shop's beta for DPO
 
 # What `--tune` tries: every listed setting, the others at the loss's defaults. The learning rate is the same for all.
@@ -77,10 +81,13 @@ def main() -> None:
     if settings.tune:
         tune(settings, folder, [loss.name for loss in losses])
         return
-    for i, (name, loss) in enumerate(zip(names, losses), 1):
-        arguments = ["--loss", name, "--epochs", str(settings.epochs), "--seed", str(settings.seed)]
-        print(f"{i}/{len(names)}  {loss.name}", flush=True)
-        train_aloud(folder / loss.name, ["--stage", "dpo", "--init-from", str(folder / "sft"), *arguments])
+    common = ["--stage", "dpo", "--init-from", str(folder / "sft"), "--epochs", str(settings.epochs), "--seed", str(settings.seed)]
+    runs = {folder / loss.name: [*common, "--loss", name] for name, loss in zip(names, losses)}
+    for run, arguments in runs.items():
+        check_run(run, arguments)
+    for i, (run, arguments) in enumerate(runs.items(), 1):
+        print(f"{i}/{len(runs)}  {run.name}", flush=True)
+        train_aloud(run, arguments)
     summaries = {loss.name: read_json(folder / loss.name / "summary.json") for loss in losses}
     print("\n" + table(summaries))
     try:
@@ -95,9 +102,25 @@ def train_aloud(folder: Path, arguments: Sequence[str]) -> None:
         print(f"{folder}: {clock(seconds)}", flush=True)
 
 
+def check_run(folder: Path, arguments: Sequence[str]) -> None:
+    """Raise UserError if a run is in `folder` already and is not the one that these arguments make."""
+    if not (folder / "config.json").exists():
+        return
+    asked = parse([*arguments, "--out", str(folder)])
+    found, digests = read_config(folder)
+    here, there = ({**vars(s), **s.loss_options} for s in (asked, found))
+    names = [name for name in here | there if name not in ELSEWHERE and here.get(name) != there.get(name)]
+    changes = [f"--{name.replace('_', '-')} {there.get(name)} there, {here.get(name)} asked" for name in names]
+    changes += [f"{path} has changed since" for path, digest in input_digests(asked).items() if digest not in digests.values()]
+    if changes:
+        raise UserError(f"{folder} is another run than the one asked for: {'; '.join(changes)}; choose another --out")
+
+
 def train_once(folder: Path, arguments: Sequence[str], held_out: HeldOut | None = None) -> float | None:
     """Make the run in `folder`, or go on with it: the seconds that took; None if it is finished, and left alone. What it
-    prints goes to a file beside it. held_out: what to measure on in place of the test prompts."""
+    prints goes to a file beside it. held_out: what to measure on in place of the test prompts. Raises UserError if the
+    run there is not the one that is asked for."""
+    check_run(folder, arguments)
     if (folder / "summary.json").exists():
         return None
     begun = (folder / "config.json").exists()
@@ -126,6 +149,7 @@ COLUMNS = {
     "tokens": lambda s: s["dpo"]["response_tokens"],
     "seconds": lambda s: s["dpo"]["training_seconds"],
 }
+ERRORS = {"reward": "reward_error", "win rate": "win_rate_error", "KL": "kl_error", "perplexity": "perplexity_error"}
 FORMATS = ["{:.2f}", "{:.3f}", "{:.2f}", "{:.3f}", "{:+.1f}", "{:+.1f}", "{:.1f}", "{:.0f}"]
 
 
@@ -139,6 +163,10 @@ def table(summaries: dict[str, dict]) -> str:
     lines.append(f"{'(SFT)':18}{sft['reward']:>11.2f}{'':22}{sft['perplexity']:>11.3f}{'':22}{sft['response_tokens']:>11.1f}")
     lines.append("\nreward: the judge's, mean over held-out prompts. KL: from the SFT model, nats a response. chosen, rejected: change of")
     lines.append("the log-probs of held-out pairs. tokens: a response's. seconds: of preference training alone.")
+    dpo = [summary["dpo"] for summary in summaries.values()]
+    errors = [f"{label} {max(d[name] for d in dpo):.3f}" for label, name in ERRORS.items() if all(name in d for d in dpo)]  # not in old runs
+    if errors:
+        lines.append(f"The largest standard errors: {', '.join(errors)}.")
     return "\n".join(lines)
 
 

@@ -11,30 +11,33 @@ from torch import Tensor
 
 from mini_dpo.corpus import HeldOut
 from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_pairs, join
-from mini_dpo.dpo import pair_logps
+from mini_dpo.dpo import know_reference, pair_logps, reference_logps
 from mini_dpo.generate import generate
 from mini_dpo.logprobs import response_logps
+from mini_dpo.metrics import preference_metrics, wins
 from mini_dpo.model import GPT
-from mini_dpo.sft import sft_objective
+from mini_dpo.registry import Loss
 from mini_dpo.shop import Judge, win_rate
 from mini_dpo.tokenizer import Tokenizer
-from mini_dpo.training import autocast, score
+from mini_dpo.training import autocast
 
 BATCH = 128  # sequences scored at a time
 PROMPTS = 256  # at most so many held-out prompts are answered
+MARKS = ("reward", "facts", "tone", "length")  # the judge's
 
 
-def evaluate(sft: GPT, policy: GPT | None, tokenizer: Tokenizer, held_out: HeldOut, seed: int, dtype: str) -> tuple[dict, list[dict]]:
+def evaluate(sft: GPT, policy: GPT | None, loss: Loss, hyperparameters: dict, tokenizer: Tokenizer, held_out: HeldOut, seed: int, dtype: str) -> tuple[dict, list[dict]]:  # fmt: skip
     """The closing table as numbers, and the answers behind it: (summary, one sample a prompt).
 
     sft: the model before preference training, which is also the reference. policy: the one after, None without that
-    stage. The two draw their answers with different random numbers.
+    stage; loss, hyperparameters: what it was trained with. The two models draw their answers with different random
+    numbers. In the summary, `NAME_error` is the standard error of `NAME`, None where one example alone was measured.
     """
     prompts = list(dict.fromkeys(held_out.prompts))[:PROMPTS]
     models = {"sft": sft} if policy is None else {"sft": sft, "dpo": policy}
     sequences = held_out.responses or [pair.chosen for pair in held_out.pairs]
     longest = max((sum(sequence.response_mask) for sequence in sequences), default=sft.config.context)
-    ids, texts, columns = {}, {}, {}
+    ids, texts, marks, columns = {}, {}, {}, {}
     for i, (name, model) in enumerate(models.items()):
         ids[name] = answer(model, tokenizer, prompts, max_new_tokens=2 * longest, seed=2 * seed + i)
         texts[name] = [tokenizer.decode_response(response) for response in ids[name]]
@@ -43,28 +46,51 @@ def evaluate(sft: GPT, policy: GPT | None, tokenizer: Tokenizer, held_out: HeldO
             "unfinished": sum(response[-1] != tokenizer.end_of_text for response in ids[name]),
         }
         if held_out.responses:
-            columns[name]["perplexity"] = perplexity(model, held_out.responses, dtype)
+            columns[name] |= named("perplexity", *perplexity(model, held_out.responses, dtype))
         if held_out.judge:
-            columns[name] |= judge_all(held_out.judge, prompts, texts[name])
+            marks[name] = judge_all(held_out.judge, prompts, texts[name])
+            for mark in MARKS:
+                columns[name] |= named(mark, *mean_and_error([verdict[mark] for verdict in marks[name]]))
+    samples = [{"prompt": prompt, **{name: texts[name][i] for name in models}} for i, prompt in enumerate(prompts)]
+    if held_out.judge:
+        samples = [{**sample, "marks": {name: marks[name][i] for name in models}} for i, sample in enumerate(samples)]
     summary = {"prompts": len(prompts), "pairs": len(held_out.pairs), **columns}
-    if policy is not None:
-        dpo = summary["dpo"]
-        dpo["kl"], dpo["kl_error"] = estimate_kl(policy, sft, tokenizer, prompts, ids["dpo"], dtype)
-        if held_out.judge:
-            dpo["win_rate"] = win_rate(held_out.judge, prompts, texts["dpo"], texts["sft"])
-    if policy is not None and held_out.pairs:
-        dpo["reward_accuracy"], logps = compare_pairs(policy, sft, held_out.pairs, dtype)
-        for name in models:
-            summary[name] |= logps[name]
+    if policy is None:
+        return summary, samples
+    dpo = summary["dpo"]
+    dpo |= named("kl", *estimate_kl(policy, sft, tokenizer, prompts, ids["dpo"], dtype))
+    if held_out.judge:
+        ours, theirs = (torch.tensor([verdict["reward"] for verdict in marks[name]]) for name in ("dpo", "sft"))  # (N,) each
+        dpo |= named("reward_gain", *mean_and_error(ours - theirs)) | named("win_rate", *mean_and_error(wins(ours, theirs)))
+    if held_out.pairs:
+        before, after = compare_pairs(policy, sft, loss, hyperparameters, held_out.pairs, dtype)
+        summary["sft"] |= before
+        dpo |= after
         if held_out.judge:
             fields = ([getattr(p, field) for p in held_out.preferences] for field in ("prompt", "chosen", "rejected"))
             summary["label_accuracy"] = win_rate(held_out.judge, *fields)
-    return summary, [{"prompt": prompt, **{name: texts[name][i] for name in models}} for i, prompt in enumerate(prompts)]
+    return summary, samples
 
 
-def perplexity(model: GPT, responses: Sequence[Encoded], dtype: str) -> float:
-    """exp of the mean negative log-prob per response token: how many tokens the model hesitates between."""
-    return math.exp(score(model, sft_objective, Batches(responses, collate, BATCH, seed=0), dtype)["loss"])
+def mean_and_error(values: Tensor | Sequence[float]) -> tuple[float, float | None]:
+    """The mean of one value an example, (N,), and its standard error, std / sqrt(N); None for a single example.
+
+    Where two models answer the same prompts, the values are the differences, prompt by prompt (or who won): how hard a
+    prompt is for both is then no part of the error.
+    """
+    values = torch.as_tensor(values, dtype=torch.float64)
+    return float(values.mean()), float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def named(name: str, value: float | None, error: float | None) -> dict[str, float | None]:
+    """A number and its standard error as entries of the summary."""
+    return {name: value, f"{name}_error": error}
+
+
+def judge_all(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) -> list[dict[str, float]]:
+    """The judge's marks for each response."""
+    verdicts = [judge(prompt, response) for prompt, response in zip(prompts, responses)]
+    return [{mark: float(getattr(verdict, mark)) for mark in MARKS} for verdict in verdicts]
 
 
 def answer(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int, seed: int) -> list[list[int]]:
@@ -74,47 +100,59 @@ def answer(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tok
 
 
 @torch.no_grad()
-def estimate_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[list[int]], dtype: str) -> tuple[float, float | None]:  # fmt: skip
-    """KL(policy || reference) per response in nats, and its standard error (None for a single one): the mean of
-    log(policy / reference) over responses that the policy wrote."""
-    sequences = [join(tokenizer.encode_prompt(prompt), response) for prompt, response in zip(prompts, responses)]
-    ratios = []
+def score_sequences(model: GPT, sequences: Sequence[Encoded], dtype: str) -> Tensor:
+    """log pi(response | prompt) of each sequence, in nats: (N,), on the CPU."""
+    device, scored = model.wte.weight.device, []
     for batch in Batches(sequences, collate, BATCH, seed=0).once():
-        batch = batch.to(policy.wte.weight.device)
-        with autocast(batch.ids.device, dtype):
-            ratios.append(response_logps(policy, batch) - response_logps(reference, batch))
-    ratios = torch.cat(ratios)  # (N,)
-    error = float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 1 else None
-    return float(ratios.mean()), error
+        with autocast(device, dtype):
+            scored.append(response_logps(model, batch.to(device)))
+    return torch.cat(scored).cpu()
+
+
+def perplexity(model: GPT, responses: Sequence[Encoded], dtype: str) -> tuple[float | None, float | None]:
+    """exp of the mean negative log-prob per response token (how many tokens the model hesitates between), and its
+    standard error over responses. None where a float cannot hold it.
+
+    The mean is a ratio, all nats by all tokens. What a response adds to its error is by how much its own nats differ from
+    the mean's for as many tokens; and the error of exp(mean) is the mean's, times exp(mean) (the delta method, twice).
+    """
+    nats = -score_sequences(model, responses, dtype).double()  # (N,)
+    tokens = torch.tensor([sum(response.response_mask) for response in responses])  # (N,)
+    mean = nats.sum() / tokens.sum()
+    _, error = mean_and_error((nats - mean * tokens) * len(tokens) / tokens.sum())
+    value = float(mean.exp())
+    return (None, None) if math.isinf(value) else (value, None if error is None else value * error)
+
+
+def estimate_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[list[int]], dtype: str) -> tuple[float, float | None]:  # fmt: skip
+    """KL(policy || reference) per response in nats, and its standard error: the mean of log(policy / reference) over
+    responses that the policy wrote."""
+    sequences = [join(tokenizer.encode_prompt(prompt), response) for prompt, response in zip(prompts, responses)]
+    return mean_and_error(score_sequences(policy, sequences, dtype) - score_sequences(reference, sequences, dtype))
 
 
 @torch.no_grad()
-def compare_pairs(policy: GPT, reference: GPT, pairs: Sequence[EncodedPair], dtype: str) -> tuple[float, dict[str, dict[str, float]]]:
-    """On held-out pairs: how often the implicit reward agrees with the label (ties count half), and for each model the
-    mean log-prob of the chosen and of the rejected responses."""
-    rows = []
-    for batch in Batches(pairs, collate_pairs, BATCH, seed=0).once():
-        batch = batch.to(policy.wte.weight.device)
-        with autocast(batch.sequences.ids.device, dtype):
-            rows.append(pair_logps(policy, reference, batch))
-    h = torch.cat([logps.h for logps in rows])  # (N,)
-    agrees = (h > 0).float() + 0.5 * (h == 0).float()
-    means = {
-        name: {f"logps/{side}": mean([getattr(getattr(row, side), model) for row in rows]) for side in ("chosen", "rejected")}
-        for name, model in (("sft", "ref"), ("dpo", "policy"))
-    }
-    return float(agrees.mean()), means
+def compare_pairs(policy: GPT, sft: GPT, loss: Loss, hyperparameters: dict, pairs: Sequence[EncodedPair], dtype: str) -> tuple[dict, dict]:
+    """What the loop logs of pairs, on held-out ones, before and after preference training: each model's mean log-prob of
+    the chosen and of the rejected responses; and how often the policy's reward agrees with the label.
 
-
-def mean(batches: Sequence[Tensor]) -> float:
-    """The mean over several batches."""
-    return float(torch.cat(list(batches)).mean())
-
-
-def judge_all(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) -> dict[str, float]:
-    """The judge's mean marks."""
-    verdicts = [judge(prompt, response) for prompt, response in zip(prompts, responses)]
-    return {name: fmean(getattr(verdict, name) for verdict in verdicts) for name in ("reward", "facts", "tone", "length")}
+    The reward is the loss's own, and the SFT model is asked about it only where the loss has a reference. Losses of
+    single responses are asked twice: which of a pair has the larger reward, and, as in their logs, which sign each
+    response's reward has. (A pair counts there as one example: its two responses are not independent.)
+    """
+    before = reference_logps(sft, pairs, dtype, BATCH)  # (N, 2)
+    known = know_reference(pairs, before) if loss.reference else pairs
+    device, logged = policy.wte.weight.device, []
+    for batch in Batches(known, collate_pairs, BATCH, seed=0).once():
+        with autocast(device, dtype):
+            logged.append(preference_metrics(loss, pair_logps(policy, None, batch.to(device)), hyperparameters))
+    after = {name: torch.cat([metrics[name] for metrics in logged]).cpu() for name in logged[0]}  # (N,) each
+    agreement = named("reward_accuracy", *mean_and_error(after["rewards/accuracies"]))
+    if not loss.paired:
+        right = (wins(after["rewards/chosen"], 0) + wins(0, after["rewards/rejected"])) / 2  # (N,)
+        agreement |= named("reward_sign_accuracy", *mean_and_error(right))
+    sides = ("logps/chosen", "logps/rejected")
+    return dict(zip(sides, before.mean(0).tolist())), {side: float(after[side].mean()) for side in sides} | agreement
 
 
 def heading(loss: str) -> str:
@@ -123,39 +161,51 @@ def heading(loss: str) -> str:
 
 
 def table(summary: dict) -> str:
-    """The summary as people read it."""
+    """The summary as people read it, standard errors in parentheses."""
     sft, dpo = summary["sft"], summary.get("dpo", {})
     rows = [
         ("true reward", "reward", "{:.2f}"),
         ("  facts, -8 to 8", "facts", "{:.2f}"),
         ("  tone, -4 to 4", "tone", "{:.2f}"),
         ("  length, -6 to 0", "length", "{:.2f}"),
+        ("  gain over SFT, prompt by prompt", "reward_gain", "{:.2f}"),
         ("win rate against SFT, ties count half", "win_rate", "{:.3f}"),
         ("KL(policy || reference), nats a response", "kl", "{:.2f}"),
         ("perplexity on held-out SFT responses", "perplexity", "{:.3f}"),
         ("reward accuracy on held-out pairs", "reward_accuracy", "{:.3f}"),
+        ("  each response alone, by reward's sign", "reward_sign_accuracy", "{:.3f}"),
         ("log-prob of chosen responses", "logps/chosen", "{:.1f}"),
         ("log-prob of rejected responses", "logps/rejected", "{:.1f}"),
         ("tokens a response", "response_tokens", "{:.1f}"),
         ("responses cut before their end", "unfinished", "{}"),
     ]
-    name = heading(summary.get("loss", "dpo"))
-    lines = [f"{'on held-out prompts (%d)' % summary['prompts']:42}{'SFT':>12}" + (f"{name:>12}" if dpo else "")]
+    columns = {"SFT": sft} | ({heading(summary.get("loss", "dpo")): dpo} if dpo else {})
+    lines = [f"{'on held-out prompts (%d)' % summary['prompts']:42}" + "".join(f"{name:>12}{'':8}" for name in columns)]
     for label, key, form in rows:
         if key in sft or key in dpo:
-            cells = [form.format(column[key]) if key in column else "" for column in ([sft, dpo] if dpo else [sft])]
-            lines.append(f"{label:42}" + "".join(f"{cell:>12}" for cell in cells))
-    return "\n".join(lines + [""] + remarks(summary))
+            lines.append(f"{label:42}" + "".join(cell(column, key, form) for column in columns.values()))
+    return "\n".join([line.rstrip() for line in lines] + [""] + remarks(summary))
+
+
+def cell(column: dict, key: str, form: str) -> str:
+    """A number of the table, 12 wide, and its standard error, if it has one, 8 wide."""
+    if key not in column:
+        return f"{'':20}"
+    value, error = column[key], column.get(f"{key}_error")
+    return f"{'over 1e308' if value is None else form.format(value):>12}{'' if error is None else f' ({form.format(error)})':8}"
 
 
 def remarks(summary: dict) -> list[str]:
     """What a newcomer should know to read the table."""
     sft, dpo = summary["sft"], summary.get("dpo")
+    lines = [
+        "In parentheses: the standard error, from how much held-out examples differ (0 where all agree). What another",
+        "--seed would change in the training is not in it.",
+    ]
     if dpo is None:
-        return []
-    lines = ["Perplexity rises as far as the policy leaves its reference, whether or not any skill is lost."]
-    if dpo["kl_error"] is not None:
-        lines.insert(0, f"KL is estimated from the policy's own answers, with a standard error of {dpo['kl_error']:.2f}.")
+        return lines
+    lines.append("KL is estimated from the policy's own answers. Perplexity rises as far as the policy leaves its reference,")
+    lines.append("whether or not any skill is lost.")
     if "label_accuracy" in summary:
         lines.append(f"Labels are noisy: the true reward itself agrees with {summary['label_accuracy']:.3f} of them.")
     falls = [sft[name] - dpo[name] for name in ("logps/chosen", "logps/rejected") if name in dpo]

@@ -50,7 +50,7 @@ class ExactSettings:
 def main() -> None:
     parser = parser_for(ExactSettings, "exact", "Train the GPT with the real DPO loss where the optimum is known, and compare.")
     settings = ExactSettings(**vars(parser.parse_args()))
-    if not 0 < settings.beta < math.inf or settings.steps < 1:
+    if settings.beta <= 0 or settings.steps < 1:
         raise UserError("--beta must be positive and --steps at least 1")
     if not 0 <= settings.seed < 2**31:
         raise UserError(f"--seed must be in [0, 2^31), not {settings.seed}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -204,8 +203,8 @@ def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
         if name in given and getattr(settings, name) < 1:
             yield f"{flags([name])} must be at least 1, not {getattr(settings, name)}"
     for name in ("lr", "sft_lr", "epochs", "sft_epochs"):
-        if name in given and not 0 < getattr(settings, name) < math.inf:
-            yield f"{flags([name])} must be a positive number, not {getattr(settings, name)}"
+        if name in given and getattr(settings, name) <= 0:
+            yield f"{flags([name])} must be positive, not {getattr(settings, name)}"
     if not 0 <= settings.dropout < 1:
         yield f"--dropout must be in [0, 1), not {settings.dropout}"
     if not 0 <= settings.seed < 2**31:
@@ -240,13 +239,11 @@ def loss_problems(settings: Settings, loss: Loss) -> Iterator[str]:
     if extra := [name for name in options if name not in loss.hyperparameters]:
         readers = loss_readers()[extra[0]]
         yield f"--loss {loss.name} does not read {flags(extra)} ({', '.join(readers[:4])}{' and others do' if len(readers) > 4 else ' reads it' if len(readers) == 1 else ' do'})"  # fmt: skip
-    elif infinite := [name for name, value in options.items() if isinstance(value, float) and math.isinf(value)]:
-        yield f"{flags(infinite)} must be a finite number"
     else:
         problem = try_loss(loss, options)
         if problem:
             yield f"--loss {problem}"
-    if not 0 <= settings.sft_weight < math.inf:
+    if settings.sft_weight < 0:
         yield f"--sft-weight must be at least 0, not {settings.sft_weight}"
     if loss.facts["mismatched"] and settings.batch_size == 1:
         yield f"--loss {loss.name} sets each prompt of a batch against another one's response; use --batch-size 2 or more"

@@ -24,8 +24,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 
+import torch
+
+from mini_dpo.metrics import wins
 from mini_dpo.tokenizer import DATA
 
 NAMES = "Ada Basil Clara Dexter Edith Felix Greta Hugo Ines Jasper Mabel Otto Pearl Rosa Silas Zelda".split()
@@ -147,8 +149,8 @@ PROMPT_PATTERNS = [prompt_pattern(template) for template in PROMPTS]
 
 def win_rate(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> float:
     """How often the judge prefers ours to theirs on the same prompt; ties count half."""
-    gaps = [judge(prompt, a).reward - judge(prompt, b).reward for prompt, a, b in zip(prompts, ours, theirs)]
-    return fmean(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps)
+    rewards = torch.tensor([[judge(prompt, text).reward for text in texts] for prompt, *texts in zip(prompts, ours, theirs)])  # (N, 2), in float32: 8 - 1.2 is 7 - 0.2
+    return float(wins(*rewards.T).mean())
 
 
 # ------------------------------------------------------------------------------- the customers and the clerks

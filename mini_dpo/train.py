@@ -52,12 +52,7 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
         tokenizer, model, corpus = together(lambda: prepare(settings))
     else:
         tokenizer, model, corpus = together(lambda: prepare(settings))  # whatever is wrong with the input shows before a folder is made
-        inputs = files_of(settings.data, settings.sft_data)
-        if settings.init_from:
-            inputs.append(find_model(Path(settings.init_from)))
-        if ".py:" in settings.loss:
-            inputs.append(Path(settings.loss.rsplit(":", 1)[0]))
-        config = {"settings": asdict(settings), "sha256": fingerprints(inputs)}
+        config = {"settings": asdict(settings), "sha256": input_digests(settings)}
         folder = of_the_first(together(lambda: new_run(Path(settings.out) if settings.out else None, config) if rank() == 0 else None))
     try:
         run(settings, folder, tokenizer, model, replace(corpus, held_out=held_out) if held_out else corpus)
@@ -69,13 +64,28 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
         leave_processes()
 
 
-def unchanged_settings(folder: Path) -> Settings:
-    """The settings a run was begun with. Raises UserError where it is no run, or its input is not what it was."""
+def input_digests(settings: Settings) -> dict[str, str]:
+    """The SHA-256 of every file that a run with these settings reads: data, model, loss."""
+    inputs = files_of(settings.data, settings.sft_data)
+    if settings.init_from:
+        inputs.append(find_model(Path(settings.init_from)))
+    if ".py:" in settings.loss:
+        inputs.append(Path(settings.loss.rsplit(":", 1)[0]))
+    return fingerprints(inputs)
+
+
+def read_config(folder: Path) -> tuple[Settings, dict[str, str]]:
+    """The settings a run was begun with, and what its files were. Raises UserError where it is no run of this version."""
     config = read_json(folder / "config.json")
     try:
-        settings, digests = Settings(**config["settings"]), dict(config["sha256"])
+        return Settings(**config["settings"]), dict(config["sha256"])
     except (TypeError, KeyError) as error:
         raise UserError(f"{folder / 'config.json'}: not from this version of mini_dpo; start a new run") from error
+
+
+def unchanged_settings(folder: Path) -> Settings:
+    """The settings a run was begun with. Raises UserError where it is no run, or its input is not what it was."""
+    settings, digests = read_config(folder)
     for path, digest in fingerprints([Path(path) for path in digests]).items():
         if digest != digests[path]:
             raise UserError(f"{path} has changed since {folder} was begun; put it back, or start a new run")
@@ -145,7 +155,7 @@ def measure(settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT 
         print("nothing is held out (all prompts are the same), so nothing is measured")
         return
     print("measuring on held-out prompts ...", flush=True)
-    summary, samples = evaluate(sft, policy, tokenizer, corpus.held_out, settings.seed, settings.dtype)
+    summary, samples = evaluate(sft, policy, find_loss(settings.loss), settings.loss_options, tokenizer, corpus.held_out, settings.seed, settings.dtype)
     summary |= {"loss": settings.loss.rsplit(":", 1)[-1], "seconds": time.perf_counter() - started}
     if policy is not None:
         summary["dpo"]["training_seconds"] = training_seconds

@@ -158,7 +158,8 @@ def resume(optimizer: torch.optim.Optimizer, files: StageFiles, saved: dict | No
 
 
 def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objective, micro_batches: list[AnyBatch], config: LoopConfig, step: int) -> dict[str, Tensor]:  # fmt: skip
-    """One optimizer step over all micro-batches; returns what to log, () each, where it lies: nobody waits for a device.
+    """One optimizer step over all micro-batches; returns what to log, and whether the step was "taken" (not if loss or
+    gradient is no finite number), () each, where it lies: nobody waits for a device.
 
     The sums of the micro-batches are added up first and divided once, by the count of them all: the gradient is that
     of one large batch, whichever way it was cut, and whichever process had which part of it.
@@ -181,20 +182,21 @@ def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objecti
     for parameter in parameters:
         parameter.grad.mul_(scale)
     record = {**means(outcomes), "grad_norm": grad_norm}
+    record["taken"] = record["loss"].isfinite() & grad_norm.isfinite()
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, config)
-    optimizer.found_inf = 1 - (record["loss"] * record["grad_norm"]).isfinite().float()  # if 1, fused AdamW stays where it is
+    optimizer.found_inf = 1 - record["taken"].float()  # if 1, fused AdamW stays where it is
     optimizer.step()
     return record
 
 
 def settle(records: list[dict[str, Tensor]], name: str, done: int) -> list[dict[str, float]]:
     """The records of the last steps as numbers, fetched from the device together; `done`: the last one's step. Raises
-    TrainingFailed where loss or gradient is not finite. A metric without a value is left out."""
+    TrainingFailed where a step was not taken. A metric without a value is left out."""
     numbers = iter(torch.stack([value.detach().double() for record in records for value in record.values()]).tolist())
     settled = [{metric: next(numbers) for metric in record} for record in records]
     for step, record in enumerate(settled, done - len(records) + 1):
-        if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
+        if not record.pop("taken"):
             what = f"the loss is {record['loss']} and the norm of its gradient {record['grad_norm']}"
             raise TrainingFailed(f"{name}, step {step}: {what}; the step was not taken; start again with a lower learning rate")
     return [{metric: value for metric, value in record.items() if not math.isnan(value)} for record in settled]

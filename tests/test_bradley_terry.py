@@ -94,6 +94,22 @@ def test_kl_is_zero_only_at_home(world, seed):
     assert float(kl(ref, ref)) == 0 and float(kl(policy, ref)) > 0
 
 
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 2, 5]), st.sampled_from([0, 1, 3])), min_size=2, max_size=6))
+def test_kl_with_zeros(weights):
+    """0 log 0 is 0, whatever the other says there; what p says and q never does costs infinitely much. Nothing is nan."""
+    assume(all(map(any, zip(*weights))))
+    p, q = (torch.tensor(w, dtype=torch.float64) / sum(w) for w in zip(*weights))
+    expected = sum(math.inf if b == 0 else a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist()) if a > 0)
+    assert float(kl(p.log(), q.log())) == pytest.approx(expected, abs=1e-12)
+    (gradient,) = torch.autograd.grad(kl(x := p.log().requires_grad_(), q.log().clamp(min=-9)), x)
+    assert not gradient.isnan().any()
+
+
+def test_a_probability_too_small_for_its_type_is_not_zero():
+    assert float(kl(torch.tensor([-1e4, 0.0]), torch.tensor([-math.inf, 0.0]))) == math.inf
+    assert float(kl(torch.tensor([-1e4, 0.0]), torch.tensor([-1.0, 0.0]))) == pytest.approx(0, abs=1e-30)
+
+
 # ------------------------------------------------------------------------------------------- DPO's gradient, exactly
 
 

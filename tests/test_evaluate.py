@@ -1,16 +1,27 @@
-"""The closing table's numbers against exact ones."""
+"""The closing table's numbers against exact ones, and their standard errors against what really happens."""
 
 import itertools
+import json
 import math
+import random
+from statistics import fmean, stdev
+from typing import NamedTuple
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mini_dpo import evaluate as evaluation
 from mini_dpo.bradley_terry import kl
-from mini_dpo.data import Encoded, EncodedPair, join
+from mini_dpo.corpus import HeldOut
+from mini_dpo.data import Encoded, EncodedPair, Preference, join
 from mini_dpo.dpo import freeze
-from mini_dpo.evaluate import answer, compare_pairs, estimate_kl, perplexity, table, win_rate
-from mini_dpo.shop import Verdict
+from mini_dpo.evaluate import answer, compare_pairs, estimate_kl, evaluate, mean_and_error, perplexity, table
+from mini_dpo.losses import LOSSES
+from mini_dpo.metrics import preference_metrics, wins
+from mini_dpo.registry import PairLogps, Responses
+from mini_dpo.shop import Verdict, win_rate
 from tests.oracles import response_logp
 from tests.strategies import tiny_gpt
 
@@ -24,6 +35,9 @@ class LetterTokenizer:
 
     def encode_prompt(self, prompt):
         return [int(letter) for letter in prompt]
+
+    def decode_response(self, ids):
+        return "".join(str(i) for i in ids if i != END)
 
 
 def small_gpt(seed):
@@ -53,25 +67,154 @@ def test_perplexity_by_hand():
     model = small_gpt(1)
     responses = [[1, END], [0, 1, 1]]
     total = sum(response_logp(model, [0], r) for r in responses)
-    assert perplexity(model, [join([0], r) for r in responses], "float32") == pytest.approx(math.exp(-total / 5))
+    value, error = perplexity(model, [join([0], r) for r in responses], "float32")
+    assert value == pytest.approx(math.exp(-total / 5)) and 0 < error < value
+    assert perplexity(model, [join([0], responses[0])], "float32")[1] is None
+    with torch.no_grad():
+        model.wte.weight.mul_(1e6)
+    assert perplexity(model, [join([0], r) for r in responses], "float32") == (None, None), "infinity is no JSON"
+
+
+def test_perplexity_s_error_is_how_far_it_moves_with_other_responses(monkeypatch):
+    """Against the spread over 1,000 draws of 60 responses. Long ones cost more nats: an error that forgets by how much
+    would be twice as large."""
+    costs = {2: [1.0, 2.0], 9: [9.0, 14.0]}  # tokens: nats of the responses that long
+    monkeypatch.setattr(evaluation, "score_sequences", lambda model, drawn, dtype: -torch.tensor([cost for cost, _ in drawn]))
+    rng = random.Random(0)
+    found, forgetful = [], []
+    for _ in range(1000):
+        lengths = rng.choices(list(costs), k=60)
+        drawn = [Drawn(rng.choice(costs[length]), [True] * length) for length in lengths]
+        found.append(perplexity(None, drawn, "float32"))
+        forgetful.append(found[-1][0] * stdev(cost for cost, _ in drawn) / math.sqrt(60) / fmean(lengths))
+    spread = stdev(value for value, _ in found)
+    assert fmean(error for _, error in found) == pytest.approx(spread, rel=0.1) and fmean(forgetful) > 2 * spread
+
+
+class Drawn(NamedTuple):
+    nats: float
+    response_mask: list[bool]
+
+
+# ------------------------------------------------------------------------------------------------- reward accuracy
+
+PAIRS = [EncodedPair(Encoded([0, 1, END], [False, True, True]), Encoded([0, END], [False, True]))] * 2
+PAIRS[1] = EncodedPair(PAIRS[1].rejected, PAIRS[1].chosen)
+
+
+def compare(policy, sft, pairs, loss="dpo"):
+    return compare_pairs(policy, sft, LOSSES[loss], LOSSES[loss].hyperparameters, pairs, "float32")
 
 
 def test_pairs_are_compared_with_the_reference_taken_away():
-    policy, reference = small_gpt(1), small_gpt(2)
-    pairs = [EncodedPair(Encoded([0, 1, END], [False, True, True]), Encoded([0, END], [False, True]))] * 2
-    pairs[1] = EncodedPair(pairs[1].rejected, pairs[1].chosen)
-    accuracy, logps = compare_pairs(policy, reference, pairs, "float32")
-    assert accuracy == 0.5
-    assert logps["dpo"]["logps/chosen"] == pytest.approx(logps["dpo"]["logps/rejected"])
+    policy, reference = small_gpt(1).float(), small_gpt(2).float()
+    before, after = compare(policy, reference, PAIRS)
+    assert after["reward_accuracy"] == 0.5 and after["reward_accuracy_error"] == pytest.approx(0.5)
+    assert after["logps/chosen"] == pytest.approx(after["logps/rejected"])
     h = [response_logp(m, [0], [1, END]) - response_logp(m, [0], [END]) for m in (policy, reference)]
-    assert compare_pairs(policy, reference, pairs[:1], "float32")[0] == float(h[0] > h[1])
-    assert compare_pairs(policy, freeze(policy), pairs[:1], "float32")[0] == 0.5, "at the reference all pairs are ties"
-    assert logps["sft"]["logps/chosen"] == pytest.approx((response_logp(reference, [0], [1, END]) + response_logp(reference, [0], [END])) / 2)
+    first = compare(policy, reference, PAIRS[:1])[1]
+    assert first["reward_accuracy"] == float(h[0] > h[1]) and first["reward_accuracy_error"] is None
+    assert compare(policy, freeze(policy), PAIRS[:1])[1]["reward_accuracy"] == 0.5, "at the reference all pairs are ties"
+    assert before["logps/chosen"] == pytest.approx((response_logp(reference, [0], [1, END]) + response_logp(reference, [0], [END])) / 2)
 
 
-def test_ties_count_half():
-    judge = lambda prompt, response: Verdict(facts=len(response), tone=0, length=0)  # noqa: E731
-    assert win_rate(judge, ["p"] * 4, ["aa", "a", "a", "aaa"], ["a", "a", "aa", "a"]) == (1 + 0.5 + 0 + 1) / 4
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_reward_is_the_loss_s_own(name):
+    """Four strings, all pairs of them, against the loss's reward of log-probs from the naive loop; and a loss that has
+    no reference gives the same whatever the SFT model is."""
+    loss, policy, reference = LOSSES[name], small_gpt(1).float(), small_gpt(2).float()
+    strings = [[END], [1, END], [0, 1, END], [1, 0, 1]]
+    pairs = [EncodedPair(join([0], w), join([0], l)) for w, l in itertools.permutations(strings, 2)]
+    lengths = torch.tensor([len(s) for s in strings])
+    policy_logps, ref_logps = (torch.tensor([response_logp(model, [0], s) for s in strings]) for model in (policy, reference))
+    rewards = loss.rewards(Responses(policy_logps, lengths, ref_logps if loss.reference else None), **loss.hyperparameters)
+    agrees = [float(wins(w, l)) for w, l in itertools.permutations(rewards, 2)]
+    labels = [2.0, 0.0, 3.0, 1.0]  # people like the third best; only pairs that they order so are labelled
+    kept = [i for i, (w, l) in enumerate(itertools.permutations(labels, 2)) if w > l]
+    found = compare(policy, reference, [pairs[i] for i in kept], name)[1]
+    assert found["reward_accuracy"] == pytest.approx(fmean(agrees[i] for i in kept))
+    if not loss.reference:
+        assert compare(policy, small_gpt(3).float(), [pairs[i] for i in kept], name)[1] == found
+    signs = [(float(w > 0) + float(l < 0)) / 2 for w, l in itertools.permutations(rewards.tolist(), 2)]
+    assert loss.paired or found["reward_sign_accuracy"] == pytest.approx(fmean(signs[i] for i in kept))
+
+
+def test_h_would_judge_a_loss_without_reference_differently():
+    """The two definitions part on this pair: what this file tests is not the same number under two names."""
+    policy, reference = small_gpt(1).float(), small_gpt(2).float()
+    found = {name: compare(policy, reference, PAIRS[:1], name)[1]["reward_accuracy"] for name in ("dpo", "simpo", "orpo", "cpo")}
+    assert len(set(found.values())) == 2
+
+
+@given(st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 2.5]), st.sampled_from([-1.0, 0.0, 2.5])), min_size=1, max_size=8))
+def test_ties_count_half_everywhere(pairs):
+    """In the win rate, of pairs and of single responses: an accuracy and the one with the labels exchanged add up to 1."""
+    expected = fmean(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs)
+    judge = lambda prompt, response: Verdict(facts=float(response), tone=0, length=0)  # noqa: E731
+    ours, theirs = zip(*pairs)
+    assert win_rate(judge, ["p"] * len(pairs), ours, theirs) == pytest.approx(expected)
+    a, b, zero = torch.tensor(ours), torch.tensor(theirs), torch.zeros(len(pairs))
+    assert float(wins(a, b).mean()) == pytest.approx(expected) and torch.equal(wins(a, b) + wins(b, a), zero + 1)
+    logps = PairLogps(*(Responses(values, zero + 1, zero) for values in (a, b)))
+    accuracies = preference_metrics(LOSSES["dpo"], logps, {"beta": 0.1})["rewards/accuracies"]
+    assert torch.equal(accuracies, wins(a, b))
+
+
+# --------------------------------------------------------------------------------------------------- standard errors
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=30))
+def test_a_standard_error_is_the_deviation_by_the_root_of_the_number(values):
+    mean, error = mean_and_error(values)
+    assert mean == pytest.approx(fmean(values), abs=1e-9) and error == pytest.approx(stdev(values) / math.sqrt(len(values)), abs=1e-9)
+    assert mean_and_error(values[:1])[1] is None
+
+
+def held_out(prompts, judge):
+    pairs = [EncodedPair(join([int(p[0])], [1, END]), join([int(p[0])], [0, END])) for p in prompts]
+    preferences = [Preference(p, "1", "0", i) for i, p in enumerate(prompts)]
+    return HeldOut(prompts, [pair.chosen for pair in pairs], preferences, pairs, judge)
+
+
+def test_the_summary_has_the_paired_error_of_the_gain_and_the_marks_of_each_answer():
+    """Prompts of very different difficulty: the gain's error is that of the differences, far below the two models' own."""
+    judge = lambda prompt, response: Verdict(facts=100 * int(prompt[-1]), tone=len(response), length=-0.25)  # noqa: E731
+    prompts = ["00", "01", "10", "11"]
+    summary, samples = evaluate(small_gpt(2).float(), small_gpt(1).float(), LOSSES["dpo"], {"beta": 0.1}, LetterTokenizer(), held_out(prompts, judge), 0, "float32")
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary and json.dumps(samples, allow_nan=False)
+    sft, dpo = summary["sft"], summary["dpo"]
+    for sample in samples:
+        for name in ("sft", "dpo"):
+            verdict = judge(sample["prompt"], sample[name])
+            assert sample["marks"][name] == {**vars(verdict), "reward": verdict.reward}
+    rewards = {name: [sample["marks"][name]["reward"] for sample in samples] for name in ("sft", "dpo")}
+    gains = [ours - theirs for ours, theirs in zip(rewards["dpo"], rewards["sft"])]
+    assert dpo["reward_gain"] == pytest.approx(fmean(gains)) == pytest.approx(dpo["reward"] - sft["reward"])
+    assert dpo["reward_gain_error"] == pytest.approx(stdev(gains) / 2) and dpo["reward_gain_error"] < 2 < 20 < dpo["reward_error"]
+    won = [1.0 if gain > 0 else 0.5 if gain == 0 else 0.0 for gain in gains]
+    assert dpo["win_rate"] == fmean(won) and dpo["win_rate_error"] == pytest.approx(stdev(won) / 2)
+    wanted = {"reward", "facts", "tone", "length", "perplexity"}
+    assert {f"{name}_error" for name in wanted} <= sft.keys() and {f"{name}_error" for name in wanted | {"kl", "reward_accuracy"}} <= dpo.keys()
+
+
+def test_a_single_held_out_prompt_has_numbers_without_errors():
+    judge = lambda prompt, response: Verdict(facts=1, tone=0, length=0)  # noqa: E731
+    summary, _ = evaluate(small_gpt(2).float(), small_gpt(1).float(), LOSSES["kto"], {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}, LetterTokenizer(), held_out(["0"], judge), 0, "float32")  # fmt: skip
+    errors = [value for column in (summary["sft"], summary["dpo"]) for name, value in column.items() if name.endswith("_error")]
+    assert set(errors) == {None} and "(" not in table(summary).split("\n\n")[0].split("length")[1].split("KL")[0]
+    json.dumps(summary, allow_nan=False)
+
+
+def test_the_table_has_each_error_beside_its_number_and_fits_the_screen():
+    column = {"response_tokens": 123.4, "unfinished": 256, "logps/chosen": -1234.5, "logps/rejected": -1234.5}
+    column |= {f"{name}{suffix}": value for name in ("reward", "facts", "tone", "length", "perplexity") for suffix, value in (("", -10.25), ("_error", 12.5))}
+    dpo = column | {f"{name}{suffix}": value for name in ("kl", "win_rate", "reward_gain", "reward_accuracy", "reward_sign_accuracy") for suffix, value in (("", 1.5), ("_error", 0.125))}
+    shown = table({"prompts": 256, "pairs": 256, "loss": "apo_zero_unpaired", "sft": column, "dpo": dpo, "label_accuracy": 0.9})
+    assert max(map(len, shown.splitlines())) <= 108 and max(len(line) for line in shown.split("\n\n")[0].splitlines()) <= 100
+    lines = {line[:42].strip(): line[42:].split() for line in shown.splitlines()}
+    assert lines["true reward"] == ["-10.25", "(12.50)"] * 2 and lines["gain over SFT, prompt by prompt"] == ["1.50", "(0.12)"]
+    assert lines["perplexity on held-out SFT responses"] == ["-10.250", "(12.500)"] * 2 and lines["tokens a response"] == ["123.4", "123.4"]
+    assert "over 1e308" in table({"prompts": 3, "pairs": 0, "sft": {"perplexity": None, "perplexity_error": None}})
 
 
 def test_the_table_says_so_when_both_log_probs_fall():

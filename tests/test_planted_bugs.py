@@ -12,10 +12,10 @@ import pytest
 import torch
 from hypothesis import Phase, settings
 
-from mini_dpo import data, dpo, exact, generate, logprobs, losses, model, packing, ref_cache, sft, training
+from mini_dpo import bradley_terry, data, dpo, evaluate, exact, generate, logprobs, losses, metrics, model, packing, ref_cache, sft, training
 from mini_dpo.losses import LOSSES
 from mini_dpo.check import PROPERTIES
-from tests import test_data, test_exact, test_generate, test_logprobs, test_model, test_packing, test_papers, test_properties, test_ref_cache, test_training
+from tests import test_bradley_terry, test_data, test_evaluate, test_exact, test_generate, test_logprobs, test_model, test_packing, test_papers, test_properties, test_ref_cache, test_training
 from tests.strategies import tiny_gpt
 
 
@@ -118,13 +118,19 @@ BUGS = {
     # the loop
     "a mean of means": (sft, "sft_objective", "-logps.sum(), batch.n_targets", "-logps.sum() / batch.n_targets, 1", lambda: test_training.test_accumulated_batches_make_the_gradient_of_one_large_batch("sft")),
     "not divided by the count": (training, "train_step", "clamp(max=1) / count", "clamp(max=1)", lambda: test_training.test_gradients_are_the_mean_s()),
-    "a bad step is taken": (training, "train_step", "1 - (record[\"loss\"] * record[\"grad_norm\"]).isfinite().float()", "torch.zeros(())", lambda: test_training.test_a_bad_step_changes_neither_weights_nor_moments("gradient", 0.0)),
+    "a bad step is taken": (training, "train_step", "1 - record[\"taken\"].float()", "torch.zeros(())", lambda: test_training.test_a_bad_step_changes_neither_weights_nor_moments("gradient", 0.0)),
+    "a step is skipped where loss times norm overflows": (training, "train_step", "record[\"loss\"].isfinite() & grad_norm.isfinite()", "(record[\"loss\"] * grad_norm).isfinite()", lambda: test_training.test_what_is_reported_is_what_was_done(1e30, 1e18)),
     "dropout goes on from where it was": (training, "train_step", "torch.manual_seed((config.seed * 1_000_003 + step) * processes() + rank())", "pass", lambda: _in_a_folder(test_training.test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log, name="sft", dropout=0.2, at=9)),
     # the model
     "a value that is missing spoils the mean": (training, "means", "values.nanmean()", "values.mean()", test_training.test_the_mean_of_a_metric_is_over_the_values_that_there_are),
     "attention sees the future": (model, "causal", "is_causal=True", "is_causal=False", test_model.test_a_later_token_never_changes_an_earlier_logit),
     "cached attention sees padding": (model, "remember", "places <= positions[:, None, :, None]", "places >= 0 * positions[:, None, :, None]", test_generate.test_greedy_decoding_equals_reading_everything_again),
     "generation reads the last column": (generate, "continue_batch", "hidden[torch.arange(len(prompts)), lengths - 1]", "hidden[:, -1]", test_generate.test_greedy_decoding_equals_reading_everything_again),
+    # the numbers
+    "ties are lost": (metrics, "wins", "+ 0.5 * (ours == theirs)", "+ 0.0", test_evaluate.test_ties_count_half_everywhere),
+    "every reward is beta log(pi / ref)": (metrics, "preference_metrics", "loss.rewards(responses, **hyperparameters)", "(hyperparameters['beta'] * responses.logratio)", lambda: test_evaluate.test_the_reward_is_the_loss_s_own("dpo_norm")),
+    "two models answer the same prompts, and the error forgets it": (evaluate, "evaluate", "mean_and_error(ours - theirs)", "mean_and_error(ours)", test_evaluate.test_the_summary_has_the_paired_error_of_the_gain_and_the_marks_of_each_answer),
+    "0 log 0 is no number": (bradley_terry, "kl", ".masked_fill(p_logps.isneginf(), 0)", "", test_bradley_terry.test_kl_with_zeros),
     # the proof
     "pairs without people's probabilities": (exact, "expected_dpo", "probabilities * LOSSES", "LOSSES", test_exact.test_the_gpt_lands_on_the_optimum),
 }  # fmt: skip

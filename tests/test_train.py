@@ -3,11 +3,12 @@
 import json
 import math
 import os
+from dataclasses import fields
 
 import pytest
 import torch
 
-from mini_dpo import dpo, sample, show, train
+from mini_dpo import compare, dpo, exact, sample, show, train
 from mini_dpo.checkpoint import load_checkpoint, load_model
 from mini_dpo.losses import LOSSES
 from mini_dpo.settings import Settings, parse
@@ -49,9 +50,12 @@ def test_the_main_job_in_small(go, here):
     assert set(names.split()) <= log[-1].keys() and {"eval_loss", "eval_rewards/accuracies"} <= log[-1].keys()
     summary = json.loads((folder / "summary.json").read_text())
     assert {"reward", "facts", "tone", "length", "win_rate", "kl", "perplexity", "reward_accuracy", "logps/chosen", "logps/rejected"} <= summary["dpo"].keys()
+    for name in ("reward", "reward_gain", "win_rate", "kl", "perplexity", "reward_accuracy"):
+        assert 0 <= summary["dpo"][f"{name}_error"] < math.inf, name
     assert summary["dpo"]["kl"] > -4 * summary["dpo"]["kl_error"]
     samples = rows(folder / "samples.jsonl")
-    assert len(samples) == 256 and samples[0].keys() == {"prompt", "sft", "dpo"}
+    assert len(samples) == 256 and samples[0].keys() == {"prompt", "sft", "dpo", "marks"}
+    assert sum(sample["marks"]["dpo"]["reward"] for sample in samples) / 256 == pytest.approx(summary["dpo"]["reward"])
     for words in ("tokens/s", "left", "true reward", "win rate", "KL(policy || reference)", "perplexity", "python -m mini_dpo.sample runs/1"):
         assert words in out
 
@@ -106,6 +110,21 @@ def test_a_reference_free_loss_never_makes_or_runs_a_reference(go, here, own, lo
     monkeypatch.setattr(train, "evaluate", lambda *args: pytest.skip("trained to its end"))  # measuring may look at the SFT model
     with pytest.raises(pytest.skip.Exception, match="trained to its end"):
         go("--data", own, *SMALL, *SHORT, "--loss", loss)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "simpo", "orpo", "r_dpo", "kto"])
+def test_the_closing_table_s_accuracy_is_the_log_s(go, here, loss):
+    """The held-out pairs of a file of one's own are those that the loop looks at: one number in both places. A loss of
+    single responses logs how many of these have the right sign."""
+    answers = [["yes " * (1 + i % 3), "no " * (1 + i % 4)] for i in range(240)]
+    lines = [json.dumps({"prompt": f"say {i}", "chosen": a, "rejected": b}) for i, (a, b) in enumerate(two[:: 1 if i % 5 > 1 else -1] for i, two in enumerate(answers))]
+    own = here / "mine.jsonl"
+    own.write_text("\n".join(lines))
+    assert go("--data", own, *SMALL, "--sft-steps", 5, "--steps", 3, "--loss", loss)[0] == 0
+    logged = rows(here / "runs/1/metrics.jsonl")[-1]["eval_rewards/accuracies"]
+    summary = json.loads((here / "runs/1/summary.json").read_text())["dpo"]
+    assert summary["reward_sign_accuracy" if loss == "kto" else "reward_accuracy"] == pytest.approx(logged)
+    assert 0 < logged < 1, "or nothing is compared"
 
 
 def test_trl_s_names_are_aliases(go, own):
@@ -344,15 +363,19 @@ def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
         "--stage sft --sft-weight 1": "--stage sft does not read --sft-weight",
         "--loss cdpo --label-smoothing 0.7": "label_smoothing must be in [0, 0.5), not 0.7",
         "--beta 0": "beta must be positive, not 0.0",
-        "--beta nan": "beta must be positive, not nan",
-        "--beta inf": "--beta must be a finite number",
+        "--beta nan": "--beta must be a finite number, not nan",
+        "--beta inf": "--beta must be a finite number, not inf",
+        "--loss simpo --gamma nan": "--gamma must be a finite number, not nan",
+        "--sft-weight nan": "--sft-weight must be a finite number, not nan",
+        "--dropout nan": "--dropout must be a finite number, not nan",
+        "--epochs 1e999": "--epochs must be a finite number, not 1e999",
         "--steps 0": "--steps must be at least 1, not 0",
         "--steps 3 --epochs 2": "--steps and --epochs say the same thing twice",
         "--tokens-per-batch 0": "--tokens-per-batch must be at least 1, not 0",
         "--tokens-per-batch 100 --batch-size 8": "--batch-size and --tokens-per-batch both say how large a batch is; give one",
-        "--lr -1": "--lr must be a positive number, not -1.0",
-        "--lr nan": "--lr must be a positive number, not nan",
-        "--epochs inf": "--epochs must be a positive number, not inf",
+        "--lr -1": "--lr must be positive, not -1.0",
+        "--lr nan": "--lr must be a finite number, not nan",
+        "--epochs inf": "--epochs must be a finite number, not inf",
         "--dropout 1": "--dropout must be in [0, 1)",
         "--seed -1": "--seed must be in [0, 2^31)",
         "--n-head 3": "n_embd (128) must be a multiple of n_head (3)",
@@ -367,6 +390,20 @@ def test_flags_that_make_no_sense_are_one_clear_line(go, here, monkeypatch, args
     status, out, err = go(*args.split())
     assert status == 2 and message in err and err.startswith("error: ") and err.count("\n") == 1
     assert not list(here.iterdir()), "nothing may be left behind"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "NaN", "-1e400"])
+def test_no_flag_of_any_command_takes_what_is_no_finite_number(monkeypatch, capsys, here, value):
+    """Each flag that takes a number with a fraction, of every command and of every loss."""
+    commands = [(train, Settings), (sample, sample.SampleSettings), (exact, exact.ExactSettings), (compare, compare.CompareSettings)]
+    asked = [(module, [], field.name) for module, settings in commands for field in fields(settings) if field.metadata.get("kind") is float]
+    asked += [(train, ["--loss", loss.name], name) for loss in LOSSES.values() for name, default in loss.hyperparameters.items() if isinstance(default, float)]
+    assert len(asked) > 8 + len(LOSSES)
+    for module, before, name in asked:
+        flag = "--" + name.replace("_", "-")
+        status, _, err = run(monkeypatch, capsys, module, *before, f"{flag}={value}", *(["run"] if module is sample else []))
+        assert (status, err) == (2, f"error: {flag} must be a finite number, not {value}\n")
+    assert not list(here.iterdir())
 
 
 @pytest.mark.parametrize("args", ["--nonsense", "--steps many", "--bet 0.1", "--stage"])
@@ -510,6 +547,8 @@ def test_sample_shows_the_judge_s_marks(go, monkeypatch, capsys, here):
         "none": "none: no model there",
         "run --temperature -1": "--temperature must be at least 0",
         "run --top-p 2": "--top-p must be in (0, 1]",
+        "run --temperature nan": "--temperature must be a finite number, not nan",
+        "run --top-p inf": "--top-p must be a finite number, not inf",
         "run --max-new-tokens 0": "--max-new-tokens must be at least 1",
         "run --seed 99999999999999999999": "--seed must be in [0, 2^31)",
     }.items(),

@@ -23,6 +23,7 @@ from tests.oracles import response_logp
 from tests.strategies import encoded_pairs, tiny_gpt
 
 HYPER = LOSSES["dpo"].hyperparameters
+TAKEN = {"grad_norm": torch.tensor(1.0), "taken": torch.tensor(True)}
 
 
 def some_sequences(n=24, seed=0):
@@ -167,8 +168,9 @@ def test_a_run_begins_at_the_reference_s_own_value(loss):
         expected = loss.at_reference(**loss.hyperparameters) * (1 if loss.paired else 0.5)  # of a pair, or of one of its halves
         assert float(outcome.loss.detach()) / outcome.count == pytest.approx(expected, abs=1e-12)
         if loss.paired:
-            assert not outcome.metrics["rewards/margins"].any() and not outcome.metrics["rewards/accuracies"].any()
+            assert not outcome.metrics["rewards/margins"].any() and (outcome.metrics["rewards/accuracies"] == 0.5).all()
     if loss.reference and loss.reward is None:
+        assert (outcome.metrics["rewards/accuracies"] == 0.5).all(), "all are ties, of single responses as well"
         assert not any(outcome.metrics[f"rewards/{which}"].nan_to_num().any() for which in ("chosen", "rejected"))
     assert not any(values.requires_grad or values.isinf().any() for values in outcome.metrics.values())
     without = {name: values.isnan().tolist() for name, values in outcome.metrics.items() if values.isnan().any()}
@@ -271,7 +273,7 @@ def test_metrics_of_a_batch_in_which_nothing_is_liked_are_left_out():
     disliked = [e._replace(desirable=False) for e in split_pairs(some_pairs())]
     with torch.no_grad():
         outcome = preference_objective(LOSSES["kto"], {"beta": 0.3}, reference)(policy, collate_feedback(disliked, context=12))
-    (logged,) = settle([{**means([outcome]), "grad_norm": torch.tensor(1.0)}], "dpo", 1)
+    (logged,) = settle([{**means([outcome]), **TAKEN}], "dpo", 1)
     assert "rewards/chosen" not in logged and "logps/chosen" not in logged
     assert all(math.isfinite(value) for value in logged.values()) and {"rewards/rejected", "logps/rejected", "kl"} <= logged.keys()
 
@@ -280,7 +282,7 @@ def test_metrics_of_a_batch_in_which_nothing_is_liked_are_left_out():
 def test_the_mean_of_a_metric_is_over_the_values_that_there_are(batches):
     """Each value weighs the same, in whichever batch it is; a metric without any is not logged."""
     outcomes = [Outcome(torch.tensor(2.0 * len(values)), len(values), {"reward": torch.tensor(values)}) for values in batches]
-    (logged,) = settle([{**means(outcomes), "grad_norm": torch.tensor(1.0)}], "dpo", 1)
+    (logged,) = settle([{**means(outcomes), **TAKEN}], "dpo", 1)
     there = [value for values in batches for value in values if not math.isnan(value)]
     assert logged["loss"] == 2.0 and ("reward" in logged) == bool(there)
     assert not there or logged["reward"] == pytest.approx(sum(there) / len(there), abs=1e-5)
@@ -383,6 +385,28 @@ def test_a_bad_step_changes_neither_weights_nor_moments(poison, value):
         trained.append((policy, [moment for state in optimizer.state.values() for moment in state.values()]))
     (without, moments), (with_it, same) = trained
     assert same_weights(without, with_it) and all(torch.equal(a, b) for a, b in zip(moments, same))
+
+
+@pytest.mark.parametrize("gradient", [1.0, 1e18, math.inf, math.nan])
+@pytest.mark.parametrize("loss", [1.0, 1e30, math.inf, math.nan])
+def test_what_is_reported_is_what_was_done(loss, gradient):
+    """A step is taken exactly where loss and gradient are finite, each alone: their product may be too large for its type,
+    and a loss may be no number whose gradient is 0."""
+
+    def objective(policy, batch):
+        weight = policy.wte.weight[0, 0]
+        return Outcome(loss + gradient * (weight - weight.detach()), 1, {})
+
+    policy, config = tiny_gpt().float(), LoopConfig(steps=9, lr=1e-2)
+    before, optimizer = freeze(policy), make_optimizer(policy, config)
+    record = train_step(policy, optimizer, objective, [collate(some_sequences())], config, 0)
+    finite = math.isfinite(loss) and math.isfinite(gradient)
+    assert same_weights(policy, before) == (not finite)
+    if finite:
+        assert "taken" not in settle([record], "sft", 1)[0]
+    else:
+        with pytest.raises(TrainingFailed, match="step 1: the loss is .* the step was not taken"):
+            settle([record], "sft", 1)
 
 
 @pytest.mark.parametrize("bad", [3, LOOK_EVERY, LOOK_EVERY + 2])
