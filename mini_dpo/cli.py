@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import field, fields
 from typing import Any
 
+from mini_dpo.devices import one_line, out_of_memory
 from mini_dpo.errors import TrainingFailed, UserError
 
 
@@ -64,12 +65,16 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(fail(error, 2))
     except TrainingFailed as error:
         sys.exit(fail(error, 1))
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        sys.exit(fail(f"out of memory ({one_line(error)}); a smaller model, batch or context needs less", 1))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `... | head` has seen enough
         sys.stderr.close()
 
 
-def fail(error: Exception, status: int) -> int:
+def fail(error: Exception | str, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status
