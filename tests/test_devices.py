@@ -162,10 +162,17 @@ def test_the_trial_changes_nothing_of_a_step(monkeypatch, dtype, recompute, comp
 
 def test_frozen_models_are_tried_with_gradients_too(monkeypatch):
     """The reference is scored first, without gradients: what it finds has to be right for the policy."""
-    Flex(monkeypatch, wrong_gradient)
-    with torch.no_grad():
-        response_logps(freeze(tiny_gpt()), pack(TREES))
-    assert packing.FLEX.given_up
+    for compute in (dense, wrong_gradient):
+        Flex(monkeypatch, compute)
+        with torch.no_grad():
+            response_logps(freeze(tiny_gpt()), pack(TREES))
+        assert packing.FLEX.given_up == (compute is wrong_gradient)
+
+
+def test_the_kernel_is_a_whole_one_or_an_error(monkeypatch):
+    """Uncompiled, FlexAttention makes all scores of a row at once, and only whispers that it does."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: options)
+    assert packing.compiled_flex_attention.__wrapped__() == {"dynamic": True, "fullgraph": True}
 
 
 def test_the_kernel_is_compiled_for_few_shapes(monkeypatch):
@@ -176,7 +183,7 @@ def test_the_kernel_is_compiled_for_few_shapes(monkeypatch):
     graphs = []
     traced = torch.compile(flex_attention, dynamic=True, fullgraph=True, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
     torch.compiler.reset()
-    monkeypatch.setattr(torch.nn.attention.flex_attention, "_validate_device", lambda *args: None, raising=False)
+    monkeypatch.setattr(torch.nn.attention.flex_attention, "_validate_device", lambda *args: None)  # which refuses gradients on a CPU
     Flex(monkeypatch, traced)
     counts = []
     for sizes in ([(90, 50)], [(100, 200, 30), (2, 2), (40, 3, 3, 3)], [(300, 300), (1, 1)], [(4, 4)], [(5, 3, 9), (1, 1)]):
@@ -246,6 +253,27 @@ def test_compiled_halves_that_are_wrong_or_fail_are_not_taken(monkeypatch, capsy
     assert all(torch.equal(a, b) for a, b in zip(found[0] + found[1], found[2] + found[3], strict=True))
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and out.startswith("--compile is not used: ") and why in out
+
+
+def test_halves_are_tried_in_the_precision_of_the_run(monkeypatch):
+    """float32 outside, bfloat16 within: each is a kind of its own, held to its own precision."""
+    compiled_by(monkeypatch, lambda half: half)
+    policy = tiny_gpt().float()
+    policy.compile_blocks()
+    for dtype in ("float32", "bfloat16"):
+        with autocast(torch.device("cpu"), dtype):
+            response_logps(policy, pack(TREES))
+    assert model.COMPILE.passed == {(n, 8, dtype) for n in (1, 2) for dtype in (torch.float32, torch.bfloat16)}
+
+
+def test_tf32_is_granted_its_ten_bits_where_it_is_on():
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision, allowed in (("highest", devices.tolerance(torch.float32, "cpu")), ("high", 1e-2)):
+            torch.set_float32_matmul_precision(precision)
+            assert devices.tolerance(torch.float32, "cuda") == allowed
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_the_command_goes_on_without_a_compiler(monkeypatch, capsys, tmp_path):
@@ -404,8 +432,11 @@ def test_used_up_memory_is_one_line_and_loses_nothing(monkeypatch, capsys, unbro
         status, _, err = run(patch, capsys, train_command, *ARGUMENTS, "--out", name)
     assert status == 1 and err.count("\n") == 1 and err.startswith(f"error: out of memory on cpu ({type(FULL[kind]).__name__}"), err
     assert f"--resume {name} --checkpoint-activations" in err and "a smaller --batch-size than 4" in err and "--context" in err
+    again, checkpoint = [], model.checkpoint
+    monkeypatch.setattr(model, "checkpoint", lambda *args, **options: again.append(args) or checkpoint(*args, **options))
     status, out, err = run(monkeypatch, capsys, train_command, "--resume", name, "--checkpoint-activations")
     assert (status, err) == (0, ""), err
+    assert again or place in ("answers", "measuring"), "what is left of the training is computed again block by block"
     for stage in ("sft.pt", "dpo.pt"):
         weights, expected = (load_checkpoint(unbroken / folder / stage)["model"] for folder in (name, "whole"))
         assert all(torch.equal(weights[key], expected[key]) for key in expected), stage
@@ -487,6 +518,17 @@ def test_each_process_needs_a_gpu_of_its_own(monkeypatch):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
         assert trouble_with("cuda") == trouble
     assert trouble_with("cpu") is None
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    devices.own_gpu("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    devices.own_gpu("cpu")
+    assert taken == [], "alone, or on the CPU, nobody takes one"
+    devices.own_gpu("cuda")
+    assert taken == [1]
 
 
 def test_a_device_that_imitates_bfloat16_is_said_to(monkeypatch):
