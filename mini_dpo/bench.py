@@ -34,12 +34,11 @@ from torch.nn import functional as F
 from mini_dpo.checkpoint import write_json
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.data import Encoded, EncodedPair, PairBatch, collate, collate_pairs, join
+from mini_dpo.devices import NO_DEVICE, keep_freed_memory, pick_device, trouble_with
 from mini_dpo.dpo import freeze, precompute_reference, preference_objective
 from mini_dpo.errors import UserError
 from mini_dpo.losses import LOSSES, PairLogps, Responses
-from mini_dpo.memory import keep_freed_memory
 from mini_dpo.model import GPT, GPTConfig
-from mini_dpo.settings import NO_DEVICE, available, pick_device
 from mini_dpo.training import LoopConfig, Objective, Outcome, make_optimizer, train_step
 
 SHAPES = {"toy": GPTConfig(vocab_size=512, context=512, n_layer=4, n_head=4, n_embd=256), "gpt2": GPTConfig()}
@@ -68,8 +67,8 @@ def main() -> None:
     for name in ("batch_size", "batches", "repeats"):
         if getattr(settings, name) is not None and getattr(settings, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(settings, name)}")
-    if settings.device != "auto" and not available(settings.device):
-        raise UserError(NO_DEVICE.format(settings.device))
+    if settings.device != "auto" and (trouble := trouble_with(settings.device)):
+        raise UserError(NO_DEVICE.format(settings.device, trouble))
     small = settings.model == "toy"
     settings = replace(
         settings,
@@ -413,7 +412,9 @@ def run_row(settings: BenchSettings, name: str, environment: dict[str, str] | No
     done = subprocess.run([sys.executable, "-m", "mini_dpo.bench", "--row", name, *flags], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path, **(environment or {})})  # fmt: skip
     if done.returncode:
         raise UserError(f"the row {name} failed:\n{done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    *said, result = done.stdout.strip().splitlines()
+    print(*said, sep="\n", end="\n" * bool(said), flush=True)  # that a fast way is not used
+    return json.loads(result)
 
 
 # ------------------------------------------------------------------------------------------------- TRL beside it

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import field, fields
 from typing import Any, NoReturn
 
+from mini_dpo.devices import one_line, out_of_memory
 from mini_dpo.errors import TrainingFailed, UserError, did_you_mean
 from mini_dpo.parallel import leave_processes, speaks, wait_for_all
 
@@ -110,6 +111,10 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(fail(error, 2))
     except TrainingFailed as error:
         sys.exit(fail(error, 1))
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        sys.exit(fail(f"out of memory ({one_line(error)}); a smaller model, batch or context needs less", 1))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `... | head` has seen enough
@@ -118,7 +123,7 @@ def run_command(main: Callable[[], None]) -> None:
         leave_processes()
 
 
-def fail(error: Exception, status: int) -> int:
+def fail(error: Exception | str, status: int) -> int:
     """Say what is wrong. Of several processes the first speaks for all, and the others, if they are still together, wait
     until it has: torchrun ends everybody as soon as one has ended."""
     if speaks():

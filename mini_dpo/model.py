@@ -10,6 +10,7 @@ S places in the cache.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from mini_dpo.devices import FastWay, draw
 from mini_dpo.packing import Layout, attention
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values (..., H, T, D) -> (..., H, T, D)
@@ -124,12 +126,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, attend: Attend, rows: Tensor | None = None) -> Tensor:
         """(..., T, C) -> (..., T, C). With rows (R,), only those of x (T, C) go on after attention: -> (R, C)."""
-        read, write = (compiled(Block.read), compiled(Block.write)) if self.compiled else (Block.read, Block.write)
-        q, k, v = read(self, x)  # (..., H, T, D) each
+        q, k, v = self.half(Block.read, x)  # (..., H, T, D) each
         y = attend(q, k, v).transpose(-3, -2).flatten(-2)  # (..., T, C)
         if rows is not None:
             x, y = x.index_select(0, rows), y.index_select(0, rows)  # (R, C)
-        return write(self, x, y)
+        return self.half(Block.write, x, y)
 
     def read(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The half before the positions meet: queries, keys and values."""
@@ -139,6 +140,28 @@ class Block(nn.Module):
         """The half after: what a position has gathered, and what its MLP makes of it, added to the stream."""
         x = x + self.drop(self.attn.c_proj(y))
         return x + self.drop(self.mlp(self.ln_2(x)))
+
+    def half(self, half: Callable, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """One of the two halves, as it is written or as torch.compile makes it."""
+        if not self.compiled:
+            return half(self, *inputs)
+        return COMPILE.take(partial(run_compiled, half, self), partial(half, self), inputs, partial(small_half, half, self, inputs))
+
+
+COMPILE = FastWay("--compile", "going on without it")
+
+
+def run_compiled(half: Callable, block: Block, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+    return compiled(half)(block, *inputs)
+
+
+def small_half(half: Callable, block: Block, inputs: Sequence[Tensor]) -> tuple:
+    """What a compiled half is tried on: sixteen positions, and the block's own weights without dropout, of which no two
+    draws are the same."""
+    block = copy.deepcopy(block).requires_grad_()
+    block.drop.p = 0.0
+    small = [draw((16, x.shape[-1]), seed).to(x) for seed, x in enumerate(inputs)]  # (T, C) each
+    return partial(run_compiled, half, block), partial(half, block), small, list(block.parameters())
 
 
 @lru_cache

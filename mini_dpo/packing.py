@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mini_dpo.devices import FastWay, draw
+
 
 class Layout(NamedTuple):
     """Who stands where. sizes: of each tree, the tokens of its prompt and of each response. The others: (T,) each, as
@@ -44,10 +46,11 @@ class Layout(NamedTuple):
 
 
 def send(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """To the device. To a GPU through pinned memory, so that the copy runs beside what the GPU is doing."""
+    """To the device. To a CUDA GPU through pinned memory, so that the copy runs beside what the GPU is doing; elsewhere
+    the memory might be another tensor's before such a copy has read it."""
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def lay_out(sizes: Sequence[tuple[int, ...]]) -> Layout:
@@ -79,11 +82,14 @@ def sees(layout: Layout, query: Tensor, key: Tensor) -> Tensor:
 def attention(layout: Layout, dropout: float = 0.0) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The function that mixes values as `sees` allows: queries, keys and values (H, T, D) -> (H, T, D).
 
-    On a CUDA device the whole row is one call of FlexAttention, which has no dropout; elsewhere span after span.
+    Span after span, which works everywhere. On a CUDA device the whole row is one call of FlexAttention, which has no
+    dropout, once a trial has shown that it gives the same there.
     """
-    if layout.positions.is_cuda and not dropout:
-        return partial(attend_at_once, flex=compiled_flex_attention(), mask=block_mask(layout))
-    return partial(attend_by_spans, sizes=layout.sizes, dropout=dropout)
+    by_spans = partial(attend_by_spans, sizes=layout.sizes, dropout=dropout)
+    if dropout or FLEX.given_up or layout.positions.device.type not in FLEX_DEVICES:
+        return by_spans
+    at_once = partial(attend_at_once, mask=block_mask(layout))
+    return lambda *qkv: FLEX.take(at_once, by_spans, qkv, partial(small_row, *qkv))
 
 
 def attend_by_spans(q: Tensor, k: Tensor, v: Tensor, sizes: Sequence[tuple[int, ...]], dropout: float = 0.0) -> Tensor:
@@ -104,20 +110,30 @@ def attend_by_spans(q: Tensor, k: Tensor, v: Tensor, sizes: Sequence[tuple[int, 
     return torch.cat(mixed, dim=2)[0]  # (H, T, D)
 
 
-def attend_at_once(q: Tensor, k: Tensor, v: Tensor, flex: Callable, mask: object) -> Tensor:
+FLEX = FastWay("FlexAttention", "attention goes span by span: the same numbers, more slowly")
+FLEX_DEVICES = ("cuda",)  # where it is a kernel, forward and backward
+BLOCK = 128  # tokens that it takes or leaves together
+
+
+def attend_at_once(q: Tensor, k: Tensor, v: Tensor, mask: object) -> Tensor:
     """Attention over the whole row in one call of FlexAttention (arXiv:2412.05496)."""
-    return flex(q[None], k[None], v[None], block_mask=mask)[0]
+    return compiled_flex_attention()(q[None], k[None], v[None], block_mask=mask)[0]
 
 
 @lru_cache(maxsize=1)
 def compiled_flex_attention() -> Callable:
-    """FlexAttention as one kernel, made once for rows of every length."""
+    """FlexAttention as one kernel, made once for rows of every length. fullgraph: where it cannot be, an error says so,
+    and not a row's whole (T, T) matrix of scores, which is what it is uncompiled."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 
 
-BLOCK = 128  # tokens that FlexAttention takes or leaves together
+def small_row(*qkv: Tensor) -> tuple:
+    """What FlexAttention is tried on: two trees in five blocks of tokens, cut inside of a prompt and of responses."""
+    layout = lay_out([(150, 90, 120), (60, 100, 3)]).to(qkv[0].device)
+    inputs = [draw((len(z), len(layout.positions), z.shape[-1]), seed).to(z) for seed, z in enumerate(qkv)]  # (H, T, D) each
+    return partial(attend_at_once, mask=block_mask(layout)), partial(attend_by_spans, sizes=layout.sizes), inputs
 
 
 def block_mask(layout: Layout) -> object:

@@ -23,11 +23,9 @@ T = TypeVar("T")
 
 
 def join_processes() -> None:
-    """Meet the other processes, if torchrun started any. Only the first goes on speaking; each has a GPU of its own."""
+    """Meet the other processes, if torchrun started any. Only the first goes on speaking."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group()
     if rank() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115: open as long as the process

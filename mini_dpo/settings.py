@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 from mini_dpo.cli import add_flag, option, parser_for
+from mini_dpo.devices import NO_DEVICE, pick_device, trouble_with
 from mini_dpo.errors import UserError
 from mini_dpo.losses import LOSSES, Loss, find_loss
 from mini_dpo.model import PRESETS, GPTConfig
@@ -76,7 +75,7 @@ class Settings:
     """One run's settings; the fields made by `option` are the command's flags. None means: chosen by `resolve`."""
 
     stage: str = option(str, "what to run: sft, dpo (needs --init-from), or all, one after the other", "all", ("sft", "dpo", "all"))
-    resume: str | None = option(str, "go on with the run in this folder; takes no other flag", metavar="PATH")
+    resume: str | None = option(str, "go on with the run in this folder; takes no other flag but --checkpoint-activations, which changes what it needs and not what it computes", metavar="PATH")
     out: str | None = option(str, "the run's folder, which must not exist yet (default: the next number under runs/)", metavar="PATH")
 
     data: str | None = option(str, 'preferences, one {"prompt", "chosen", "rejected"} a line, or for losses of single responses {"prompt", "completion", "label"}; without it, the toy shop', metavar="PATH", group=DATA)
@@ -105,7 +104,7 @@ class Settings:
     batch_size: int | None = option(int, "pairs a batch; single responses for SFT and for losses of single responses (default: 32)", group=BOTH)
     tokens_per_batch: int | None = option(int, "as many examples a batch as fit into so many tokens, instead of --batch-size: batches of even cost and memory", group=BOTH)
     accumulate: int = option(int, "batches an optimizer step: the same gradient as one large batch, in less memory", 1, group=BOTH)
-    seed: int = option(int, "of weights, order, dropout and samples: one seed, one result on one machine", 0, group=BOTH)
+    seed: int = option(int, "of weights, order, dropout and samples: one seed, one result on one CPU (a GPU adds up in an order of its own)", 0, group=BOTH)
     device: str = option(str, "where to compute; auto takes cuda, else cpu", "auto", ("auto", "cpu", "cuda", "mps"), group=BOTH)
     dtype: str = option(str, "bfloat16 multiplies in half precision (meant for cuda) and keeps float32 weights", "float32", ("float32", "bfloat16"), group=BOTH)
     compile: bool = option(bool, "translate the model with torch.compile first; gains nothing on a CPU", False, group=BOTH)
@@ -133,7 +132,7 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         print(list_losses())
         sys.exit(0)
     if "resume" in given:
-        others = sorted(given.keys() - {"resume"})
+        others = sorted(given.keys() - {"resume", "checkpoint_activations"})
         if others:
             raise UserError(f"--resume goes on with a run as it was begun; leave out {flags(others)}, or start a new run")
         return Settings(**given)
@@ -229,8 +228,8 @@ def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
     if len(present(("batch_size", "tokens_per_batch"))) == 2:
         yield "--batch-size and --tokens-per-batch both say how large a batch is; give one"
     yield from loss_problems(settings, loss)
-    if settings.device != "auto" and not available(settings.device):
-        yield NO_DEVICE.format(settings.device)
+    if settings.device != "auto" and (trouble := trouble_with(settings.device)):
+        yield NO_DEVICE.format(settings.device, trouble)
 
 
 def loss_problems(settings: Settings, loss: Loss) -> Iterator[str]:
@@ -251,18 +250,6 @@ def loss_problems(settings: Settings, loss: Loss) -> Iterator[str]:
         yield f"--loss {loss.name} needs the reference in every step, for prompts with other prompts' responses; leave out --precompute-ref"
     if not loss.reference and settings.precompute_ref:
         yield f"--loss {loss.name} has no reference; leave out --precompute-ref"
-
-
-NO_DEVICE = "--device {}: this machine, or this build of torch, has none; use --device cpu"
-
-
-def pick_device(device: str) -> str:
-    """The device that is meant: auto is cuda where there is one, else cpu."""
-    return device if device != "auto" else "cuda" if available("cuda") else "cpu"
-
-
-def available(device: str) -> bool:
-    return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]
 
 
 def resolve(settings: Settings, loss: Loss) -> Settings:

@@ -21,16 +21,16 @@ from mini_dpo.checkpoint import build_model, find_model, load_checkpoint, load_m
 from mini_dpo.cli import run_command
 from mini_dpo.corpus import TOY_PREFERENCES, Corpus, HeldOut, files_of, fingerprints, load_corpus
 from mini_dpo.data import Batches, collate, collate_feedback, collate_pairs
+from mini_dpo.devices import keep_freed_memory, lacks, one_line, out_of_memory, own_gpu, trouble_with
 from mini_dpo.dpo import freeze, precompute_reference, preference_objective
-from mini_dpo.errors import UserError
+from mini_dpo.errors import TrainingFailed, UserError
 from mini_dpo.evaluate import evaluate, heading, table
 from mini_dpo.losses import find_loss
-from mini_dpo.memory import keep_freed_memory
 from mini_dpo.model import GPT
 from mini_dpo.parallel import join_processes, leave_processes, of_the_first, processes, rank, together, wait_for_all
 from mini_dpo.ref_cache import cached_reference
 from mini_dpo.registry import Loss, shown
-from mini_dpo.settings import Settings, available, default_lr, model_config, parse
+from mini_dpo.settings import Settings, default_lr, model_config, parse
 from mini_dpo.sft import sft_objective
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 from mini_dpo.training import LoopConfig, StageFiles, clock, train
@@ -48,7 +48,8 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
     torch.backends.cuda.matmul.allow_tf32 = True  # on a GPU, for what is not in bfloat16; a CPU keeps to float32
     if settings.resume:
         folder = Path(settings.resume)
-        settings = together(lambda: unchanged_settings(folder))
+        begun = together(lambda: unchanged_settings(folder))
+        settings = replace(begun, checkpoint_activations=begun.checkpoint_activations or settings.checkpoint_activations)
         tokenizer, model, corpus = together(lambda: prepare(settings))
     else:
         tokenizer, model, corpus = together(lambda: prepare(settings))  # whatever is wrong with the input shows before a folder is made
@@ -60,8 +61,20 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
         if rank() == 0:
             print(f"\nstopped; go on with: python -m mini_dpo.train --resume {folder}", file=sys.stderr)
         raise
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise TrainingFailed(f"out of memory on {settings.device} ({one_line(error)}); {what_needs_less(settings, folder)}") from error
     finally:
         leave_processes()
+
+
+def what_needs_less(settings: Settings, folder: Path) -> str:
+    """How to get on where memory is used up. A resumed run is the one that was begun, so its batches stay as they are."""
+    less = f"a smaller --tokens-per-batch than {settings.tokens_per_batch}" if settings.tokens_per_batch else f"a smaller --batch-size than {settings.batch_size}"
+    if settings.checkpoint_activations:
+        return f"go on with --resume {folder} when there is more, or start again with {less}, or a smaller --context"
+    return f"go on with --resume {folder} --checkpoint-activations, which needs less in training, or start again with {less}, or a smaller --context"
 
 
 def input_digests(settings: Settings) -> dict[str, str]:
@@ -89,8 +102,8 @@ def unchanged_settings(folder: Path) -> Settings:
     for path, digest in fingerprints([Path(path) for path in digests]).items():
         if digest != digests[path]:
             raise UserError(f"{path} has changed since {folder} was begun; put it back, or start a new run")
-    if not available(settings.device):
-        raise UserError(f"{folder} was begun on {settings.device}, and this machine, or this build of torch, has none")
+    if trouble := trouble_with(settings.device):
+        raise UserError(f"{folder} was begun on {settings.device}, and here: {trouble}")
     return settings
 
 
@@ -131,6 +144,9 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
     started = time.perf_counter()
     together = f", {processes()} processes" if processes() > 1 else ""
     print(f"run {folder}: {sum(p.numel() for p in model.parameters()):,} parameters on {settings.device}{together}, {settings.data or settings.sft_data or 'the toy shop'}", flush=True)
+    own_gpu(settings.device)
+    if lack := lacks(settings.device, settings.dtype):
+        print(lack)
     model = model.to(settings.device)
     model.recompute = settings.checkpoint_activations
     if settings.compile:

@@ -193,7 +193,7 @@ def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objecti
 def settle(records: list[dict[str, Tensor]], name: str, done: int) -> list[dict[str, float]]:
     """The records of the last steps as numbers, fetched from the device together; `done`: the last one's step. Raises
     TrainingFailed where a step was not taken. A metric without a value is left out."""
-    numbers = iter(torch.stack([value.detach().double() for record in records for value in record.values()]).tolist())
+    numbers = iter(torch.stack([value.detach() for record in records for value in record.values()]).tolist())
     settled = [{metric: next(numbers) for metric in record} for record in records]
     for step, record in enumerate(settled, done - len(records) + 1):
         if not record.pop("taken"):

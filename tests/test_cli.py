@@ -6,7 +6,8 @@ from dataclasses import fields
 import pytest
 
 from mini_dpo import __main__ as listing
-from mini_dpo import bench, check, compare, exact, plot, sample, show, train
+from mini_dpo import bench, compare, exact, plot, sample, show, train
+from mini_dpo.check import __main__ as check
 from mini_dpo.cli import ELSEWHERE, parser_for
 from mini_dpo.errors import UserError, did_you_mean
 from mini_dpo.losses import LOSSES, find_loss
@@ -68,7 +69,7 @@ def test_the_near_loss_is_proposed_and_no_far_one(typed, meant):
         ("train", "--loss DPO --foo", "there is no loss DPO (did you mean dpo?)"),
         ("train", "--xyzzy", "there is no flag --xyzzy; python -m mini_dpo.train --help"),
         ("train", "mine.jsonl", "'mine.jsonl' belongs to no flag; python -m mini_dpo.train --help"),
-        ("train", "--lr fast", "--lr: invalid float value: 'fast'; python -m mini_dpo.train --help"),
+        ("train", "--lr fast", "--lr: invalid number value: 'fast'; python -m mini_dpo.train --help"),
         ("train", "--loss", "--loss: expected one argument; python -m mini_dpo.train --help"),
         ("train", "--stage both", "--stage: invalid choice: 'both'"),
         ("sample", "runs/1 --max_new_token 5", "(did you mean --max-new-tokens?); python -m mini_dpo.sample --help"),

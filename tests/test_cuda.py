@@ -9,14 +9,18 @@ import copy
 import pytest
 import torch
 
+from mini_dpo import model as model_file
+from mini_dpo import packing, training
 from mini_dpo import train as train_command
+from mini_dpo.checkpoint import load_checkpoint
 from mini_dpo.data import EncodedPair, collate_feedback, collate_pairs, join, pack, split_pairs
+from mini_dpo.devices import FastWay, lacks, out_of_memory, pick_device, trouble_with
 from mini_dpo.dpo import freeze, precompute_reference, preference_objective
 from mini_dpo.generate import generate
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import LOSSES
 from mini_dpo.model import GPT, GPTConfig
-from mini_dpo.packing import attend_at_once, attend_by_spans, attention, block_mask, compiled_flex_attention, lay_out
+from mini_dpo.packing import attend_at_once, attend_by_spans, attention, block_mask, lay_out
 from mini_dpo.sft import sft_objective
 from mini_dpo.training import LoopConfig, autocast, make_optimizer, settle, train_step
 from tests.commands import SHORT, preference_file, run
@@ -35,6 +39,21 @@ def full_precision():
     torch.set_float32_matmul_precision("highest")
     yield
     torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture(autouse=True)
+def fast_ways(monkeypatch, request):
+    """Each test has trials of its own. Where a fast way was given up, the test fails, unless it `breaks` one itself."""
+    monkeypatch.setattr(packing, "FLEX", FastWay("FlexAttention", "by spans"))
+    monkeypatch.setattr(model_file, "COMPILE", FastWay("--compile", "without"))
+    yield
+    if "breaks" not in request.fixturenames:
+        assert not packing.FLEX.given_up and not model_file.COMPILE.given_up, "the line on standard output says why"
+
+
+@pytest.fixture
+def breaks():
+    """What a test asks for that gives up a fast way on purpose."""
 
 
 def gpt(seed: int = 0, device: str = "cuda", dtype: torch.dtype = torch.float32) -> GPT:
@@ -100,16 +119,70 @@ def test_flex_attention_s_kernel_is_attention_by_spans(sizes, dtype, tolerance):
     for values, like, device in ((found, qkv.cuda(), "cuda"), (expected, qkv.double(), "cpu")):
         q, k, v = (z.clone().requires_grad_() for z in like.unbind())
         if device == "cuda":
-            mixed = attend_at_once(q, k, v, compiled_flex_attention(), block_mask(layout.to("cuda")))
+            mixed = attend_at_once(q, k, v, block_mask(layout.to("cuda")))
         else:
             mixed = attend_by_spans(q, k, v, sizes)
         values += [mixed, *torch.autograd.grad((weight.to(mixed) * mixed).sum(), (q, k, v))]
     assert_close(found, expected, tolerance)
 
 
-def test_a_row_on_a_gpu_goes_through_the_kernel_unless_there_is_dropout():
-    layout = lay_out([(2, 3, 1)]).to("cuda")
-    assert attention(layout).func is attend_at_once and attention(layout, 0.1).func is attend_by_spans
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("tf32", ["highest", "high"])
+@pytest.mark.parametrize("channels", [16, 32, 64])
+def test_the_trial_accepts_this_card_s_kernel(dtype, tf32, channels, capsys):
+    """For the heads of the toy (32) and of GPT-2 (64), and whether or not float32 is multiplied in TF32. Without a
+    trial too many, and without a word."""
+    torch.set_float32_matmul_precision(tf32)
+    layout = lay_out(ROWS["many blocks"]).to("cuda")
+    qkv = torch.randn(3, 4, len(layout.positions), channels, generator=torch.Generator().manual_seed(0)).to("cuda", dtype)
+    for again in range(2):
+        mixed = attention(layout)(*qkv)
+        torch.testing.assert_close(mixed, attend_by_spans(*qkv, layout.sizes), rtol=2e-2, atol=2e-2)
+    assert packing.FLEX.passed == {(3, channels, dtype)} and not packing.FLEX.given_up and capsys.readouterr().out == ""
+
+
+def test_dropout_goes_by_spans():
+    assert attention(lay_out([(2, 3, 1)]).to("cuda"), 0.1).func is attend_by_spans
+
+
+def broken(*args, **kwargs):
+    raise RuntimeError("Cannot find a working triton installation.")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_card_without_the_kernel_or_a_compiler_trains_as_well(breaks, monkeypatch, capsys, dtype, recompute):
+    """Both are tried, both fail; a line each, and the log-probs and gradients of the same model without either."""
+    model, batch, found = gpt(), pack(some_trees(0, ROWS["many blocks"])).to("cuda"), []
+    model.recompute = recompute
+    monkeypatch.setattr(packing, "compiled_flex_attention", lambda: broken)
+    monkeypatch.setattr(model_file, "compiled", lambda half: broken)
+    for given_up in (True, False):
+        packing.FLEX.given_up = given_up
+        if not given_up:
+            model.compile_blocks()
+        with autocast(torch.device("cuda"), dtype):
+            logps = response_logps(model, batch)
+        found.append([logps, *gradients(model, logps.sum())])
+    assert_close(*found, 1e-4)
+    out = capsys.readouterr().out
+    assert out.count("FlexAttention is not used") == out.count("--compile is not used") == 1
+
+
+def test_a_wrong_kernel_is_found(breaks, monkeypatch, capsys):
+    """One that sees a token too many, computed on the card."""
+
+    def leaking(q, k, v, block_mask):
+        places = torch.arange(q.shape[2], device=q.device)
+        seen = block_mask.mask_mod(0, 0, places[:, None], places)
+        seen[127, 128] = True
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+
+    monkeypatch.setattr(packing, "compiled_flex_attention", lambda: leaking)
+    layout = lay_out(ROWS["two blocks"]).to("cuda")
+    qkv = torch.randn(3, 2, len(layout.positions), 32, generator=torch.Generator().manual_seed(0)).to("cuda")
+    assert torch.equal(attention(layout)(*qkv), attend_by_spans(*qkv, layout.sizes))
+    assert "in a trial its values or gradients were off by" in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------------------------------- log-probs and gradients
@@ -276,6 +349,41 @@ def test_the_likeliest_tokens_are_the_same():
     written = [generate(gpt(0, device), prompts, end_of_text=96, max_new_tokens=30, temperature=0) for device in ("cuda", "cpu")]
     same = sum(a == b for a, b in zip(*written))
     assert same >= 4, written
+
+
+def test_the_card_is_there_and_works():
+    assert pick_device("auto") == "cuda" and trouble_with("cuda") is None
+    assert lacks("cuda", "float32") is None and (lacks("cuda", "bfloat16") is None) == (torch.cuda.get_device_properties(0).major >= 8 or bool(torch.version.hip))
+
+
+def test_a_row_that_no_card_holds_is_known_as_used_up_memory():
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**50, device="cuda")
+    assert out_of_memory(refused.value)
+    assert torch.ones(2, device="cuda").sum().item() == 2, "and the card goes on working"
+
+
+def test_a_run_whose_memory_is_used_up_goes_on_afterwards(monkeypatch, capsys, tmp_path):
+    """The card's own error out of the middle of preference training: one line; --resume ends as the unbroken run does,
+    but for rounding."""
+    monkeypatch.chdir(tmp_path)
+    shape = "--n-layer 1 --n-head 2 --n-embd 64 --context 40 --device cuda --save-every 2 --batch-size 4".split()
+    arguments = ["--data", preference_file(tmp_path / "mine.jsonl"), *shape, *SHORT]
+    assert run(monkeypatch, capsys, train_command, *arguments, "--out", "whole")[0] == 0
+    steps, step = [], training.train_step
+
+    def full(*given):
+        steps.append(given)
+        return torch.empty(2**50, device="cuda") if len(steps) == 9 else step(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_step", full)
+        status, _, err = run(patch, capsys, train_command, *arguments, "--out", "full")
+    assert status == 1 and err.count("\n") == 1 and "out of memory on cuda (OutOfMemoryError: CUDA out of memory" in err
+    status, _, err = run(monkeypatch, capsys, train_command, "--resume", "full", "--checkpoint-activations")
+    assert (status, err) == (0, "")
+    weights, expected = (load_checkpoint(tmp_path / name / "dpo.pt")["model"] for name in ("full", "whole"))
+    assert_close([*weights.values()], [*expected.values()], 1e-2)
 
 
 @pytest.mark.parametrize("flags", [[], ["--dtype", "bfloat16", "--tokens-per-batch", "200"], ["--compile", "--checkpoint-activations", "--precompute-ref"]], ids=str)

@@ -217,9 +217,10 @@ def test_attention_at_once_is_attention_by_spans(sizes):
     """The mask as FlexAttention applies it, without the kernel that a GPU would make of it."""
     layout = lay_out(sizes)
     q, k, v = random_qkv(layout)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")  # it says that it is slow like this
-        at_once = attend_at_once(q, k, v, flex_attention, block_mask(layout))
+        patch.setattr(packing, "compiled_flex_attention", lambda: flex_attention)
+        at_once = attend_at_once(q, k, v, block_mask(layout))
     assert_equal_to_rounding([at_once], [attend_by_spans(q, k, v, sizes)])
 
 
