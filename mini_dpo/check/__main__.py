@@ -28,7 +28,7 @@ def main() -> None:
     loss = find_loss(arguments.loss)
     if arguments.examples < 1:
         raise UserError(f"--examples must be at least 1, not {arguments.examples}")
-    file = loss.function.__code__.co_filename
+    file = arguments.loss.rsplit(":", 1)[0] if ".py:" in arguments.loss else loss.function.__code__.co_filename
     with set_apart(file):
         problem = try_loss(loss, loss.hyperparameters)  # said once, and not by every property
     if problem:

@@ -66,7 +66,7 @@ def same(a: Tensor, b: Tensor) -> bool:
     share=0.5,
 )
 def computes_its_formula(loss, draw, hyper):
-    logps = draw(batches(loss, largest=3, nats=500))
+    logps = draw(batches(loss, largest=3, nats=200))
     try:
         expected, slopes = values_and_slopes(loss, logps, hyper, read(loss))
     except Unreadable as reason:
