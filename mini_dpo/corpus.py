@@ -21,6 +21,7 @@ from mini_dpo.data import (
     load_demonstrations,
     load_feedback,
     load_preferences,
+    same_prompt,
     split_by_prompt,
     split_pairs,
 )
@@ -93,14 +94,18 @@ def toy_corpus(tokenizer: Tokenizer, context: int, held_out: str = "test") -> Co
 
 
 def own_corpus(data: str | None, sft_data: str | None, tokenizer: Tokenizer, context: int, paired: bool) -> Corpus:
-    """A preference file, an SFT file, or both. No prompt that is held out in one is trained on in the other."""
+    """A preference file, an SFT file, or both. No prompt that is held out in one is trained on in either."""
     of_pairs = paired or not data or holds_pairs(data)
     load, encode_them = (load_preferences, encode_preferences) if of_pairs else (load_feedback, encode_feedback)
-    preferences, kept_preferences = split_by_prompt(load(data)) if data else ([], [])
-    if sft_data:
-        demonstrations, kept_demonstrations = split_by_prompt(load_demonstrations(sft_data))
-        demonstrations = without_prompts(demonstrations, {p.prompt for p in kept_preferences}, sft_data)
-    else:
+    files = (load(data) if data else [], load_demonstrations(sft_data) if sft_data else [])
+    (preferences, kept_preferences), (demonstrations, kept_demonstrations) = split_by_prompt(*files)
+    for path, train, whole in ((data, preferences, files[0]), (sft_data, demonstrations, files[1])):
+        if whole and not train:
+            raise UserError(f"{path}: every prompt is held out in the other file; add examples with other prompts")
+    prompts = {e.prompt for examples in files for e in examples}
+    if twins := len(prompts) - len({same_prompt(prompt) for prompt in prompts}):
+        print(f"{twins} of {len(prompts)} prompts differ from another one by blanks, letter case or Unicode form only: held out or trained on together")
+    if not sft_data:
         print(f"{data}: no --sft-data, so SFT imitates its {'chosen' if of_pairs else 'liked'} responses")
         demonstrations, kept_demonstrations = chosen_responses(preferences), chosen_responses(kept_preferences)
     source, sft_source = str(data), str(sft_data or data)
@@ -123,13 +128,3 @@ def chosen_responses(preferences: Sequence[Preference] | Sequence[Feedback]) -> 
     if all(isinstance(p, Preference) for p in preferences):
         return [Demonstration(p.prompt, p.chosen, p.line) for p in preferences]
     return [Demonstration(p.prompt, p.completion, p.line) for p in preferences if p.label]
-
-
-def without_prompts(demonstrations: list[Demonstration], prompts: set[str], source: str) -> list[Demonstration]:
-    """Leave out examples whose prompt is held out elsewhere, aloud. Raises UserError if none is left."""
-    kept = [d for d in demonstrations if d.prompt not in prompts]
-    if len(kept) < len(demonstrations):
-        print(f"{source}: left out {len(demonstrations) - len(kept)} of {len(demonstrations)} examples: their prompts are held-out preferences")
-    if not kept:
-        raise UserError(f"{source}: every prompt is a held-out preference's; add examples with other prompts")
-    return kept

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -146,13 +147,20 @@ def check_text(place: str, text: object, may_be_empty: bool) -> None:
 T = TypeVar("T", Preference, Feedback, Demonstration)
 
 
-def split_by_prompt(examples: list[T], share: float = 0.1) -> tuple[list[T], list[T]]:
-    """Split into (train, held out) so that no prompt is in both: `share` of the distinct prompts, by their hash, so
-    that it depends on nothing else. A file with a single prompt holds nothing out."""
-    prompts = sorted({e.prompt for e in examples}, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
-    n = min(len(prompts) - 1, max(1, round(share * len(prompts))))
-    held_out = set(prompts[:n])
-    return [e for e in examples if e.prompt not in held_out], [e for e in examples if e.prompt in held_out]
+def split_by_prompt(*files: list[T], share: float = 0.1) -> list[tuple[list[T], list[T]]]:
+    """Split the examples of each file into (train, held out) so that no prompt is in both, of whichever file: `share` of
+    each file's distinct prompts, by their hash, so that it depends on nothing else. A file with a single prompt holds
+    nothing out of its own. Prompts that differ in their form only are the same."""
+    held_out: set[str] = set()
+    for examples in files:
+        prompts = sorted({same_prompt(e.prompt) for e in examples}, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
+        held_out |= set(prompts[: min(len(prompts) - 1, max(1, round(share * len(prompts))))]) if prompts else set()
+    return [([e for e in examples if same_prompt(e.prompt) not in held_out], [e for e in examples if same_prompt(e.prompt) in held_out]) for examples in files]  # fmt: skip
+
+
+def same_prompt(prompt: str) -> str:
+    """What two prompts have in common that differ by white space, letter case or Unicode form (NFKC) only."""
+    return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
 # -------------------------------------------------------------------------------------------- examples to tokens
@@ -282,7 +290,7 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class FeedbackBatch:
-    """B single responses. desirable: (B,) of bool. mismatched: M <= B of their prompts with another one's response
+    """B single responses. desirable: (B,) of bool. mismatched: M <= B of their prompts with another prompt's response
     each, for KTO; None where nobody asks for them. ref_logps: (B,), None where they are not known ahead."""
 
     sequences: Batch
@@ -343,19 +351,20 @@ def collate_feedback(examples: Sequence[EncodedFeedback], context: int | None = 
 
 
 def mismatch(sequences: Sequence[Encoded], context: int) -> list[Encoded]:
-    """Each prompt with the response of the next sequence, or of the first one after it with which it fits the context.
-    A prompt that fits with none is left out. Raises UserError if all are: a batch of one has no other response."""
+    """Each prompt with the response of the nearest sequence after it, the first ones following the last, that answers
+    another prompt and fits the context with this one. A prompt without such is left out. Raises UserError if all are."""
     parts = [sequence.split() for sequence in sequences]
     found = []
     for i, (prompt, _) in enumerate(parts):
-        others = (response for _, response in parts[i + 1 :] + parts[:i])
+        others = (response for other, response in parts[i + 1 :] + parts[:i] if other != prompt)
         fits = next((response for response in others if len(prompt) + len(response) <= context), None)
         if fits is not None:
             found.append(join(prompt, fits))
     if not found:
-        if len(parts) == 1:
-            raise UserError("KTO sets each prompt of a batch against another one's response, and this batch is a single example; use a larger --batch-size")
-        raise UserError(f"KTO sets each prompt of a batch against another one's response, and no prompt of this batch fits into the context of {context} tokens with one; use a larger --batch-size or --context")  # fmt: skip
+        what = "KTO sets each prompt of a batch against another prompt's response, and"
+        if all(prompt == parts[0][0] for prompt, _ in parts):
+            raise UserError(f"{what} this batch has one prompt only; use a larger --batch-size")
+        raise UserError(f"{what} no prompt of this batch fits into the context of {context} tokens with one; use a larger --batch-size or --context")
     return found
 
 
@@ -364,11 +373,12 @@ class Batches(Generic[E]):
 
     A batch has `batch_size` examples, or as many as fit into a row of `tokens` tokens. Batch number k is the same
     whether or not the batches before it were made, so a resumed run sees what the unbroken one would have seen. The
-    last batch of an epoch may be smaller; if one example alone is left over, it joins the batch before.
+    last batch of an epoch may be smaller. mixed: single responses whose batches hold two prompts at least, for KTO.
     """
 
-    def __init__(self, examples: Sequence[E], collate: Callable, batch_size: int | None, seed: int, tokens: int | None = None) -> None:
+    def __init__(self, examples: Sequence[E], collate: Callable, batch_size: int | None, seed: int, tokens: int | None = None, mixed: bool = False) -> None:
         self.examples, self.collate, self.batch_size, self.seed, self.tokens = examples, collate, batch_size, seed, tokens
+        self.prompts = [e.sequence.split()[0] for e in examples] if mixed else None
         self.starts = [0]  # the number of each epoch's first batch, as far as it is known
         self.plan = lru_cache(maxsize=2)(self.plan_epoch)
 
@@ -405,6 +415,38 @@ class Batches(Generic[E]):
                 room = self.tokens or self.batch_size
             batches[-1].append(j)
             room -= size
-        if len(batches) > 1 and len(batches[-1]) == 1 and self.batch_size != 1:
-            batches[-2:] = [batches[-2] + batches[-1]]
-        return batches
+        return batches if self.prompts is None else self.mix(batches)
+
+    def mix(self, batches: list[list[int]]) -> list[list[int]]:
+        """See to it that each batch holds two prompts, where the examples allow it: one that has a single prompt gets an
+        example from the nearest batch that can spare one. No batch grows beyond its tokens; beyond its number of
+        examples only the epoch's last, by one that would be alone."""
+        alone = batches.pop() if self.batch_size and len(batches) > 1 and len(batches[-1]) == 1 else []
+        for i in range(len(batches)):
+            if not self.is_mixed(batches[i]):
+                for k in sorted(set(range(len(batches))) - {i}, key=lambda k: abs(k - i)):
+                    if traded := self.trade(batches[i], batches[k]):
+                        batches[i], batches[k] = traded
+                        break
+        return [*batches[:-1], batches[-1] + alone]
+
+    def trade(self, batch: list[int], donor: list[int]) -> tuple[list[int], list[int]] | None:
+        """Both batches after one example has gone from `donor` to `batch`, for nothing or for one in exchange, so that
+        both are mixed and within their size; None if no example does that."""
+        for taken in donor:
+            if self.prompts[taken] != self.prompts[batch[0]]:
+                for back in ([], batch[:1]):
+                    both = batch[len(back) :] + [taken], [j for j in donor if j != taken] + back
+                    if all(self.is_mixed(changed) and self.fits(changed) for changed in both):
+                        return both
+        return None
+
+    def can_be_mixed(self) -> bool:
+        """Whether there are prompts enough for two in each batch (of a pass in file order)."""
+        return bool(self.examples) and all(self.is_mixed(batch) for batch in self.cut(range(len(self.examples))))
+
+    def is_mixed(self, batch: list[int]) -> bool:
+        return any(self.prompts[j] != self.prompts[batch[0]] for j in batch)
+
+    def fits(self, batch: list[int]) -> bool:
+        return sum(self.examples[j].n_tokens for j in batch) <= self.tokens if self.tokens else len(batch) <= self.batch_size

@@ -100,17 +100,18 @@ def prepare(settings: Settings) -> tuple[Tokenizer, GPT, Corpus]:
     corpus = load_corpus(settings.data, settings.sft_data, tokenizer, model.config.context, settings.stage == "sft" or loss.paired)
     if settings.stage != "dpo" and not corpus.responses:
         raise UserError(f"{settings.data}: no liked response for SFT to imitate; give --sft-data, or start from a model that can talk: --stage dpo --init-from")
-    if settings.stage != "sft" and loss.facts["mismatched"] and len(corpus.preferences) < 2:
-        raise UserError(f"{settings.data}: {settings.loss} needs at least two examples to train on, to set prompts against each other's responses")
     check_room(settings, corpus, loss)
+    if settings.stage != "sft" and loss.facts["mismatched"] and not preference_batches(settings, loss, model, corpus.preferences).can_be_mixed():
+        raise UserError(f"{settings.data}: {settings.loss} sets the prompts of a batch against each other's responses, and there are too few different prompts to train on; use a larger --batch-size or another loss")  # fmt: skip
     return tokenizer, model, corpus
 
 
 def check_room(settings: Settings, corpus: Corpus, loss: Loss) -> None:
-    """Raise UserError if an example (two of them, where a loss sets one against another) takes more than a batch's tokens."""
+    """Raise UserError if an example (three of them, where a loss sets prompts against each other's responses: of any
+    smaller number that fill a batch, none could be spared for one left alone) takes more than a batch's tokens."""
     if settings.tokens_per_batch:
         used = {"sft": (corpus.responses, corpus.valid_responses), "dpo": (corpus.preferences, corpus.valid_preferences)}
-        longest = [(1 + (stage == "dpo" and loss.facts["mismatched"])) * max((e.n_tokens for es in used[stage] for e in es), default=0) for stage in used if settings.stage in (stage, "all")]  # fmt: skip
+        longest = [(1 + 2 * (stage == "dpo" and loss.facts["mismatched"])) * max((e.n_tokens for es in used[stage] for e in es), default=0) for stage in used if settings.stage in (stage, "all")]  # fmt: skip
         if settings.tokens_per_batch < max(longest):
             raise UserError(f"--tokens-per-batch {settings.tokens_per_batch} does not hold the longest of the examples; give {max(longest)} or more")
 
@@ -180,24 +181,29 @@ def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, poli
     """Teach the SFT model, `policy`, to be liked; the result is `dpo.pt`, and returned. The reference is there only if
     asked, and only as long."""
     loss = find_loss(settings.loss)
-    context = policy.config.context if loss.facts["mismatched"] else None
-    collate_them = collate_pairs if loss.paired else partial(collate_feedback, context=context)
-    batches_of = lambda examples: Batches(examples, collate_them, settings.batch_size, settings.seed, settings.tokens_per_batch)  # noqa: E731
-    batches = batches_of(corpus.preferences)
+    batches = preference_batches(settings, loss, policy, corpus.preferences)
     lr = settings.lr or default_lr("dpo", policy.config.n_embd)
     config = loop_config(settings, batches, lr, settings.steps, settings.epochs, weight_decay=0.0)
     passes = config.steps * config.accumulate / batches.count(1)
     examples, reference = reference_for(settings, loss, policy, corpus.preferences + corpus.valid_preferences, tokenizer, passes)
     n = len(corpus.preferences)
-    batches, valid = batches_of(examples[:n]), batches_of(examples[n:])
+    batches, valid = (preference_batches(settings, loss, policy, these) for these in (examples[:n], examples[n:]))
+    watch = valid.can_be_mixed() if loss.facts["mismatched"] else bool(valid.examples)
     objective = preference_objective(loss, settings.loss_options, reference, settings.sft_weight)
     options = {**settings.loss_options, **({"sft_weight": settings.sft_weight} if settings.sft_weight else {})}
     print("  ".join([loss.name, *(f"{name} {shown(value)}" for name, value in options.items())]), flush=True)
     if settings.accumulate > 1 and not loss.fact("decomposes", **settings.loss_options):
         size = f"{settings.batch_size or settings.tokens_per_batch} {'examples' if settings.batch_size else 'tokens'}"
         print(f"{loss.name} looks at a batch as a whole: {settings.accumulate} accumulated batches of {size} are not one that is {settings.accumulate} times as large")
-    train(policy, objective, batches, config, StageFiles("dpo", folder, tokenizer.name), valid if len(valid.examples) > (context is not None) else None)
+    train(policy, objective, batches, config, StageFiles("dpo", folder, tokenizer.name), valid if watch else None)
     return policy.eval()
+
+
+def preference_batches(settings: Settings, loss: Loss, model: GPT, examples: list) -> Batches:
+    """The examples in batches as the loss wants them."""
+    mismatched = loss.facts["mismatched"]
+    collate_them = collate_pairs if loss.paired else partial(collate_feedback, context=model.config.context if mismatched else None)
+    return Batches(examples, collate_them, settings.batch_size, settings.seed, settings.tokens_per_batch, mixed=mismatched)
 
 
 def reference_for(settings: Settings, loss: Loss, policy: GPT, examples: list, tokenizer: Tokenizer, passes: float) -> tuple[list, GPT | None]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from mini_dpo.data import (
     Batches,
     Demonstration,
+    EncodedFeedback,
     EncodedPair,
     Preference,
     collate,
@@ -23,6 +25,7 @@ from mini_dpo.data import (
     load_preferences,
     mismatch,
     pack,
+    same_prompt,
     split_by_prompt,
 )
 from mini_dpo.errors import UserError
@@ -230,15 +233,30 @@ def test_only_one_prompt_is_shared_and_it_is_not_empty():
             pack(trees)
 
 
-@given(encoded_sequences(n=5), st.integers(4, 10))
-def test_a_mismatched_response_is_another_one_s_and_fits(sequences, context):
-    """Whatever prompt stays out fits with no response of another one's."""
-    parts = [s.split() for s in sequences]
-    fits = [[join(prompt, parts[j][1]) for j in [*range(i + 1, 5), *range(i)] if len(prompt) + len(parts[j][1]) <= context] for i, (prompt, _) in enumerate(parts)]
-    if any(fits):
-        assert mismatch(sequences, context) == [candidates[0] for candidates in fits if candidates]
+def another_prompts_response(sequences, context):
+    """In plain loops: of each prompt, with the first response after it that answers another prompt and fits."""
+    found = []
+    for i, sequence in enumerate(sequences):
+        prompt = sequence.split()[0]
+        for step in range(1, len(sequences)):
+            other, response = sequences[(i + step) % len(sequences)].split()
+            if other != prompt and len(prompt) + len(response) <= context:
+                found.append(join(prompt, response))
+                break
+    return found
+
+
+@given(encoded_trees(n=3), st.integers(4, 10))
+def test_a_mismatched_response_answers_another_prompt_and_fits(trees, context):
+    """Never the same prompt, whether its other responses stand beside it or it comes again later. Whatever prompt stays
+    out fits with no response of another one's."""
+    sequences = [sequence for tree in [*trees, trees[0]] for sequence in tree]
+    expected = another_prompts_response(sequences, context)
+    if expected:
+        assert mismatch(sequences, context) == expected
     else:
-        with pytest.raises(UserError, match="no prompt of this batch fits"):
+        alone = len({tuple(sequence.split()[0]) for sequence in sequences}) == 1
+        with pytest.raises(UserError, match="this batch has one prompt only" if alone else "no prompt of this batch fits"):
             mismatch(sequences, context)
 
 
@@ -268,17 +286,41 @@ def test_every_example_once_an_epoch_in_an_order_that_needs_no_history(lengths, 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=40), st.integers(23, 120), st.integers(0, 5))
 def test_a_batch_of_tokens_is_as_full_as_it_can_be(lengths, tokens, seed):
-    """No batch goes beyond its tokens, and none could have held the next example too. Only the epoch's last may: one
-    example that would be alone in it has joined the one before, for losses that compare a batch's examples."""
+    """No batch goes beyond its tokens, not even the last, and none could have held the next example too."""
     batches = numbered(lengths, None, seed, tokens=tokens)
     cost = [batches.examples[i].n_tokens for i in range(len(lengths))]
     epoch = [batches[k] for k in range(batches.count(1))]
-    *before, last = epoch
     sums = [sum(cost[i] for i in batch) for batch in epoch]
-    assert max(cost) <= tokens and all(total <= tokens for total in sums[:-1])
-    assert sums[-1] <= tokens or sum(cost[i] for i in last[:-1]) <= tokens
+    assert all(total <= tokens for total in sums)
     assert all(total + cost[following[0]] > tokens for total, following in zip(sums, epoch[1:]))
-    assert len(last) > 1 or not before
+
+
+answers = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), min_size=2, max_size=30)  # (which prompt, tokens of the response)
+
+
+@given(answers, st.fixed_dictionaries({"batch_size": st.integers(2, 9)}) | st.fixed_dictionaries({"batch_size": st.none(), "tokens": st.integers(24, 60)}), st.integers(0, 5))
+@example([(0, 1)] * 8 + [(1, 1)] * 8, {"batch_size": 4}, 0)  # in file order, no batch has two prompts
+@example([(i, 5) for i in range(4)], {"batch_size": None, "tokens": 24}, 0)  # three fill a batch, and one is left over
+def test_a_mixed_batch_holds_two_prompts_wherever_there_are_enough(answers, size, seed):
+    """Every example once, no batch beyond its tokens (or its number, but for one that would be alone), and the same plan
+    whether or not others were made. Where every prompt is as frequent as the others, no batch has a single one."""
+    examples = [EncodedFeedback(join([prompt, 0, 0], [1] * length), True) for prompt, length in answers]
+    number = {id(example): i for i, example in enumerate(examples)}
+    make = lambda: Batches(examples, lambda chosen: [number[id(example)] for example in chosen], **size, seed=seed, mixed=True)  # noqa: E731
+    batches = make()
+    n = batches.count(1)
+    epoch = [batches[k] for k in range(n)]
+    assert [make()[k] for k in reversed(range(n))][::-1] == epoch
+    for cut in (epoch, list(batches.once())):
+        assert sorted(i for batch in cut for i in batch) == list(range(len(examples)))
+        if size["batch_size"]:
+            assert all(len(batch) <= size["batch_size"] + (k == len(cut) - 1) for k, batch in enumerate(cut))
+        else:
+            assert all(sum(examples[i].n_tokens for i in batch) <= size["tokens"] for batch in cut)
+        alone = [batch for batch in cut if len({answers[i][0] for i in batch}) == 1]
+        frequent = max(sum(prompt == p for prompt, _ in answers) for p in range(4))
+        assert not alone or 2 * frequent > len(answers), alone
+    assert batches.can_be_mixed() == all(len({answers[i][0] for i in batch}) > 1 for batch in batches.once())
 
 
 @given(st.integers(1, 30), sizes_of_batches, st.floats(0.01, 4))
@@ -293,8 +335,27 @@ def test_epochs_are_counted_in_batches(n, size, epochs):
 @given(prompts=st.lists(texts, min_size=1, max_size=30))
 def test_held_out_prompts_are_never_trained_on(prompts):
     examples = [Demonstration(p, "r", line=i) for i, p in enumerate(prompts)]
-    train, held_out = split_by_prompt(examples)
+    ((train, held_out),) = split_by_prompt(examples)
     assert sorted(train + held_out, key=lambda e: e.line) == examples
-    assert not {e.prompt for e in train} & {e.prompt for e in held_out}
-    assert train and (held_out or len(set(prompts)) == 1)
-    assert split_by_prompt(examples[::-1])[0][::-1] == train, "the split must not depend on the file's order"
+    assert not {same_prompt(e.prompt) for e in train} & {same_prompt(e.prompt) for e in held_out}
+    assert train and (held_out or len({same_prompt(p) for p in prompts}) == 1)
+    ((backwards, _),) = split_by_prompt(examples[::-1])
+    assert backwards[::-1] == train, "the split must not depend on the file's order"
+
+
+# few enough words for two files to share some, each in several forms
+prompts_in_forms = st.builds("{}{}{}".format, st.sampled_from(["", " ", "\t\n"]), st.integers(0, 40).map("say {} café".format), st.sampled_from(["", " "])).flatmap(
+    lambda text: st.sampled_from([text, text.upper(), text.replace(" ", "  "), text.replace("é", "e\u0301"), text.replace("ca", "ｃａ")])
+)
+
+
+@given(st.lists(prompts_in_forms, min_size=1, max_size=30), st.lists(prompts_in_forms, max_size=30))
+def test_what_is_held_out_in_one_file_is_trained_on_in_neither(pairs, demonstrations):
+    """In both directions, and whatever form the prompt has. Nothing is lost, and each file holds out its tenth at least."""
+    files = [Preference(p, "c", "r", line=i) for i, p in enumerate(pairs)], [Demonstration(p, "r", line=i) for i, p in enumerate(demonstrations)]
+    split = split_by_prompt(*files)
+    plain = lambda examples: {"".join(unicodedata.normalize("NFKC", e.prompt).casefold().split()) for e in examples}  # noqa: E731
+    assert not set.union(*(plain(train) for train, _ in split)) & set.union(*(plain(held_out) for _, held_out in split))
+    for examples, (train, held_out) in zip(files, split):
+        assert sorted(train + held_out, key=lambda e: e.line) == examples
+        assert len(plain(held_out)) >= min(round(len(plain(examples)) / 10), len(plain(examples)) - 1)

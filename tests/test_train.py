@@ -1,5 +1,6 @@
 """`python -m mini_dpo.train` as people use and misuse it."""
 
+import hashlib
 import json
 import math
 import os
@@ -9,8 +10,11 @@ import torch
 
 from mini_dpo import dpo, sample, show, train
 from mini_dpo.checkpoint import load_checkpoint, load_model
+from mini_dpo.corpus import load_corpus
+from mini_dpo.data import same_prompt
 from mini_dpo.losses import LOSSES
 from mini_dpo.settings import Settings, parse
+from mini_dpo.tokenizer import load_tokenizer
 from tests.commands import SHAPE, SHORT, SMALL, preference_file, run, sft_file
 
 
@@ -147,8 +151,9 @@ def test_a_paired_file_is_split_in_two(go, own):
 def test_kto_refuses_a_batch_of_one(go, here, own):
     status, _, err = go("--data", own, *SMALL, *SHORT, "--loss", "kto", "--batch-size", 1)
     assert status == 2 and "use --batch-size 2 or more" in err and err.count("\n") == 1
-    status, _, err = go("--data", feedback_file(here / "f.jsonl", n=2, label=True), *SMALL, *SHORT, "--loss", "kto")
-    assert status == 2 and "needs at least two examples" in err and err.count("\n") == 1
+    for change in ({"n": 2, "label": True}, {"prompt": "same"}):  # one example, or one prompt, to train on
+        status, _, err = go("--data", feedback_file(here / "f.jsonl", **change), *SMALL, *SHORT, "--loss", "kto")
+        assert status == 2 and "too few different prompts" in err and err.count("\n") == 1
     assert not (here / "runs").exists()
 
 
@@ -278,13 +283,26 @@ def test_sft_data_of_one_s_own(go, here, own):
     assert status == 0 and "DPO" not in out
 
 
-def test_prompts_held_out_as_preferences_are_no_sft_examples(go, here, own):
-    lines = [json.dumps({"prompt": f"say {i}", "response": "well"}) for i in range(12)]
-    (here / "sft.jsonl").write_text("\n".join(lines))
-    status, out, _ = go("--data", own, "--sft-data", "sft.jsonl", *SMALL, *SHORT)
-    assert status == 0 and "their prompts are held-out preferences" in out or "1 of 12 responses" in out
-    held_out = {row["prompt"] for row in rows(here / "runs/1/samples.jsonl")}
-    assert len(held_out) == 1
+def test_prompts_held_out_in_one_file_are_trained_on_in_neither(go, here):
+    """Twelve prompts in both files, and in each file ten of its own, so that each holds out what the other has."""
+    pairs, demonstrations = here / "pairs.jsonl", here / "sft.jsonl"
+    common = [f"say {i}" for i in range(12)]
+    pairs.write_text("".join(json.dumps({"prompt": p, "chosen": "yes", "rejected": "no"}) + "\n" for p in [*common, *(f"ask {i}" for i in range(30))]))
+    demonstrations.write_text("".join(json.dumps({"prompt": f" {p.upper()}", "response": "well"}) + "\n" for p in [*common, *(f"tell {i}" for i in range(10))]))
+    corpus = load_corpus(str(pairs), str(demonstrations), load_tokenizer("toy"), 40)
+    prompts = lambda encoded: {same_prompt(load_tokenizer("toy").decode(e.split()[0][1:-1])) for e in encoded}  # noqa: E731
+    trained_on = prompts(corpus.responses) | prompts(p.chosen for p in corpus.preferences)
+    held_out = prompts(corpus.valid_responses) | prompts(p.chosen for p in corpus.valid_preferences)
+    assert not trained_on & held_out and len(trained_on | held_out) == 52
+    status, out, _ = go("--data", pairs, "--sft-data", demonstrations, *SMALL, *SHORT)
+    assert status == 0 and "12 of 64 prompts differ from another one by blanks, letter case or Unicode form only" in out
+
+
+def test_a_file_whose_only_prompt_is_held_out_in_the_other_is_refused(go, here, own):
+    common = min(range(12), key=lambda i: hashlib.sha256(f"say {i}".encode()).digest())
+    (here / "sft.jsonl").write_text(json.dumps({"prompt": f"say {common}", "response": "well"}))
+    status, _, err = go("--data", own, "--sft-data", "sft.jsonl", *SMALL, *SHORT)
+    assert status == 2 and "sft.jsonl: every prompt is held out in the other file" in err and err.count("\n") == 1
 
 
 def test_one_prompt_alone_trains_and_says_that_nothing_is_measured(go, here):
@@ -391,7 +409,7 @@ def test_data_longer_than_the_context(go, here):
 
 @pytest.mark.parametrize("loss", ["dpo", "kto"])
 def test_too_few_tokens_for_a_batch_are_refused_with_the_number_to_give(go, here, own, loss):
-    """That number is enough, and one less is not; KTO, which sets two examples against each other, needs two of the longest."""
+    """That number is enough, and one less is not; KTO, whose batches hold two prompts at least, needs three of the longest."""
     status, _, err = go("--data", own, *SHAPE, *SHORT, "--loss", loss, "--tokens-per-batch", 5)
     assert status == 2 and "--tokens-per-batch 5 does not hold the longest of the examples; give " in err and err.count("\n") == 1
     needed = int(err.split("give ")[1].split()[0])
