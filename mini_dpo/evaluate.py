@@ -24,12 +24,13 @@ BATCH = 128  # sequences scored at a time
 PROMPTS = 256  # at most so many held-out prompts are answered
 
 
-def evaluate(sft: GPT, policy: GPT | None, tokenizer: Tokenizer, held_out: HeldOut, seed: int, dtype: str) -> tuple[dict, list[dict]]:
+def evaluate(sft: GPT, policy: GPT | None, tokenizer: Tokenizer, held_out: HeldOut, seed: int, dtype: str, reference: GPT | None = None) -> tuple[dict, list[dict]]:  # fmt: skip
     """The closing table as numbers, and the answers behind it: (summary, one sample a prompt).
 
-    sft: the model before preference training, which is also the reference. policy: the one after, None without that
-    stage. The two draw their answers with different random numbers.
+    sft: the model before preference training, which is also the reference if no other is given. policy: the one after,
+    None without that stage. The two draw their answers with different random numbers.
     """
+    reference = reference or sft
     prompts = list(dict.fromkeys(held_out.prompts))[:PROMPTS]
     models = {"sft": sft} if policy is None else {"sft": sft, "dpo": policy}
     sequences = held_out.responses or [pair.chosen for pair in held_out.pairs]
@@ -49,11 +50,13 @@ def evaluate(sft: GPT, policy: GPT | None, tokenizer: Tokenizer, held_out: HeldO
     summary = {"prompts": len(prompts), "pairs": len(held_out.pairs), **columns}
     if policy is not None:
         dpo = summary["dpo"]
-        dpo["kl"], dpo["kl_error"] = estimate_kl(policy, sft, tokenizer, prompts, ids["dpo"], dtype)
+        dpo["kl"], dpo["kl_error"] = estimate_kl(policy, reference, tokenizer, prompts, ids["dpo"], dtype)
         if held_out.judge:
             dpo["win_rate"] = win_rate(held_out.judge, prompts, texts["dpo"], texts["sft"])
     if policy is not None and held_out.pairs:
-        dpo["reward_accuracy"], logps = compare_pairs(policy, sft, held_out.pairs, dtype)
+        dpo["reward_accuracy"], logps = compare_pairs(policy, reference, held_out.pairs, dtype)
+        if reference is not sft:
+            logps["sft"] = compare_pairs(policy, sft, held_out.pairs, dtype)[1]["sft"]
         for name in models:
             summary[name] |= logps[name]
         if held_out.judge:
@@ -124,13 +127,13 @@ def heading(loss: str) -> str:
 
 def table(summary: dict) -> str:
     """The summary as people read it."""
-    sft, dpo = summary["sft"], summary.get("dpo", {})
+    sft, dpo, start = summary["sft"], summary.get("dpo", {}), summary.get("start", "SFT")
     rows = [
         ("true reward", "reward", "{:.2f}"),
         ("  facts, -8 to 8", "facts", "{:.2f}"),
         ("  tone, -4 to 4", "tone", "{:.2f}"),
         ("  length, -6 to 0", "length", "{:.2f}"),
-        ("win rate against SFT, ties count half", "win_rate", "{:.3f}"),
+        (f"win rate against {start}, ties count half", "win_rate", "{:.3f}"),
         ("KL(policy || reference), nats a response", "kl", "{:.2f}"),
         ("perplexity on held-out SFT responses", "perplexity", "{:.3f}"),
         ("reward accuracy on held-out pairs", "reward_accuracy", "{:.3f}"),
@@ -140,7 +143,7 @@ def table(summary: dict) -> str:
         ("responses cut before their end", "unfinished", "{}"),
     ]
     name = heading(summary.get("loss", "dpo"))
-    lines = [f"{'on held-out prompts (%d)' % summary['prompts']:42}{'SFT':>12}" + (f"{name:>12}" if dpo else "")]
+    lines = [f"{'on held-out prompts (%d)' % summary['prompts']:42}{start:>12}" + (f"{name:>12}" if dpo else "")]
     for label, key, form in rows:
         if key in sft or key in dpo:
             cells = [form.format(column[key]) if key in column else "" for column in ([sft, dpo] if dpo else [sft])]

@@ -1,6 +1,9 @@
 """Files are read or refused with their line; tokens and mask agree; batches lose and repeat nothing."""
 
+import bz2
+import gzip
 import json
+import lzma
 import re
 import unicodedata
 
@@ -18,10 +21,11 @@ from mini_dpo.data import (
     collate,
     collate_pairs,
     encode,
-    encode_demonstrations,
-    encode_preferences,
+    encode_fitting,
+    holds_pairs,
     join,
     load_demonstrations,
+    load_feedback,
     load_preferences,
     mismatch,
     pack,
@@ -60,14 +64,15 @@ BROKEN = {
     "not json": ("{nope", "not JSON"),
     "cut off": ('{"prompt": "p", "chosen": "c", "rej', "not JSON"),
     "an array of all": ("[", "not JSON"),
-    "not an object": ('["p", "c", "r"]', "a JSON list, not an object"),
+    "not an object": ('["p", "c", "r"]', "a list, not an object"),
     "a key is missing": ('{"prompt": "p", "chosen": "c"}', "no 'rejected' (keys found: 'prompt', 'chosen')"),
-    "wrong type": ('{"prompt": "p", "chosen": 3, "rejected": "r"}', "'chosen' must be a string, not int"),
-    "chat messages": ('{"prompt": [{"role": "user"}], "chosen": "c", "rejected": "r"}', "'prompt' must be a string, not list"),
-    "null": ('{"prompt": null, "chosen": "c", "rejected": "r"}', "'prompt' must be a string, not NoneType"),
+    "wrong type": ('{"prompt": "p", "chosen": 3, "rejected": "r"}', "'chosen' must be a string, not a number"),
+    "chat messages": ('{"prompt": [{"role": "user"}], "chosen": "c", "rejected": "r"}', "'prompt' must be a string, not a list; a conversation must be written out as one text"),
+    "null": ('{"prompt": null, "chosen": "c", "rejected": "r"}', "'prompt' must be a string, not null"),
     "empty response": ('{"prompt": "p", "chosen": "", "rejected": "r"}', "'chosen' is empty"),
     "blank response": ('{"prompt": "p", "chosen": "c", "rejected": " \\n"}', "'rejected' is empty"),
     "half a surrogate pair": ('{"prompt": "p", "chosen": "\\ud83d", "rejected": "r"}', "half of a surrogate pair"),
+    "null in place of an object": ("null", "null, not an object"),
     "not utf-8": (b'{"prompt": "\xff", "chosen": "c", "rejected": "r"}', "not UTF-8 (byte 13 of the line)"),
     "nested without end": ("[" * 100_000, "not JSON"),
     "a number without end": ("9" * 5000, "not JSON"),
@@ -139,9 +144,110 @@ def test_identical_pairs_are_left_out_aloud(tmp_path):
         load_preferences(write(tmp_path, json.dumps({**GOOD, "rejected": "c"})), said.append)
 
 
-def test_other_keys_are_ignored(tmp_path):
-    path = write(tmp_path, json.dumps({**GOOD, "id": 7}))
-    assert load_preferences(path) == [Preference("p", "c", "r", line=1)]
+def test_columns_that_nothing_reads_are_named_once(tmp_path):
+    path = write(tmp_path, *[json.dumps({**GOOD, "id": i, "score": 0.5, "system": ""}) for i in range(3)])
+    said = []
+    assert load_preferences(path, said.append)[0] == Preference("p", "c", "r", line=1)
+    assert said == [f"{path}: not read: id, score, system"]
+
+
+@pytest.mark.parametrize("name", ["system", "history", "input", "context", "instruction", "messages", "tools", "images", "System", "conversations"])
+@pytest.mark.parametrize("load, row", [(load_preferences, GOOD), (load_demonstrations, {"prompt": "p", "response": "r"}), (load_feedback, {"prompt": "p", "completion": "c", "label": True})])
+def test_a_column_that_changes_the_meaning_is_refused_by_name(tmp_path, name, load, row):
+    """Where it says something, on any line, and whatever else is wrong with the file."""
+    without_prompt = {key: value for key, value in row.items() if key != "prompt"}
+    path = write(tmp_path, json.dumps(row), json.dumps({**row, name: []}), json.dumps({**without_prompt, name: "You are a pirate."}))
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: {name!r} (on 1 of 3 lines, first: line 3) would change what an answer means") and "put that text into the prompt" in str(caught.value)
+
+
+LINE = json.dumps(GOOD).encode()
+FORMS = {
+    "gzip": (gzip.compress(LINE), "compressed with gzip"),
+    "bzip2": (bz2.compress(LINE), "compressed with bzip2"),
+    "xz": (lzma.compress(LINE), "compressed with xz"),
+    "zip": (b"PK\x03\x04\x14\x00" + LINE, "a zip archive"),
+    "parquet": (b"PAR1\x15\x04\x15" + LINE, "a Parquet file"),
+    "git lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git LFS pointer"),
+    "utf-16": (LINE.decode().encode("utf-16"), "UTF-16 text"),
+    "utf-16, little end first": (LINE.decode().encode("utf-16-le"), "UTF-16 text"),
+    "utf-16, big end first": (LINE.decode().encode("utf-16-be"), "UTF-16 text"),
+    "a web page": (b"<!DOCTYPE html>\n<html>", "a web page"),
+    "an array": (json.dumps([GOOD, GOOD]).encode(), "a JSON array"),
+    "an array, laid out": (b"\xef\xbb\xbf" + json.dumps([GOOD, GOOD], indent=2).encode(), "a JSON array"),
+    "an object, laid out": (json.dumps(GOOD, indent=2).encode(), "JSON laid out over several lines"),
+    "csv": (b'prompt,chosen,rejected\nHello?,"Hi, you",No\n', "a table (CSV or TSV)"),
+    "csv in quotes": (b'"prompt";"chosen";"rejected"\r\n"a";"b";"c"\r\n', "a table (CSV or TSV)"),
+    "tsv": (b"id\tprompt\tchosen\trejected\n1\ta\tb\tc\n", "a table (CSV or TSV)"),
+}
+
+
+@pytest.mark.parametrize("content, form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("load", [load_preferences, load_feedback, load_demonstrations])
+def test_the_first_bytes_name_the_form_of_a_file_that_is_no_jsonl(tmp_path, content, form, load):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(content)
+    for skip_bad in (False, True):
+        with pytest.raises(UserError) as caught:
+            load(path, skip_bad=skip_bad)
+        assert str(caught.value).startswith(f"{path}: {form}") and "one JSON object a line" in str(caught.value)
+        assert "save the file as UTF-8" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+faulty_lines = st.lists(st.one_of(st.just(None), st.sampled_from([line for line, _ in BROKEN.values() if len(line) < 100])), min_size=1, max_size=20)
+
+
+@given(faulty_lines.filter(any))
+@example([BROKEN["empty response"][0]] * 7)
+def test_all_faulty_lines_are_counted_the_first_five_shown_and_left_out_if_asked(tmp_path_factory, lines):
+    """A faulty line here is one of BROKEN, a good one is None."""
+    path = write(tmp_path_factory.mktemp("faults"), json.dumps(GOOD), *[line or json.dumps(GOOD) for line in lines])
+    faulty = [number for number, line in enumerate(lines, 2) if line]
+    with pytest.raises(UserError) as caught:
+        load_preferences(path)
+    first, *listed = str(caught.value).split("\n")
+    if len(faulty) == 1:
+        assert first.startswith(f"{path}, line {faulty[0]}: ") and not listed
+    else:
+        assert first.startswith(f"{path}: {len(faulty)} of {len(lines) + 1} lines cannot be used")
+        shown = [int(number) for line in listed if ": " in line for number in re.findall(r"\d+", line.split(": ")[0])]
+        assert sorted(shown) == faulty[:5]
+        assert (len(faulty) > 5) == (f"  ... and {len(faulty) - 5} more, the last on line {faulty[-1]}" in listed)
+    assert first.count("must be like {") == 1 and "--skip-bad" in first
+    said = []
+    kept = load_preferences(path, said.append, skip_bad=True)
+    assert [pair.line for pair in kept] == [1, *(number for number, line in enumerate(lines, 2) if not line)]
+    assert said[0].startswith(f"{path}: --skip-bad left out {len(faulty)} of {len(lines) + 1} lines\n  line")
+
+
+def test_a_file_of_faulty_lines_only_is_refused_whatever_is_asked(tmp_path):
+    path = write(tmp_path, "{}", "{}")
+    with pytest.raises(UserError, match="no line can be used"):
+        load_preferences(path, lambda message: None, skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    "rows, pairs",
+    [
+        ([GOOD], True),
+        ([{"prompt": "p", "completion": "c", "label": True}], False),
+        ([{"prompt": "p", "completion": "c"}], False),
+        ([{"prompt": "p", "rejected": "c", "label": True}], True),
+        (["{broken", {"prompt": "p", "completion": "c", "label": True}], False),
+        ([], True),
+    ],
+)
+def test_a_file_of_pairs_is_told_from_one_of_single_responses(tmp_path, rows, pairs):
+    path = write(tmp_path, *[row if isinstance(row, str) else json.dumps(row) for row in rows])
+    assert holds_pairs(path) is pairs
+
+
+def test_single_responses_without_a_label_are_told_what_theirs_should_look_like(tmp_path):
+    path = write(tmp_path, '{"prompt": "p", "completion": "c"}')
+    with pytest.raises(UserError) as caught:
+        load_feedback(path)
+    assert "no 'label' (keys found: 'prompt', 'completion')" in str(caught.value) and '"completion": "...", "label": true}' in str(caught.value)
 
 
 # -------------------------------------------------------------------------------------------------------- encoding
@@ -166,19 +272,19 @@ def test_no_token_straddles_prompt_and_response():
 def test_too_long_is_left_out_aloud_and_never_cut():
     examples = [Demonstration("short", "ok", line=1), Demonstration("long", "tea " * 30, line=2)]
     said = []
-    kept = encode_demonstrations(examples, TOY, 20, "f.jsonl", said.append)
+    kept = encode_fitting(examples, TOY, 20, "f.jsonl", said.append)
     assert kept == [encode(TOY, "short", "ok")]
     needed = len(encode(TOY, "long", "tea " * 30).ids)
     assert said == [f"f.jsonl: left out 1 of 2 examples: longer than the context of 20 tokens (first: line 2); --context {needed} would keep all"]
-    assert len(encode_demonstrations(examples, TOY, needed, "f.jsonl", said.append)) == 2
-    with pytest.raises(UserError, match=f"f.jsonl: every example is longer .* --context {needed}"):
-        encode_demonstrations(examples[1:], TOY, 20, "f.jsonl", said.append)
+    assert len(encode_fitting(examples, TOY, needed, "f.jsonl", said.append)) == 2
+    with pytest.raises(UserError, match=f"f.jsonl: every example to train on is longer .* --context {needed}"):
+        encode_fitting(examples[1:], TOY, 20, "f.jsonl", said.append)
 
 
 def test_a_pair_is_as_long_as_its_longer_response():
     pairs = [Preference("p", "ok", "tea " * 30, line=4), Preference("p", "ok", "no", line=5)]
     said = []
-    assert len(encode_preferences(pairs, TOY, 20, "f.jsonl", said.append)) == 1
+    assert len(encode_fitting(pairs, TOY, 20, "f.jsonl", said.append)) == 1
     assert "first: line 4" in said[0]
 
 
