@@ -103,7 +103,7 @@ PAIRS[1] = EncodedPair(PAIRS[1].rejected, PAIRS[1].chosen)
 
 
 def compare(policy, sft, pairs, loss="dpo"):
-    return compare_pairs(policy, sft, LOSSES[loss], LOSSES[loss].hyperparameters, pairs, "float32")
+    return compare_pairs(policy, sft, sft, LOSSES[loss], LOSSES[loss].hyperparameters, pairs, "float32")
 
 
 def test_pairs_are_compared_with_the_reference_taken_away():
@@ -116,6 +116,14 @@ def test_pairs_are_compared_with_the_reference_taken_away():
     assert first["reward_accuracy"] == float(h[0] > h[1]) and first["reward_accuracy_error"] is None
     assert compare(policy, freeze(policy), PAIRS[:1])[1]["reward_accuracy"] == 0.5, "at the reference all pairs are ties"
     assert before["logps/chosen"] == pytest.approx((response_logp(reference, [0], [1, END]) + response_logp(reference, [0], [END])) / 2)
+
+
+def test_another_reference_than_the_starting_model_is_the_rewards_alone():
+    policy, start, reference = (small_gpt(seed).float() for seed in (1, 2, 3))
+    before, after = compare_pairs(policy, start, reference, LOSSES["dpo"], {"beta": 0.1}, PAIRS[:1], "float32")
+    assert before == compare(policy, start, PAIRS[:1])[0]
+    h = [response_logp(m, [0], [1, END]) - response_logp(m, [0], [END]) for m in (policy, reference)]
+    assert after["reward_accuracy"] == float(h[0] > h[1])
 
 
 @pytest.mark.parametrize("name", LOSSES)
