@@ -10,6 +10,8 @@ import sys
 import textwrap
 import time
 
+import torch
+
 from mini_dpo.check import EXAMPLES, PROPERTIES, Property, Verdict, examine
 from mini_dpo.cli import Parser, run_command
 from mini_dpo.errors import UserError
@@ -33,6 +35,7 @@ def main() -> None:
         problem = try_loss(loss, loss.hyperparameters)  # said once, and not by every property
     if problem:
         raise UserError(problem)
+    torch.set_num_threads(1)  # of batches this small, threads only wait for each other
     started, printed = time.perf_counter(), 0
     print(f"{loss.name}: {loss.paper}\n{textwrap.indent(loss.formula, '    ')}\n")
     if not loss.paired:

@@ -44,19 +44,22 @@ def shift_invariance(loss, draw, hyper):
         raise Broken(f"{example_shown(logps, hyper)}\nthe loss gives {numbers(before)}; with {numbers(shift)} less for both log-probs, {numbers(after)}")
 
 
+HUGE = 1e240  # where exponents are cut
 NEAR, FAR_OUT = torch.arange(-40.0, 41.0, dtype=torch.float64), torch.arange(-1000.0, 1001.0, 20.0, dtype=torch.float64)
 
 
 def on_paths(loss: Loss, hyper: dict):
-    """The margin's path near the reference, then far out: (places h, the loss at each, where it begins)."""
+    """The margin's path near the reference, then far out, as far as floats reach: (places h, the loss at each, where it begins)."""
     for h, start in ((NEAR, START), (FAR_OUT, FAR)):
-        yield h, each_alone(loss, along_margin(h, start), hyper), start
+        values = each_alone(loss, along_margin(h, start), hyper)
+        reached = values.abs() < HUGE
+        yield h[reached], values[reached], start
 
 
-def nearest(broken: Tensor) -> int:
-    """Of the places of a path where something is broken, the index of the one nearest to h = 0."""
+def nearest(broken: Tensor, h: Tensor) -> int:
+    """Of the places h of a path where something is broken, the index of the one nearest to h = 0."""
     places = broken.nonzero().flatten()
-    return int(places[(places - len(broken) // 2).abs().argmin()])
+    return int(places[h[places].abs().argmin()])
 
 
 def path(start: float, hyper: dict) -> str:
@@ -74,7 +77,7 @@ def monotone(loss, draw, hyper):
     for h, values, start in on_paths(loss, hyper):
         rises = values.diff() > 1e-9 * (1 + values[1:].abs())
         if rises.any():
-            i = nearest(rises)
+            i = nearest(rises, h)
             raise Broken(f"{path(start, hyper)}\nh = {h[i]:g} gives {values[i]:.6g}, h = {h[i + 1]:g} gives {values[i + 1]:.6g}")
 
 
@@ -89,7 +92,7 @@ def convex(loss, draw, hyper):
     for h, values, start in on_paths(loss, hyper):
         bends = values.diff().diff() < -1e-9 * (1 + values[1:-1].abs())
         if bends.any():
-            i = nearest(bends)
+            i = nearest(bends, h)
             middle = (values[i] + values[i + 2]) / 2
             raise Broken(f"{path(start, hyper)}\nh = {h[i]:g} and {h[i + 2]:g} give {values[i]:.6g} and {values[i + 2]:.6g}, on average {middle:.6g}; h = {h[i + 1]:g} gives more, {values[i + 1]:.6g}")  # fmt: skip
 
@@ -163,8 +166,9 @@ def beta_scales(loss, draw, hyper):
 def keeps_learning(loss, draw, hyper):
     for start, places in ((START, [0.0, -40.0, -100.0]), (FAR, [0.0, -200.0, -400.0, -1000.0])):
         h = torch.tensor(places, dtype=torch.float64, requires_grad=True)
-        (slope,) = torch.autograd.grad(each_alone(loss, along_margin(h, start), hyper).sum(), h)
-        weak = slope.abs() < 0.01 * slope[0].abs()
+        values = each_alone(loss, along_margin(h, start), hyper)
+        (slope,) = torch.autograd.grad(values.sum(), h)
+        weak = (slope.abs() < 0.01 * slope[0].abs()) & (values.abs() < HUGE)
         if weak.any():
             i = int(weak.nonzero()[0])
             raise Broken(f"{path(start, hyper)}\nthe slope by h is {slope[0]:.6g} at h = 0 and {slope[i]:.6g} at h = {places[i]:g}")

@@ -80,7 +80,7 @@ def examine(loss: Loss, property: Property, examples: int = EXAMPLES) -> Verdict
     exception = property.exception(loss)
     if exception or (property.fact and loss.facts[property.fact] is not True):
         examples = max(examples, EXAMPLES)  # enough to come upon a place at which what is denied is broken
-    phases = [Phase.generate, Phase.shrink] if property.share > 0.3 else [Phase.generate]  # each takes long: do not shrink
+    phases = [Phase.generate, Phase.shrink] if property.share > 0.3 else [Phase.generate]  # of the others each takes long
 
     @settings(max_examples=max(1, int(property.share * examples)), phases=phases, derandomize=True, database=None, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
     @given(st.data())
