@@ -13,7 +13,7 @@ MODULES = {path.stem: path for path in (ROOT / "mini_dpo").glob("*.py") if path.
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 FLOORS = [
-    {"errors", "memory", "packing", "parallel", "registry"},
+    {"errors", "memory", "muon", "packing", "parallel", "registry"},
     {"model"},
     {"losses", "probe", "bradley_terry", "tokenizer", "logprobs", "checkpoint", "generate", "metrics", "cli"},
     {"data", "shop", "settings", "tabular"},
