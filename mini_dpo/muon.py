@@ -22,7 +22,7 @@ MOMENTUM = 0.95
 
 class Muon(torch.optim.AdamW):
     """Muon for the parameters of the first group, AdamW for the others, with one learning rate for both: Muon's step is
-    scaled to 0.2 a weight (root mean square), which is about the length of AdamW's (arXiv:2502.16982, equation 4).
+    scaled to 0.2 learning rates a weight (root mean square), about AdamW's (arXiv:2502.16982, section 2.2).
 
     Set `found_inf` before a step, as for fused AdamW: where it is 1, nothing changes.
     """
@@ -40,22 +40,22 @@ class Muon(torch.optim.AdamW):
             direction = orthogonalise(gradient.lerp(average, MOMENTUM))  # Nesterov's: this gradient counts once more
             rate = group["lr"] * take
             matrix.mul_(1 - rate * group["weight_decay"])
-            matrix.sub_(rate * 0.2 * math.sqrt(max(matrix.shape)) * direction)  # U V^T has 1 / sqrt(longer side) a weight
+            matrix.sub_(rate * 0.2 * math.sqrt(max(matrix.shape)) * direction)  # of U V^T alone: 1 / sqrt(longer side) a weight
             matrix.grad = None  # AdamW passes over what has no gradient
         super().step()
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About U V^T, where the matrix is U S V^T: without computing it (Newton-Schulz).
+    """About U V^T, where the matrix (m, n) is U S V^T, without the decomposition (Newton-Schulz): (m, n).
 
     An odd polynomial of a matrix, a X + b (X X^T) X + c (X X^T)^2 X, is U p(S) V^T with p(s) = a s + b s^3 + c s^5. This
     p drives small singular values up fast: five rounds bring all from 0.002 to 1 to between 0.68 and 1.21. It is done in
     the matrix's own type; torch.optim.Muon does it in bfloat16, which takes ten times as long on a CPU that has none.
     """
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix  # (m, n) with m <= n, so that X X^T is the smaller of the two products
+    x = matrix.T if tall else matrix  # lying, so that X X^T is the smaller of the two products
     x = x / x.norm().clamp(min=1e-7)  # no singular value above 1
     for _ in range(steps):
-        s = x @ x.T  # (m, m)
-        x = 3.4445 * x + (-4.7750 * s + 2.0315 * s @ s) @ x
+        square = x @ x.T  # (m, m)
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x  # Keller Jordan's a, b, c
     return x.T if tall else x

@@ -36,10 +36,9 @@ examples:
 # Peak learning rates where none is given, for narrow and for wide models: the first were searched for on another draw
 # of the toy shop (another seed), the second are a cautious guess.
 LR = {"sft": (8e-3, 5e-4), "dpo": (2e-4, 2e-5), "dpo on the toy shop": (3e-4, 2e-5)}
-OPTIMIZER = {"sft": ("muon", "adamw"), "dpo": ("adamw", "adamw")}  # likewise
 WIDE = 512  # channels from which a model counts as wide
-# Passes over the data where none are given: over the toy shop, whose single pass of preferences takes larger steps, and
-# over your own data, which may be few.
+# Passes over the data where none are given: over the toy shop, where Muon and larger steps are known to do, and over your
+# own data, which may be few: of a few Muon makes a model that knows them by heart and nothing else.
 EPOCHS = {"sft": (2.0, 6.0), "dpo": (1.0, 3.0)}
 # What each loss starts with on the toy shop, whose rewards lie several points apart, in place of the paper's default:
 # what `OMP_NUM_THREADS=1 python -m mini_dpo.compare --tune` found best on validation prompts, from a longer SFT.
@@ -110,7 +109,7 @@ class Settings:
     batch_size: int | None = option(int, "pairs a batch; single responses for SFT and for losses of single responses (default: 32)", group=BOTH)
     tokens_per_batch: int | None = option(int, "as many examples a batch as fit into so many tokens, instead of --batch-size: batches of even cost and memory", group=BOTH)
     accumulate: int = option(int, "batches an optimizer step: the same gradient as one large batch, in less memory", 1, group=BOTH)
-    optimizer: str | None = option(str, f"adamw, or muon for the matrices inside the blocks, which learns faster from random weights (default: muon for SFT below {WIDE} channels, else adamw)", None, ("adamw", "muon"), group=BOTH)
+    optimizer: str | None = option(str, f"adamw, or muon for the matrices inside the blocks, which learns faster from random weights and knows a few examples by heart sooner (default: muon for SFT on the toy shop below {WIDE} channels, else adamw)", None, ("adamw", "muon"), group=BOTH)
     seed: int = option(int, "of weights, order, dropout and samples: one seed, one result on one machine", 0, group=BOTH)
     device: str = option(str, "where to compute; auto takes cuda, else cpu", "auto", ("auto", "cpu", "cuda", "mps"), group=BOTH)
     dtype: str = option(str, "bfloat16 multiplies in half precision (meant for cuda) and keeps float32 weights", "float32", ("float32", "bfloat16"), group=BOTH)
@@ -120,6 +119,11 @@ class Settings:
     save_every: int = option(int, "steps between two checkpoints", 100, group=BOTH)
 
     loss_options: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def toy_shop(self) -> bool:
+        """Whether the data are the toy shop's, and not the user's own."""
+        return self.data is None and self.sft_data is None
 
 
 SFT_ONLY = ("sft_data", "sft_lr", "sft_steps", "sft_epochs", "dropout")
@@ -279,16 +283,15 @@ def resolve(settings: Settings, loss: Loss) -> Settings:
     if s.stage == "sft":  # --lr, --steps and --epochs speak of the only stage there is
         s = replace(s, sft_lr=s.lr, sft_steps=s.steps, sft_epochs=s.epochs, lr=None, steps=None, epochs=None)
     preset = None if s.init_from else s.model or "toy"
-    own = s.data is not None or s.sft_data is not None
-    toy = {} if own else TOY_DEFAULTS.get(loss.name, {})
+    toy = TOY_DEFAULTS.get(loss.name, {}) if s.toy_shop else {}
     return replace(
         s,
         data=full_path(s.data),
         sft_data=full_path(s.sft_data),
         init_from=full_path(s.init_from),
         batch_size=None if s.tokens_per_batch else s.batch_size or 32,
-        epochs=s.epochs if s.steps or s.epochs else EPOCHS["dpo"][own],
-        sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else EPOCHS["sft"][own],
+        epochs=s.epochs if s.steps or s.epochs else EPOCHS["dpo"][not s.toy_shop],
+        sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else EPOCHS["sft"][not s.toy_shop],
         model=preset,
         tokenizer=None if s.init_from else s.tokenizer or preset,
         device=pick_device(s.device),
@@ -314,8 +317,3 @@ def model_config(settings: Settings, vocab_size: int) -> GPTConfig:
 def default_lr(stage: str, n_embd: int) -> float:
     """The peak learning rate of a stage, one of LR's, for a model of so many channels."""
     return LR[stage][n_embd >= WIDE]
-
-
-def default_optimizer(stage: str, n_embd: int) -> str:
-    """The optimizer of a stage, likewise."""
-    return OPTIMIZER[stage][n_embd >= WIDE]

@@ -30,7 +30,7 @@ from mini_dpo.model import GPT
 from mini_dpo.parallel import join_processes, leave_processes, of_the_first, processes, rank, wait_for_all
 from mini_dpo.ref_cache import cached_reference
 from mini_dpo.registry import Loss, shown
-from mini_dpo.settings import Settings, available, default_lr, default_optimizer, model_config, parse
+from mini_dpo.settings import WIDE, Settings, available, default_lr, model_config, parse
 from mini_dpo.sft import sft_objective
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 from mini_dpo.training import LoopConfig, StageFiles, clock, train
@@ -165,7 +165,7 @@ def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, 
     """Teach the model to talk; the result is `sft.pt`."""
     batches, valid = (Batches(e, collate, settings.batch_size, settings.seed, settings.tokens_per_batch) for e in (corpus.responses, corpus.valid_responses))
     lr = settings.sft_lr or default_lr("sft", model.config.n_embd)
-    optimizer = settings.optimizer or default_optimizer("sft", model.config.n_embd)
+    optimizer = settings.optimizer or ("muon" if settings.toy_shop and model.config.n_embd < WIDE else "adamw")
     config = loop_config(settings, batches, lr, settings.sft_steps, settings.sft_epochs, optimizer, weight_decay=0.1)
     files = StageFiles("sft", folder, tokenizer.name)
     train(model, sft_objective, batches, config, files, valid if corpus.valid_responses else None)
@@ -185,9 +185,8 @@ def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, poli
     collate_them = collate_pairs if loss.paired else partial(collate_feedback, context=context)
     batches_of = lambda examples: Batches(examples, collate_them, settings.batch_size, settings.seed, settings.tokens_per_batch)  # noqa: E731
     batches = batches_of(corpus.preferences)
-    lr = settings.lr or default_lr("dpo" if settings.data else "dpo on the toy shop", policy.config.n_embd)
-    optimizer = settings.optimizer or default_optimizer("dpo", policy.config.n_embd)
-    config = loop_config(settings, batches, lr, settings.steps, settings.epochs, optimizer, weight_decay=0.0)
+    lr = settings.lr or default_lr("dpo on the toy shop" if settings.toy_shop else "dpo", policy.config.n_embd)
+    config = loop_config(settings, batches, lr, settings.steps, settings.epochs, settings.optimizer or "adamw", weight_decay=0.0)
     passes = config.steps * config.accumulate / batches.count(1)
     examples, reference = reference_for(settings, loss, policy, corpus.preferences + corpus.valid_preferences, tokenizer, passes)
     n = len(corpus.preferences)

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # micro-batches, two a step: of an even and an odd number of examples, and of a single one, at which a process idles
 SIZES = {"sft": (5, 3, 4, 1, 1, 1), "muon": (5, 3, 4, 1, 1, 1), "dpo": (5, 2, 3, 1, 1, 1), "aot": (5, 2, 3, 1, 1, 1), "kto": (5, 2, 3, 7, 2, 4), "apo_zero_unpaired": (5, 3, 4, 1, 1, 1)}
 COMMAND = [*SHAPE, "--data", "mine.jsonl", "--accumulate", "2", "--save-every", "1"]
-WHOLE = [*COMMAND, "--batch-size", "3", "--sft-steps", "3", "--steps", "4"]
+WHOLE = [*COMMAND, "--optimizer", "muon", "--batch-size", "3", "--sft-steps", "3", "--steps", "4"]
 BROKEN = [*COMMAND, "--tokens-per-batch", "90", "--precompute-ref", "--sft-steps", "3", "--steps", "12"]
 THOROUGH = os.environ.get("MINI_DPO_TESTS") == "thorough"
 
