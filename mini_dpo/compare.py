@@ -2,7 +2,7 @@
 
     python -m mini_dpo.compare                 train what is not yet trained, then the table and its picture
     python -m mini_dpo.compare --losses dpo,ipo,simpo
-    python -m mini_dpo.compare --tune --epochs 1      the search behind TOY_DEFAULTS in settings.py
+    python -m mini_dpo.compare --tune          the search behind TOY_DEFAULTS in settings.py
 
 Each loss is the run that `python -m mini_dpo.train --stage dpo --init-from FOLDER/sft --loss NAME` makes, and lies in a
 folder of its own, so `sample` and `plot` work on it, and a comparison that was stopped goes on where it was. A run that
@@ -25,7 +25,7 @@ from mini_dpo.errors import TrainingFailed, UserError
 from mini_dpo.losses import LOSSES, find_loss
 from mini_dpo.model import PRESETS
 from mini_dpo.plot import draw_compare
-from mini_dpo.settings import TOY_DEFAULTS, parse
+from mini_dpo.settings import EPOCHS, TOY_DEFAULTS, parse
 from mini_dpo.tokenizer import load_tokenizer
 from mini_dpo.train import input_digests, read_config, start
 from mini_dpo.training import clock
@@ -65,7 +65,7 @@ class CompareSettings:
     losses: str | None = option(str, "names with commas between them, or file.py:function (default: all)", metavar="NAMES")
     out: str = option(str, "the folder of the comparison, gone on with if it is there", "runs/compare", metavar="PATH")
     tune: bool = option(bool, "search for each loss's hyperparameters on validation prompts instead", False)
-    epochs: float = option(float, "passes over the preferences", 3.0)
+    epochs: float = option(float, "passes over the preferences", EPOCHS["dpo"][0])
     seed: int = option(int, "of everything", 0)
 
 

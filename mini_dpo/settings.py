@@ -33,10 +33,13 @@ examples:
 
 # Peak learning rates where none is given, for narrow and for wide models: the first were searched for on another draw
 # of the toy shop (another seed), the second are a cautious guess.
-LR = {"sft": (8e-3, 5e-4), "dpo": (2e-4, 2e-5)}
+LR = {"sft": (8e-3, 5e-4), "dpo": (2e-4, 2e-5), "dpo on the toy shop": (3e-4, 2e-5)}
 WIDE = 512  # channels from which a model counts as wide
+# Passes over the data where none are given: over the toy shop, where Muon and larger steps are known to do, and over your
+# own data, which may be few: of a few Muon makes a model that knows them by heart and nothing else.
+EPOCHS = {"sft": (2.0, 6.0), "dpo": (1.0, 3.0)}
 # What each loss starts with on the toy shop, whose rewards lie several points apart, in place of the paper's default:
-# what `OMP_NUM_THREADS=1 python -m mini_dpo.compare --tune --epochs 1` found best on validation prompts.
+# what `OMP_NUM_THREADS=1 python -m mini_dpo.compare --tune` found best on validation prompts, from a longer SFT.
 TOY_DEFAULTS: dict[str, dict] = {
     "dpo": {"beta": 0.3},
     "cdpo": {"beta": 0.3},
@@ -94,19 +97,20 @@ class Settings:
     loss: str = option(str, "the preference loss: a name that --list-losses shows, or file.py:function, one of your own", "dpo", metavar="NAME", group=PREFERENCES)
     reference: str | None = option(str, "with --stage dpo, a reference other than the model that --init-from names: the first round's, in a second round", metavar="PATH", group=PREFERENCES)
     sft_weight: float = option(float, "add so much of the chosen response's negative log-likelihood, in nats a token", 0.0, group=PREFERENCES)
-    lr: float | None = option(float, f"peak learning rate (default: {LR['dpo'][0]:g}; {LR['dpo'][1]:g} from {WIDE} channels on)", group=PREFERENCES)
-    epochs: float | None = option(float, "passes over the data (default: 3)", group=PREFERENCES)
+    lr: float | None = option(float, f"peak learning rate (default: {LR['dpo on the toy shop'][0]:g} on the toy shop, {LR['dpo'][0]:g} on --data; {LR['dpo'][1]:g} from {WIDE} channels on)", group=PREFERENCES)
+    epochs: float | None = option(float, f"passes over the data (default: {EPOCHS['dpo'][0]:g} over the toy shop, {EPOCHS['dpo'][1]:g} over --data)", group=PREFERENCES)
     steps: int | None = option(int, "optimizer steps, instead of --epochs", group=PREFERENCES)
     precompute_ref: bool = option(bool, "keep the reference's log-probs beside the data, for the next run with the same data and reference; the training is the same", False, group=PREFERENCES)
 
     sft_lr: float | None = option(float, f"peak learning rate (default: {LR['sft'][0]:g}; {LR['sft'][1]:g} from {WIDE} channels on)", group=SFT)
-    sft_epochs: float | None = option(float, "passes over the data (default: 6)", group=SFT)
+    sft_epochs: float | None = option(float, f"passes over the data (default: {EPOCHS['sft'][0]:g} over the toy shop, {EPOCHS['sft'][1]:g} over your own)", group=SFT)
     sft_steps: int | None = option(int, "optimizer steps, instead of --sft-epochs", group=SFT)
     dropout: float = option(float, "dropout; preference training has none", 0.0, group=SFT)
 
     batch_size: int | None = option(int, "pairs a batch; single responses for SFT and for losses of single responses (default: 32)", group=BOTH)
     tokens_per_batch: int | None = option(int, "as many examples a batch as fit into so many tokens, instead of --batch-size: batches of even cost and memory", group=BOTH)
     accumulate: int = option(int, "batches an optimizer step: the same gradient as one large batch, in less memory", 1, group=BOTH)
+    optimizer: str | None = option(str, f"adamw, or muon for the matrices inside the blocks, which learns faster from random weights and knows a few examples by heart sooner (default: muon for SFT on the toy shop below {WIDE} channels, else adamw)", None, ("adamw", "muon"), group=BOTH)
     seed: int = option(int, "of weights, order, dropout and samples: one seed, one result on one CPU (a GPU adds up in an order of its own)", 0, group=BOTH)
     device: str = option(str, "where to compute; auto takes cuda, else cpu", "auto", ("auto", "cpu", "cuda", "mps"), group=BOTH)
     dtype: str = option(str, "bfloat16 multiplies in half precision (meant for cuda) and keeps float32 weights", "float32", ("float32", "bfloat16"), group=BOTH)
@@ -117,6 +121,11 @@ class Settings:
 
     loss_options: dict[str, float] = field(default_factory=dict)
     start: str = "SFT"  # what stands above the numbers of the model that preference training starts from
+
+    @property
+    def toy_shop(self) -> bool:
+        """Whether the data are the toy shop's, and not the user's own."""
+        return self.data is None and self.sft_data is None
 
 
 SFT_ONLY = ("sft_data", "sft_lr", "sft_steps", "sft_epochs", "dropout")
@@ -266,8 +275,7 @@ def resolve(settings: Settings, loss: Loss) -> Settings:
     if s.stage == "sft":  # --lr, --steps and --epochs speak of the only stage there is
         s = replace(s, sft_lr=s.lr, sft_steps=s.steps, sft_epochs=s.epochs, lr=None, steps=None, epochs=None)
     preset = None if s.init_from else s.model or "toy"
-    toy = {} if s.data else dict(TOY_DEFAULTS.get(loss.name, {}))
-    toy_lr = toy.pop("lr", None)
+    toy = TOY_DEFAULTS.get(loss.name, {}) if s.toy_shop else {}
     return replace(
         s,
         data=full_path(s.data),
@@ -275,13 +283,12 @@ def resolve(settings: Settings, loss: Loss) -> Settings:
         init_from=full_path(s.init_from),
         reference=full_path(s.reference),
         batch_size=None if s.tokens_per_batch else s.batch_size or 32,
-        epochs=s.epochs if s.steps or s.epochs else 3.0,
-        sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else 6.0,
+        epochs=s.epochs if s.steps or s.epochs else EPOCHS["dpo"][not s.toy_shop],
+        sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else EPOCHS["sft"][not s.toy_shop],
         model=preset,
         tokenizer=s.tokenizer or (None if preset == "toy" and (s.data or s.sft_data) else preset),  # None: `prepare` sees what there is
         device=pick_device(s.device),
         loss=":".join([full_path(s.loss.rsplit(":", 1)[0]), loss.name]) if ".py:" in s.loss else loss.name,
-        lr=s.lr or (toy_lr if preset == "toy" or s.init_from else None),
         loss_options={**loss.hyperparameters, **toy, **s.loss_options},
     )
 
@@ -301,5 +308,5 @@ def model_config(settings: Settings, vocab_size: int) -> GPTConfig:
 
 
 def default_lr(stage: str, n_embd: int) -> float:
-    """The peak learning rate of a stage ("sft" or "dpo") for a model of so many channels."""
+    """The peak learning rate of a stage, one of LR's, for a model of so many channels."""
     return LR[stage][n_embd >= WIDE]

@@ -31,7 +31,7 @@ from mini_dpo.model import GPT, PRESETS
 from mini_dpo.parallel import join_processes, leave_processes, of_the_first, processes, rank, together, wait_for_all
 from mini_dpo.ref_cache import cached_reference
 from mini_dpo.registry import Loss, shown
-from mini_dpo.settings import Settings, default_lr, model_config, parse
+from mini_dpo.settings import WIDE, Settings, default_lr, model_config, parse
 from mini_dpo.sft import sft_objective
 from mini_dpo.tokenizer import Tokenizer, default_vocabulary, load_tokenizer
 from mini_dpo.training import LoopConfig, StageFiles, clock, train
@@ -222,7 +222,8 @@ def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, 
     """Teach the model to talk; the result is `sft.pt`."""
     batches, valid = (Batches(e, collate, settings.batch_size, settings.seed, settings.tokens_per_batch) for e in (corpus.responses, corpus.valid_responses))
     lr = settings.sft_lr or default_lr("sft", model.config.n_embd)
-    config = loop_config(settings, batches, lr, settings.sft_steps, settings.sft_epochs, weight_decay=0.1)
+    optimizer = settings.optimizer or ("muon" if settings.toy_shop and model.config.n_embd < WIDE else "adamw")
+    config = loop_config(settings, batches, lr, settings.sft_steps, settings.sft_epochs, optimizer, weight_decay=0.1)
     files = StageFiles("sft", folder, tokenizer.name)
     train(model, sft_objective, batches, config, files, valid if corpus.valid_responses else None)
 
@@ -238,8 +239,8 @@ def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, poli
     asked, and only as long."""
     loss = find_loss(settings.loss)
     batches = preference_batches(settings, loss, policy, corpus.preferences)
-    lr = settings.lr or default_lr("dpo", policy.config.n_embd)
-    config = loop_config(settings, batches, lr, settings.steps, settings.epochs, weight_decay=0.0)
+    lr = settings.lr or default_lr("dpo on the toy shop" if settings.toy_shop else "dpo", policy.config.n_embd)
+    config = loop_config(settings, batches, lr, settings.steps, settings.epochs, settings.optimizer or "adamw", weight_decay=0.0)
     passes = config.steps * config.accumulate / batches.count(1)
     examples, reference = reference_for(settings, loss, policy, corpus.preferences + corpus.valid_preferences, tokenizer, passes)
     n = len(corpus.preferences)
@@ -271,13 +272,13 @@ def reference_for(settings: Settings, loss: Loss, policy: GPT, examples: list, t
     how = settings.dtype, settings.batch_size, settings.tokens_per_batch
     if settings.precompute_ref:
         return cached_reference(reference, examples, Path(settings.data) if settings.data else TOY_PREFERENCES["train"], tokenizer.name, *how), None
-    if passes <= 1 or loss.facts["mismatched"]:  # mismatched responses are new in every pass
+    if passes < 1 or loss.facts["mismatched"]:  # mismatched responses are new in every pass
         return examples, reference
     print("scoring the reference, once for all passes over the data ...", flush=True)
     return precompute_reference(reference, examples, *how), None
 
 
-def loop_config(settings: Settings, batches: Batches, lr: float, steps: int | None, epochs: float | None, weight_decay: float) -> LoopConfig:
+def loop_config(settings: Settings, batches: Batches, lr: float, steps: int | None, epochs: float | None, optimizer: str, weight_decay: float) -> LoopConfig:  # fmt: skip
     """A stage's settings for the loop."""
     steps = steps or max(1, math.ceil(batches.count(epochs) / settings.accumulate))
     return LoopConfig(
@@ -285,6 +286,7 @@ def loop_config(settings: Settings, batches: Batches, lr: float, steps: int | No
         lr=lr,
         warmup=steps // 10,
         accumulate=settings.accumulate,
+        optimizer=optimizer,
         weight_decay=weight_decay,
         dtype=settings.dtype,
         seed=settings.seed,

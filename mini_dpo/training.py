@@ -23,6 +23,7 @@ from mini_dpo.data import Batches, FeedbackBatch, PairBatch
 from mini_dpo.errors import TrainingFailed
 from mini_dpo.logprobs import Batch
 from mini_dpo.model import GPT
+from mini_dpo.muon import Muon
 from mini_dpo.parallel import any_process, processes, rank, sum_gradients
 
 
@@ -46,13 +47,15 @@ Objective = Callable[[GPT, AnyBatch], Outcome]
 @dataclass(frozen=True)
 class LoopConfig:
     """How to train. steps: optimizer steps. lr: the peak learning rate. warmup: steps of linear rise to it, before the
-    cosine's fall to zero. accumulate: batches a step. weight_decay: on matrices only. grad_clip: largest gradient norm.
-    dtype: "float32", or "bfloat16" for autocast with float32 weights. *_every: steps between two of their kind."""
+    cosine's fall to zero. accumulate: batches a step. optimizer: "adamw", or "muon" for the matrices inside the blocks.
+    weight_decay: on matrices only. grad_clip: largest gradient norm. dtype: "float32", or "bfloat16" for autocast with
+    float32 weights. *_every: steps between two of their kind."""
 
     steps: int
     lr: float
     warmup: int = 0
     accumulate: int = 1
+    optimizer: str = "adamw"
     weight_decay: float = 0.0
     grad_clip: float = 1.0
     dtype: str = "float32"
@@ -135,11 +138,14 @@ def train(
 
 
 def make_optimizer(policy: GPT, config: LoopConfig) -> torch.optim.AdamW:
-    """AdamW (arXiv:1711.05101) in its fused form; weight decay on matrices, not on biases and LayerNorms."""
-    matrices = [p for p in policy.parameters() if p.dim() >= 2]
+    """AdamW (arXiv:1711.05101) in its fused form, or Muon for the matrices inside the blocks and AdamW for the rest;
+    weight decay on matrices, not on biases and LayerNorms."""
+    inside = [p for p in policy.h.parameters() if p.dim() >= 2]
+    embeddings = [policy.wte.weight, policy.wpe.weight]
     vectors = [p for p in policy.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+    decays = [(inside, config.weight_decay), (embeddings, config.weight_decay), (vectors, 0.0)]
+    kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
+    return kind([{"params": params, "weight_decay": decay} for params, decay in decays], lr=config.lr, betas=(0.9, 0.95), fused=True)
 
 
 def resume(optimizer: torch.optim.Optimizer, files: StageFiles, saved: dict | None) -> tuple[int, MetricsLog | None]:

@@ -18,7 +18,7 @@ del ROOMS["__init__"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 FLOORS = [
-    {"errors", "devices", "registry"},
+    {"errors", "devices", "muon", "registry"},
     {"packing", "loss_files", "parallel", "probe", "bradley_terry", "tokenizer", "metrics"},
     {"model", "losses", "tabular", "shop", "cli"},
     {"logprobs", "generate", "checkpoint", "settings"},

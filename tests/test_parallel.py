@@ -32,9 +32,9 @@ from tests.test_training import some_pairs, some_sequences
 
 ROOT = Path(__file__).resolve().parent.parent
 # micro-batches, two a step: of an even and an odd number of examples, and of a single one, at which a process idles
-SIZES = {"sft": (5, 3, 4, 1, 1, 1), "dpo": (5, 2, 3, 1, 1, 1), "aot": (5, 2, 3, 1, 1, 1), "kto": (5, 2, 3, 7, 2, 4), "apo_zero_unpaired": (5, 3, 4, 1, 1, 1)}
+SIZES = {"sft": (5, 3, 4, 1, 1, 1), "muon": (5, 3, 4, 1, 1, 1), "dpo": (5, 2, 3, 1, 1, 1), "aot": (5, 2, 3, 1, 1, 1), "kto": (5, 2, 3, 7, 2, 4), "apo_zero_unpaired": (5, 3, 4, 1, 1, 1)}
 COMMAND = [*SHAPE, "--data", "mine.jsonl", "--accumulate", "2", "--save-every", "1"]
-WHOLE = [*COMMAND, "--batch-size", "3", "--sft-steps", "3", "--steps", "4"]
+WHOLE = [*COMMAND, "--optimizer", "muon", "--batch-size", "3", "--sft-steps", "3", "--steps", "4"]
 BROKEN = [*COMMAND, "--tokens-per-batch", "90", "--precompute-ref", "--sft-steps", "3", "--steps", "12"]
 MISTAKES = {
     "no such flag": ["--learning-rate", "1"],
@@ -55,7 +55,7 @@ def steps_of(name: str) -> dict:
     a look at held-out data."""
     policy, reference = tiny_gpt(1), freeze(tiny_gpt(7))
     pairs, loss = some_pairs(20), LOSSES.get(name)
-    if name == "sft":
+    if name in ("sft", "muon"):
         objective, examples, collate_them = sft_objective, some_sequences(20), collate
     else:
         objective = preference_objective(loss, loss.hyperparameters, reference)
@@ -63,7 +63,7 @@ def steps_of(name: str) -> dict:
         examples, collate_them = (pairs, collate_pairs) if loss.paired else (split_pairs(pairs), lambda e: collate_feedback(e, context=context))
     ends = [sum(SIZES[name][: i + 1]) for i in range(len(SIZES[name]))]
     batches = [collate_them(examples[end - size : end]) for size, end in zip(SIZES[name], ends)]
-    config = LoopConfig(steps=4, lr=1e-2, accumulate=2)
+    config = LoopConfig(steps=4, lr=1e-2, accumulate=2, optimizer="muon" if name == "muon" else "adamw")
     optimizer = make_optimizer(policy, config)
     for group in optimizer.param_groups:
         group["eps"] = 1e-3  # Adam would make full steps of gradients that are zero but for rounding (those of the keys' biases)
@@ -71,7 +71,7 @@ def steps_of(name: str) -> dict:
         record = train_step(policy, optimizer, objective, batches[2 * step : 2 * step + 2], config, step)
     (logged,) = settle([record], name, 1)
     held_out = score(policy, objective, Batches(examples, collate_them, 3, seed=0), "float32")
-    return {"weights": [p.detach() for p in policy.parameters()], "gradients": [p.grad for p in policy.parameters()], "logged": logged, "held out": held_out}
+    return {"weights": [p.detach() for p in policy.parameters()], "gradients": [p.grad for p in policy.parameters() if p.grad is not None], "logged": logged, "held out": held_out}
 
 
 def everything(folder: Path) -> dict:

@@ -662,6 +662,27 @@ def test_settings_survive_config_json(here):
     assert Settings(**json.loads(json.dumps(vars(settings)))) == settings
 
 
+@pytest.mark.parametrize(
+    "flags, expected",
+    {
+        "": [("muon", 8e-3, 250), ("adamw", 3e-4, 125)],
+        "--optimizer adamw --lr 1e-5 --sft-steps 7": [("adamw", 8e-3, 7), ("adamw", 1e-5, 125)],
+        "--optimizer muon --steps 9": [("muon", 8e-3, 250), ("muon", 3e-4, 9)],
+        "--n-embd 512": [("adamw", 5e-4, 250), ("adamw", 2e-5, 125)],
+        "--data mine.jsonl": [("adamw", 8e-3, 6), ("adamw", 2e-4, 3)],
+        "--data mine.jsonl --n-embd 512": [("adamw", 5e-4, 6), ("adamw", 2e-5, 3)],
+    }.items(),
+    ids=str,
+)
+def test_what_each_stage_trains_with(go, own, monkeypatch, flags, expected):
+    """Muon only where a narrow model learns the toy shop's talk, larger steps only for its single pass of preferences."""
+    found = []
+    monkeypatch.setattr(train, "train", lambda policy, objective, batches, config, *rest: found.append((config.optimizer, config.lr, config.steps)))
+    monkeypatch.setattr(train, "precompute_reference", lambda reference, examples, *rest: examples)
+    go("--n-layer", 1, *flags.split())
+    assert found == expected
+
+
 # ------------------------------------------------------------------------------------------------- sample and show
 
 

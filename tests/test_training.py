@@ -58,6 +58,7 @@ def objectives():
 
 
 both = pytest.mark.parametrize("name", ["sft", "dpo"])
+each_optimizer = pytest.mark.parametrize("kind", ["adamw", "muon"])
 
 
 # ------------------------------------------------------------------------------------------------------- the step
@@ -120,20 +121,21 @@ def test_schedule_rises_in_a_line_and_falls_in_a_cosine_to_zero(warmup, rest):
     assert learning_rate(warmup + rest // 2, config) == pytest.approx(1 + math.cos(math.pi * (rest // 2) / rest))
 
 
-def test_weight_decay_is_for_matrices_only():
+@each_optimizer
+def test_weight_decay_is_for_matrices_only(kind):
     policy = tiny_gpt()
-    decayed, spared = make_optimizer(policy, LoopConfig(steps=1, lr=1e-3, weight_decay=0.5)).param_groups
-    assert decayed["weight_decay"] == 0.5 and spared["weight_decay"] == 0
-    assert all(p.dim() == 2 for p in decayed["params"]) and all(p.dim() == 1 for p in spared["params"])
-    assert len(decayed["params"]) + len(spared["params"]) == len(list(policy.parameters()))
+    groups = make_optimizer(policy, LoopConfig(steps=1, lr=1e-3, optimizer=kind, weight_decay=0.5)).param_groups
+    assert all(group["weight_decay"] == (0.5 if p.dim() == 2 else 0) for group in groups for p in group["params"])
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(id(p) for p in policy.parameters())
 
 
+@each_optimizer
 @both
-def test_training_lowers_the_loss(name):
+def test_training_lowers_the_loss(name, kind):
     objective, batches = objectives()[name]
     policy = tiny_gpt()
     before = score(policy, objective, batches(4), "float32")["loss"]
-    train(policy, objective, batches(4), LoopConfig(steps=60, lr=1e-2))
+    train(policy, objective, batches(4), LoopConfig(steps=60, lr=1e-2, optimizer=kind))
     assert score(policy, objective, batches(4), "float32")["loss"] < 0.8 * before
 
 
@@ -307,10 +309,10 @@ def interrupted(objective, at):
     return wrapped
 
 
-@pytest.mark.parametrize("name, dropout, at", [*product(["sft", "dpo"], [0.0, 0.2], [0, 2, 5, 9, 11, 16]), ("tokens", 0.0, 9)])
-def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(tmp_path, name, dropout, at):
+@pytest.mark.parametrize("name, dropout, at, kind", [*product(["sft", "dpo"], [0.0, 0.2], [0, 2, 5, 9, 11, 16], ["adamw", "muon"]), ("tokens", 0.0, 9, "adamw")])
+def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(tmp_path, name, dropout, at, kind):
     objective, batches = objectives()[name]
-    config = LoopConfig(steps=11, lr=1e-2, warmup=2, save_every=4, eval_every=3)
+    config = LoopConfig(steps=11, lr=1e-2, warmup=2, optimizer=kind, save_every=4, eval_every=3)
     valid = batches(5)
     outcomes = []
     for run, kill_at in (("whole", None), ("killed", at)):
@@ -364,9 +366,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tmp_pa
     assert all(torch.isfinite(p).all() for p in policy.parameters()), "the bad step must not be taken"
 
 
+@each_optimizer
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_bad_step_changes_neither_weights_nor_moments(poison, value):
+def test_a_bad_step_changes_neither_weights_nor_moments(poison, value, kind):
     """Nobody looks at the loss between the backward pass and the optimizer: the optimizer itself has to stay where it
     is, and to go on from there as if the step had not been."""
 
@@ -375,7 +378,7 @@ def test_a_bad_step_changes_neither_weights_nor_moments(poison, value):
         loss = outcome.loss * value if poison == "loss" else outcome.loss + (policy.wte.weight[0, 0] * 0).sqrt()
         return outcome._replace(loss=loss)
 
-    batch, config = collate(some_sequences()), LoopConfig(steps=9, lr=1e-2, weight_decay=0.5)
+    batch, config = collate(some_sequences()), LoopConfig(steps=9, lr=1e-2, optimizer=kind, weight_decay=0.5)
     trained = []
     for steps in ([sft_objective] * 2, [sft_objective, objective, sft_objective]):
         policy = tiny_gpt()
