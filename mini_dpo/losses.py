@@ -207,7 +207,7 @@ def f_dpo(logps: PairLogps, *, beta: float = 0.1, divergence: Literal["reverse_k
     """DPO under another divergence from the reference, E_ref[f(u)] with u = pi/ref = e^r: its reward is beta f'(u).
 
         L = -log sigma(beta f'(u_w) - beta f'(u_l)),   u = e^r
-        f'(u) = log u if reverse_kl, -1/u if forward_kl, log(u / (1 + u)) if jensen_shannon, -u^-alpha / alpha if alpha
+        f'(u) = log u if reverse_kl, -1/u if forward_kl, log(u / (1 + u)) if jensen_shannon, -(u^-alpha) / alpha if alpha
 
     beta: price of one unit of the divergence, in units of reward; must be positive
     divergence: which f, see the formula
@@ -583,6 +583,7 @@ def simpo(logps: PairLogps, *, beta: float = 2.0, gamma: float = 1.0) -> Tensor:
     best_margin=lambda p, beta, gamma, alpha: offset_logit(p, gamma),
     reference=False,
     shift_invariant=False,
+    convex=False,
     beta_scales=False,
 )
 def alphapo(logps: PairLogps, *, beta: float = 2.5, gamma: float = 0.1, alpha: float = 0.25) -> Tensor:
@@ -648,8 +649,8 @@ def kto(logps: UnpairedLogps, *, beta: float = 0.1, desirable_weight: float = 1.
 
     r': the log-ratios of the batch's prompts, each with another one's response. z has no gradient.
     beta: price of a nat of KL divergence from the reference, in units of reward; must be positive
-    desirable_weight: lambda_D, what a liked response counts
-    undesirable_weight: lambda_U, what a disliked one counts
+    desirable_weight: lambda_D, what a liked response counts; at least 0
+    undesirable_weight: lambda_U, what a disliked one counts; at least 0
     Returns (B,). The paper's estimate of the KL divergence: biased, as the responses are not the policy's. As in TRL.
     """
     require(beta > 0, f"beta must be positive, not {beta}")
@@ -673,8 +674,8 @@ def apo_zero_unpaired(logps: UnpairedLogps, *, beta: float = 0.1, desirable_weig
         L = lambda_D (1 - sigma(beta r)) if liked, lambda_U sigma(beta r) if not
 
     beta: price of a nat of KL divergence from the reference, in units of reward; must be positive
-    desirable_weight: lambda_D, what a liked response counts
-    undesirable_weight: lambda_U, what a disliked one counts
+    desirable_weight: lambda_D, what a liked response counts; at least 0
+    undesirable_weight: lambda_U, what a disliked one counts; at least 0
     Returns (B,). As TRL's KTO trainer has it.
     """
     require(beta > 0, f"beta must be positive, not {beta}")

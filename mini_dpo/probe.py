@@ -5,11 +5,11 @@ Losses of single responses can be asked too: the value of a pair is then the lik
 
 from __future__ import annotations
 
-import traceback
-
 import torch
 from torch import Tensor
 
+from mini_dpo.errors import UserError
+from mini_dpo.loss_files import set_apart
 from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps
 
 START, TOKENS = -60.0, 20  # where both responses begin on the path along the margin: log-prob in nats, and length
@@ -68,10 +68,11 @@ def try_loss(loss: Loss, hyper: dict) -> str:
     lengths, logps = torch.tensor([1, 2]), torch.tensor([-1.0, -2.0])
     responses = Responses(logps, lengths, logps if loss.reference else None)
     try:
-        loss(PairLogps(responses, responses) if loss.paired else UnpairedLogps(responses, lengths == 1, torch.zeros(2)), **hyper)
-    except ValueError as error:
-        return f"{loss.name}: {error}"
-    except Exception as error:  # a mistake in a loss of the user's own
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{loss.name} fails on a batch of two, {frame.filename}, line {frame.lineno}: {type(error).__name__}: {error}"
+        with set_apart(loss.function.__code__.co_filename):
+            try:
+                loss(PairLogps(responses, responses) if loss.paired else UnpairedLogps(responses, lengths == 1, torch.zeros(2)), **hyper)
+            except ValueError as error:  # it refuses its hyperparameters, or what it returns is refused
+                return f"{loss.name}: {str(error).removeprefix(loss.name + ' ')}"
+    except UserError as error:
+        return f"{loss.name} fails on a batch of two: {error}"
     return ""

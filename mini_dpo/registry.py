@@ -184,12 +184,17 @@ class Loss:
 
     @property
     def docstring(self) -> str:
-        return inspect.getdoc(self.function) or ""
+        doc = self.function.__doc__ or ""
+        closing = doc.rpartition("\n")[2]
+        if closing.strip():
+            return inspect.getdoc(self.function) or ""
+        return "\n".join(line.removeprefix(closing) for line in doc.splitlines()).strip()  # the quotes stand where the words begin
 
     @property
     def formula(self) -> str:
-        """The docstring's indented lines."""
-        return "\n".join(line.strip() for line in self.docstring.splitlines() if line.startswith("    "))
+        """The docstring's first indented lines."""
+        match = re.search(r"(^ {4}.*\n?)+", self.docstring, re.MULTILINE)
+        return "\n".join(line.strip() for line in match[0].splitlines()) if match else ""
 
 
 LOSSES: dict[str, Loss] = {}
@@ -230,7 +235,8 @@ def loss(
     reversed_where: where a step makes the chosen response fall against the rejected one, as a formula in the symbols of
         the docstring's, such as "h > 1 / (2 beta)"; nowhere if not given.
     reference: it reads the reference. mismatched: it wants `UnpairedLogps.mismatched`. estimate: it makes one number of
-        the whole batch and detaches it, so that the number has no gradient.
+        the whole batch and detaches it, so that the number has no gradient. (Weights that are detached example by example
+        cannot be declared: `check` will say that the gradient is not the derivative.)
     shift_invariant: one number added to both log-ratios of a pair changes nothing: the partition function cancels.
     monotone, convex: along the margin, y_w gaining as many nats as y_l loses, it never rises, never bends down.
     decomposes: an example's value does not depend on the others in its batch, so accumulated batches are exact.

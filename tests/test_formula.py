@@ -131,3 +131,44 @@ def test_the_slopes_are_the_formula_s_derivatives():
     loss = loss_with("L = max(0, h - 3) + r_w^2")
     _, ((below, above), (below_l, above_l)) = values_and_slopes(loss, PAIR, {"beta": 1.0}, read(loss))
     assert (float(below), float(above)) == pytest.approx((4.0, 5.0)) and (float(below_l), float(above_l)) == pytest.approx((-1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "L = e^-beta h",
+        "L = (1 + e^beta h)^-2",
+        "L = max(0, h)^1/2",
+        "L = [1 - h]+ - h",
+        "L = h   (17)",
+        "L = mean(h, 1)",
+        "L = h\nbeta > 0",
+        "L = 0 < beta",
+        "L = h,   h = beta h",
+        "L = clip(h, 0)",
+        "L = (1 - h)²",
+    ],
+)
+def test_notations_that_would_be_misread_are_not_read(formula):
+    with pytest.raises(Unreadable):
+        compute(formula)
+
+
+def test_an_equation_knows_nothing_of_another_s_parameter_and_a_symbol_never_hides_h():
+    assert compute("L = f(h),   f(x) = x + b,   b = beta r_w") == 4.0
+    with pytest.raises(Unreadable):
+        compute("L = f(h),   f(x) = x + b,   b = x")
+    assert compute("L = beta h", names=("beta: h, that is aimed at",)) == 1.5
+
+
+def test_the_formula_ends_where_the_words_begin_and_may_stand_last():
+    assert loss_with("L = h", names=("beta: sets the aim, which is", "    1 / (2 beta)")).formula == "L = h"
+
+    def last(logps, *, beta=0.5):
+        """One.
+
+        L = h
+        """
+
+    last.__doc__ = "One.\n\n        L = h\n    "
+    assert replace(LOSSES["dpo"], function=last).formula == "L = h"

@@ -19,8 +19,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 FLOORS = [
     {"errors", "devices", "muon", "registry"},
-    {"packing", "loss_files", "parallel", "probe", "bradley_terry", "tokenizer", "metrics"},
-    {"model", "losses", "tabular", "shop", "cli"},
+    {"packing", "loss_files", "parallel", "bradley_terry", "tokenizer", "metrics"},
+    {"model", "losses", "probe", "tabular", "shop", "cli"},
     {"logprobs", "generate", "checkpoint", "settings"},
     {"data"},
     {"training", "audit"},

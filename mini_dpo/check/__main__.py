@@ -31,9 +31,7 @@ def main() -> None:
     if arguments.examples < 1:
         raise UserError(f"--examples must be at least 1, not {arguments.examples}")
     file = arguments.loss.rsplit(":", 1)[0] if ".py:" in arguments.loss else loss.function.__code__.co_filename
-    with set_apart(file):
-        problem = try_loss(loss, loss.hyperparameters)  # said once, and not by every property
-    if problem:
+    if problem := try_loss(loss, loss.hyperparameters):  # said once, and not by every property
         raise UserError(problem)
     torch.set_num_threads(1)  # of batches this small, threads only wait for each other
     started, printed = time.perf_counter(), 0

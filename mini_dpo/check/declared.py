@@ -134,7 +134,7 @@ def reads_reference(loss, draw, hyper):
     logps = draw(pairs(size=1))
     try:
         value(loss, without_reference(logps), hyper)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         if not loss.reference:
             raise Broken(f"{example_shown(logps, hyper)}\nreference=False is declared, and the loss fails without one: {error}") from error
     else:

@@ -42,18 +42,19 @@ def options(loss: Loss, name: str, wide: bool = True) -> list:
     if isinstance(default, int):
         near, far = [default, 1, 2], [2 * default, 3, 5, 0, 10]
     elif name == "beta":
-        near, far = [1.0, default, 0.5, 2.0], [0.1, 5.0, 10.0, 0.03, 0.7, 3.0]
+        near, far = [1.0, default, 0.5, 2.0], [0.1, 5.0, 10.0, 0.01, 50.0, 0.7, 3.0]
     elif default:
-        near, far = [default, 0.5 * default, 2 * default, 0.0], [5 * default, 0.2 * default, 1.0, 0.3, 3.5 * default, 0.45]
+        near, far = [default, 0.5 * default, 2 * default, 0.0], [10 * default, 0.2 * default, 1.0, -default, 0.3, 3.5 * default, 0.45]
     else:
-        near, far = [0.0, 0.5], [1.0, 3.0, 0.2, -0.5]
+        near, far = [0.0, 0.5], [1.0, 3.0, 0.2, -0.5, 10.0]
     return list(dict.fromkeys(near + far * wide))
 
 
 def accepts(loss: Loss, hyper: dict) -> bool:
     """Whether a loss can be called with these hyperparameters."""
     try:
-        value(loss, one_pair(), hyper)
+        if value(loss, one_pair(), hyper).isnan().any():
+            return False
     except Exception:  # what it should have been is the affair of "refuses nonsense"
         return False
     return True
@@ -71,23 +72,23 @@ SIZES = [1, 2, 3, 4, 5, 8, 6, 7, 9, 12, 16, 23, 40]
 
 @st.composite
 def responses(draw, B: int, at_reference: bool, nats: int, tokens: int) -> Responses:
-    """B responses in float64: log-probs down to -nats; small batches number by number, large ones from a seed."""
+    """B responses in float64: log-probs from nearly 0 to -nats; small batches number by number, large ones from a seed."""
     if B > 4:
         generator = torch.Generator().manual_seed(draw(st.integers(0, 9999)))
         uniform = lambda: torch.rand(B, generator=generator, dtype=torch.float64)  # noqa: E731
-        policy = -(2 * nats) ** uniform() / 2
+        policy = -(1000 * nats) ** uniform() / 1000
         near = (policy + 40 * uniform() - 20).clamp(max=-0.01)
-        ref = torch.where(uniform() < 0.5, near, -(2 * nats) ** uniform() / 2)
+        ref = torch.where(uniform() < 0.5, near, -(1000 * nats) ** uniform() / 1000)
         return Responses(policy, (tokens ** uniform()).round(), policy if at_reference else ref)
-    few, many = st.integers(1, 80), st.integers(1, 2 * nats)
-    logps = lambda: torch.tensor([-draw(few | many) / 2 for _ in range(B)], dtype=torch.float64)  # noqa: E731
+    few, many, least = (st.integers(1, n).map(lambda n, by=by: -n / by) for n, by in ((80, 2), (2 * nats, 2), (500, 1000)))
+    logps = lambda: torch.tensor([draw(few | many | least) for _ in range(B)], dtype=torch.float64)  # noqa: E731
     lengths = torch.tensor([draw(st.integers(1, 20) | st.integers(1, tokens)) for _ in range(B)])
     policy = logps()
     return Responses(policy, lengths, policy if at_reference else logps())
 
 
 @st.composite
-def pairs(draw, size: int | None = None, largest: int = 40, at_reference: bool = False, nats: int = 1000, tokens: int = 400) -> PairLogps:
+def pairs(draw, size: int | None = None, largest: int = 40, at_reference: bool = False, nats: int = 1000, tokens: int = 2000) -> PairLogps:
     """Pairs, with a reference."""
     B = size or draw(st.sampled_from([n for n in SIZES if n <= largest]))
     return PairLogps(*(draw(responses(B, at_reference, nats, tokens)) for _ in range(2)))
@@ -95,15 +96,16 @@ def pairs(draw, size: int | None = None, largest: int = 40, at_reference: bool =
 
 @st.composite
 def batches(draw, loss: Loss, size: int | None = None, largest: int = 40, nats: int = 1000) -> AnyLogps:
-    """What the loss takes: pairs, or single responses of both kinds in any proportion and as many mismatched
-    log-ratios of either sign; with a reference if it has one."""
+    """What the loss takes: pairs, or single responses of both kinds in any proportion and some mismatched log-ratios of
+    either sign; with a reference if it has one."""
     if loss.paired:
         drawn = draw(pairs(size, largest, nats=nats))
         return drawn if loss.reference else without_reference(drawn)
     B = size or draw(st.sampled_from([n for n in SIZES if n <= largest]))
-    drawn = draw(responses(B, False, nats, 400))
+    drawn = draw(responses(B, False, nats, 2000))
     liked = torch.tensor(draw(st.lists(st.booleans(), min_size=B, max_size=B)))
-    mismatched = torch.tensor([draw(st.integers(-40, 40)) / 2 for _ in range(B)], dtype=torch.float64)
+    M = draw(st.sampled_from([B, B, (B + 1) // 2]))  # a prompt that fits with no other response has none
+    mismatched = torch.tensor([draw(st.integers(-40, 40) | st.integers(-400, 400)) / 2 for _ in range(M)], dtype=torch.float64)
     return UnpairedLogps(drawn if loss.reference else Responses(drawn.policy, drawn.lengths), liked, mismatched)
 
 
@@ -132,11 +134,12 @@ def in_type(logps: AnyLogps, dtype: torch.dtype) -> AnyLogps:
 
 
 def picked(logps: AnyLogps, which: list[int]) -> AnyLogps:
-    """Some examples of a batch (and their mismatched log-ratios), in this order."""
+    """Some examples of a batch in this order, and their mismatched log-ratios if each has one."""
     index = torch.tensor(which)
     if isinstance(logps, PairLogps):
         return PairLogps(logps.chosen[index], logps.rejected[index])
-    return UnpairedLogps(logps.responses[index], logps.desirable[index], None if logps.mismatched is None else logps.mismatched[index])
+    of_each = logps.mismatched is not None and len(logps.mismatched) == len(logps)
+    return UnpairedLogps(logps.responses[index], logps.desirable[index], logps.mismatched[index] if of_each else logps.mismatched)
 
 
 def ask(loss: Loss, logps: AnyLogps, hyper: dict) -> tuple[Tensor, list[Tensor]]:
@@ -145,8 +148,8 @@ def ask(loss: Loss, logps: AnyLogps, hyper: dict) -> tuple[Tensor, list[Tensor]]
     values = loss(with_policies(logps, leaves), **hyper)
     if not values.requires_grad:
         return values, [torch.zeros_like(leaf) for leaf in leaves]
-    gradients = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
-    return values.detach(), [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients)]
+    gradients = torch.autograd.grad(values.sum() / 4, leaves, allow_unused=True)  # as in a mean: not with a weight of 1
+    return values.detach(), [torch.zeros_like(leaf) if g is None else 4 * g for leaf, g in zip(leaves, gradients)]
 
 
 def equal(a: Tensor, b: Tensor) -> bool:

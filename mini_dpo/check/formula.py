@@ -27,12 +27,16 @@ from decimal import MAX_EMAX, MIN_EMIN, Decimal, DecimalException, localcontext
 from mini_dpo.registry import Loss, PairLogps, UnpairedLogps
 
 TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?(?:e-?\d+)?)|([^\W\d]\w*'*)|([-+*/^()\[\]|,<>=]))")
-GREEK = str.maketrans({"σ": "sigma", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "λ": "lambda", "τ": "tau", "α": "alpha", "·": "*"})
+GREEK = str.maketrans({"σ": "sigma", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "λ": "lambda", "τ": "tau", "α": "alpha", "·": "*", "−": "-"})
 LARGEST = 560  # e to more than this is where floats come to their end, and losses cut their exponents
 
 
 class Unreadable(ValueError):
     """A formula that cannot be read; the message says at what."""
+
+
+class Incomplete(Unreadable):
+    """A formula that says nothing of a case that there is."""
 
 
 class OutOfReach(ArithmeticError):
@@ -87,7 +91,7 @@ class Place:
         if name in self.local:
             return self.local[name]
         if name in self.formula and not self.formula[name].parameter:
-            return self.formula[name].body(self)
+            return self.formula[name].body(replace(self, local={key: x for key, x in self.local.items() if key == "r'"}))
         if name in self.symbols:
             return self.symbols[name]
         if name == "h":
@@ -144,6 +148,7 @@ class Reader:
 
     def __init__(self, text: str, functions: set[str], words: set[str]) -> None:
         self.tokens, self.functions, self.words = list(split(text)), functions, words
+        self.loose = ""  # the exponent that was just read, if it is not clear where it ends
 
     @property
     def next(self) -> str:
@@ -173,7 +178,7 @@ class Reader:
             for body, word in cases:
                 if word in place.words or (word in ("liked", "not") and place.liked[place.i] == (word == "liked")):
                     return body(place)
-            raise Unreadable(f"none of its cases is {', '.join(place.words)}")
+            raise Incomplete(f"none of its cases is {', '.join(place.words) or 'this one'}")
 
         return choose
 
@@ -194,7 +199,10 @@ class Reader:
     def sum(self) -> Body:
         total = self.product()
         while self.next in ("+", "-"):
-            sign, left, right = self.take(), total, self.product()
+            sign, left = self.take(), total
+            if self.next in ("+", "-"):
+                raise Unreadable(f"{sign!r} before {self.next!r}: a positive part is max(0, x)")
+            right = self.product()
             total = (lambda a, b: lambda place: a(place) + b(place))(left, right) if sign == "+" else (lambda a, b: lambda place: a(place) - b(place))(left, right)
         return total
 
@@ -204,13 +212,17 @@ class Reader:
             self.take()
             rest = self.product()
             return lambda place: -rest(place)
-        plain = self.next[:1].isdigit()  # so far, a number over a number
+        plain = self.next[:1].isdecimal()  # so far, a number over a number
         value, divided = self.power(), False
         while self.next and (self.next in "*/([" or self.starts_factor()):
             sign = self.take() if self.next in ("*", "/") else ""
+            if self.loose and sign != "*" and not (self.loose == "2" and not sign):
+                raise Unreadable("it is not clear where an exponent ends: use brackets")
+            if not sign and self.next in "([" and len(self.tokens) > 2 and self.tokens[1][0].isdecimal() and self.tokens[2] in ")]":
+                raise Unreadable(f"({self.tokens[1]}) may be a number of the equation, not a factor")
             if divided and not sign and not (plain and (self.next in self.functions or self.next in "([")):
                 raise Unreadable(f"what stands before {self.next!r} could be divided by more than one thing: use brackets")
-            plain = plain and sign == "/" and self.next[:1].isdigit()
+            plain = plain and sign == "/" and self.next[:1].isdecimal()
             left, right, divided = value, self.power(), sign == "/"
             value = (lambda a, b: lambda place: a(place) / b(place))(left, right) if divided else (lambda a, b: lambda place: a(place) * b(place))(left, right)
         return value
@@ -219,12 +231,15 @@ class Reader:
         return self.next[0].isalnum() and self.next != "if" or (self.next == "|" and len(self.tokens) > 2 and self.tokens[2] == "|")
 
     def power(self) -> Body:
-        base = self.factor()
+        base, self.loose = self.factor(), ""
         if self.next != "^":
             return base
         self.take()
         negative = self.next == "-" and self.take() == "-"
+        bare = self.next
         exponent = self.factor()
+        # after e^-x or e^x a further factor may belong to the exponent, after y^1 a /; y^2 is at an end
+        self.loose = "" if bare in "([" or (not negative and bare[0].isdecimal() and bare != "1") else "2" if bare == "1" and not negative else bare
         sign = -1 if negative else 1
         return lambda place: power(base(place), sign * exponent(place))
 
@@ -240,7 +255,7 @@ class Reader:
             if name not in ("y", "y_w", "y_l"):
                 raise Unreadable(f"|{name}|: bars stand for the length of a response; write abs({name})")
             return lambda place: place.response(name).length
-        if token[0].isdigit():
+        if token[0].isdecimal():
             return lambda place: Decimal(token)
         if not token[0].isalpha():
             raise Unreadable(f"{token!r} is not expected there")
@@ -273,6 +288,8 @@ class Reader:
             if self.next in ("^", "(") or (bare and (self.next == "/" or (self.next and self.next[0].isalnum() and self.next != "if"))):
                 raise Unreadable(f"it is not clear where the argument of {name} ends: use brackets")
         if name in ("mean", "sorted"):
+            if len(arguments) != 1:
+                raise Unreadable(f"{name} is of one thing")
             return over_batch(name, arguments[0])
 
         def value(place: Place) -> Decimal:
@@ -348,7 +365,11 @@ def place(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: di
         if not isinstance(x, str):
             symbols[name] = Decimal(x)
             if match := re.match(r"([^\W\d]\w*),", loss.describe(name)):
-                symbols[match[1].translate(GREEK)] = Decimal(x)
+                symbol = match[1].translate(GREEK)
+                if symbol in symbols and symbol != name:
+                    raise Unreadable(f"{symbol} is the symbol of two hyperparameters")
+                if symbol not in ("h", "r", "r_w", "r_l", "e", "s"):
+                    symbols[symbol] = Decimal(x)
     words = frozenset(x for x in hyper.values() if isinstance(x, str))
     if isinstance(logps, PairLogps):
         examples, liked, mismatched = [{"w": w, "l": l} for w, l in zip(responses(logps.chosen), responses(logps.rejected))], [], []
@@ -379,33 +400,42 @@ def exactly(evaluate: Callable[[], Decimal], within: str = "1e-20") -> Decimal |
 STEP = Decimal("1e-25")
 
 
-def values_and_slopes(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: dict[str, Equation]) -> tuple[list, list]:
-    """What the formula gives: the value of each example, and for each of its responses (chosen before rejected) the
-    slopes of the batch's total by s, from below and from above. None where floats do not reach."""
+def values_and_slopes(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: dict[str, Equation], of: int = 0) -> tuple[list, list]:
+    """What the formula gives: the value of each example, and for each response of example number `of` (chosen before
+    rejected) the slopes of the batch's total by s, from below and from above. None where floats do not reach."""
     here = place(loss, logps, hyper, formula)
     constant = here if loss.facts["estimate"] else None
-    whole_batch = any(word in loss.formula for word in ("mean(", "sorted("))
+    whole_batch = re.search(r"\b(mean|sorted)\b", loss.formula)
 
-    def total(at: Place, moved: int) -> Decimal:
-        """Of those examples that a move of one can change."""
-        return sum(formula["L"].body(replace(at, i=i, constant=constant)) for i in (range(len(at.examples)) if whole_batch else [moved]))
+    def value(at: Place, i: int) -> Decimal:
+        try:
+            found = formula["L"].body(replace(at, i=i))
+        except (TypeError, RecursionError) as error:
+            raise Unreadable(f"a function has too few or too many arguments, or something is defined by itself ({type(error).__name__})") from error
+        if isinstance(found, bool):
+            raise Unreadable("L is a comparison")
+        return found
 
-    def moved(i: int, side: str, step: Decimal) -> Place:
+    def total(at: Place) -> Decimal:
+        """Of those examples that a move of this one can change."""
+        return sum(value(replace(at, constant=constant), i) for i in (range(len(at.examples)) if whole_batch else [of]))
+
+    def moved(side: str, step: Decimal) -> Place:
         examples = list(here.examples)
-        examples[i] = {**examples[i], side: replace(examples[i][side], s=examples[i][side].s + step)}
+        examples[of] = {**examples[of], side: replace(examples[of][side], s=examples[of][side].s + step)}
         return replace(here, examples=examples)
 
-    values = [exactly(lambda i=i: formula["L"].body(replace(here, i=i))) for i in range(len(here.examples))]
-    slopes = []
-    for i, example in enumerate(here.examples):
-        for side in example:
-            slopes.append([exactly(lambda i=i, side=side, step=step: (total(moved(i, side, step), i) - total(here, i)) / step, "1e-12") for step in (-STEP, STEP)])
+    values = [exactly(lambda i=i: value(here, i)) for i in range(len(here.examples))]
+    slopes = [[exactly(lambda side=side, step=step: (total(moved(side, step)) - total(here)) / step, "1e-12") for step in (-STEP, STEP)] for side in here.examples[of]]
     return values, slopes
 
 
 def holds_where(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, condition: str) -> list[bool]:
     """Whether a condition in the formula's symbols holds, for each example. Raises Unreadable."""
-    formula = read(loss)
+    try:
+        formula = read(loss)
+    except Unreadable:
+        formula = {}  # the condition may need none of its definitions
     body = Reader(condition, {*FUNCTIONS, "mean", "sorted", *(name for name, equation in formula.items() if equation.parameter)}, set()).all()
     here = place(loss, logps, hyper, formula)
     with localcontext(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN):
