@@ -65,8 +65,9 @@ def read_json(path: Path) -> Any:
 
 
 def save_checkpoint(path: Path, model: GPT, tokenizer: str, **state: Any) -> None:
-    """Write a model with what is needed to use it, and any further state that resuming needs."""
-    payload = {"model": model.state_dict(), "config": asdict(model.config), "tokenizer": tokenizer, **state}
+    """Write a model with what is needed to use it, the stage that made it ("sft" or "dpo", by the file's name if `state`
+    does not say), and any further state that resuming needs."""
+    payload = {"model": model.state_dict(), "config": asdict(model.config), "tokenizer": tokenizer, "stage": path.stem, **state}
     write_whole(path, lambda file: torch.save(payload, file))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mini_dpo.audit import remarks
 from mini_dpo.data import (
     Demonstration,
     Encoded,
@@ -14,13 +16,14 @@ from mini_dpo.data import (
     EncodedPair,
     Feedback,
     Preference,
-    encode_demonstrations,
-    encode_feedback,
-    encode_preferences,
+    encode_example,
+    encode_fitting,
+    fitting,
     holds_pairs,
     load_demonstrations,
     load_feedback,
     load_preferences,
+    same_prompt,
     split_by_prompt,
     split_pairs,
 )
@@ -70,66 +73,112 @@ def fingerprints(paths: Sequence[Path]) -> dict[str, str]:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check the path") from error
 
 
-def load_corpus(data: str | None, sft_data: str | None, tokenizer: Tokenizer, context: int, paired: bool = True) -> Corpus:
-    """The toy shop's corpus if no file is named, else the user's. paired: False for a loss of single responses.
-
-    The user's files are split by prompt, a tenth held out. Without an SFT file of their own, SFT imitates the chosen
-    (or liked) responses. Raises UserError, with file and line, for input that cannot be used.
-    """
-    corpus = toy_corpus(tokenizer, context) if data is None and sft_data is None else own_corpus(data, sft_data, tokenizer, context, paired)
-    if paired or not corpus.preferences or isinstance(corpus.preferences[0], EncodedFeedback):
-        return corpus
-    print(f"{data or 'the toy shop'}: the loss wants single responses, so each of {len(corpus.preferences)} pairs is split into a liked and a disliked one")
-    return replace(corpus, preferences=split_pairs(corpus.preferences), valid_preferences=split_pairs(corpus.valid_preferences))
-
-
 def toy_corpus(tokenizer: Tokenizer, context: int, held_out: str = "test") -> Corpus:
     """The shop's six files: train, validation and test share no prompt. held_out: which of them is kept for the end."""
-    sft = {s: encode_demonstrations(load_demonstrations(path), tokenizer, context, path.name) for s, path in TOY_SFT.items()}
+    sft = {s: encode_fitting(load_demonstrations(path), tokenizer, context, path.name) for s, path in TOY_SFT.items()}
     preferences = {split: load_preferences(path) for split, path in TOY_PREFERENCES.items()}
-    pairs = {s: encode_preferences(examples, tokenizer, context, TOY_PREFERENCES[s].name) for s, examples in preferences.items()}
+    pairs = {s: encode_fitting(examples, tokenizer, context, TOY_PREFERENCES[s].name) for s, examples in preferences.items()}
     kept = HeldOut([p.prompt for p in preferences[held_out]], sft[held_out], preferences[held_out], pairs[held_out], judge)
     return Corpus(sft["train"], sft["valid"], pairs["train"], pairs["valid"], kept)
 
 
-def own_corpus(data: str | None, sft_data: str | None, tokenizer: Tokenizer, context: int, paired: bool) -> Corpus:
-    """A preference file, an SFT file, or both. No prompt that is held out in one is trained on in the other."""
-    of_pairs = paired or not data or holds_pairs(data)
-    load, encode_them = (load_preferences, encode_preferences) if of_pairs else (load_feedback, encode_feedback)
-    preferences, kept_preferences = split_by_prompt(load(data)) if data else ([], [])
-    if sft_data:
-        demonstrations, kept_demonstrations = split_by_prompt(load_demonstrations(sft_data))
-        demonstrations = without_prompts(demonstrations, {p.prompt for p in kept_preferences}, sft_data)
-    else:
-        print(f"{data}: no --sft-data, so SFT imitates its {'chosen' if of_pairs else 'liked'} responses")
-        demonstrations, kept_demonstrations = chosen_responses(preferences), chosen_responses(kept_preferences)
-    source, sft_source = str(data), str(sft_data or data)
-    responses = encode_demonstrations(demonstrations, tokenizer, context, sft_source)
-    kept_responses = encode_demonstrations(kept_demonstrations, tokenizer, context, f"{sft_source} (held out)")
-    encoded = encode_them(preferences, tokenizer, context, source)
-    kept_encoded = encode_them(kept_preferences, tokenizer, context, f"{source} (held out)")
-    kept = kept_preferences or kept_demonstrations
-    kind = "pairs" if of_pairs else "single responses"
-    print(f"held out by prompt: {len(kept_encoded)} of {len(kept_encoded) + len(encoded)} {kind}, {len(kept_responses)} of {len(kept_responses) + len(responses)} responses")  # fmt: skip
-    prompts = [e.prompt for e in kept if len(tokenizer.encode_prompt(e.prompt)) < context]
-    if not of_pairs and len({e.desirable for e in encoded}) == 1:
-        print(f"{source}: every response to train on is {'liked' if encoded[0].desirable else 'disliked'}; the other kind is never seen")
-    pairs = (kept_preferences, kept_encoded) if of_pairs else ([], [])
-    return Corpus(responses, kept_responses, encoded, kept_encoded, HeldOut(prompts, kept_responses, *pairs, judge=None))
+def in_single_responses(corpus: Corpus, source: str) -> Corpus:
+    """The same corpus for a loss of single responses: pairs are split in two."""
+    if not corpus.preferences or isinstance(corpus.preferences[0], EncodedFeedback):
+        return corpus
+    print(f"{source}: the loss wants single responses, so each of {len(corpus.preferences)} pairs is split into a liked and a disliked one")
+    return replace(corpus, preferences=split_pairs(corpus.preferences), valid_preferences=split_pairs(corpus.valid_preferences))
+
+
+# -------------------------------------------------------------------------------------------- files of the user's own
+
+
+@dataclass(frozen=True)
+class OwnFile:
+    """A file's examples, the `n_train` to train on before those that are held out, and their tokens."""
+
+    source: str
+    examples: list
+    encoded: list
+    n_train: int
+
+
+def read_own(data: str | None, sft_data: str | None, tokenizer: Tokenizer, paired: bool, skip_bad: bool = False) -> tuple[OwnFile, OwnFile]:
+    """(preferences, responses to imitate) from a preference file, an SFT file, or both; what is remarkable about them is
+    said. A tenth of each file's prompts is held out, and no prompt that is held out in one is trained on in either.
+    Without an SFT file, SFT imitates the chosen (or liked) responses, each once.
+
+    paired: False for a loss of single responses. Raises UserError, with file and line, for input that cannot be used.
+    """
+    load = load_preferences if paired or not data or holds_pairs(data) else load_feedback
+    files = (load(data, skip_bad=skip_bad) if data else [], load_demonstrations(sft_data, skip_bad=skip_bad) if sft_data else [])
+    for path, examples in zip((data, sft_data), files):
+        for remark in remarks(examples):
+            print(f"{path}: {remark}")
+    prompts = {e.prompt for examples in files for e in examples}
+    if twins := len(prompts) - len({same_prompt(prompt) for prompt in prompts}):
+        print(f"{twins} of {len(prompts)} prompts differ from another one by blanks, letter case or Unicode form only: held out or trained on together")
+    preferences, demonstrations = split_by_prompt(*files)
+    for path, (train, held_out) in ((data, preferences), (sft_data, demonstrations)):
+        if held_out and not train:
+            raise UserError(f"{path}: every prompt is held out in the other file; add examples with other prompts")
+    if not sft_data:
+        demonstrations = tuple(map(chosen_responses, preferences))
+        n, liked = len(demonstrations[0]), "chosen" if load is load_preferences else "liked"
+        again = sum(load is load_preferences or e.label for e in preferences[0]) - n
+        print(f"{data}: no --sft-data, so SFT imitates its {liked} responses{f' ({again} of them stand there again, and are imitated once)' if again else ''}")  # fmt: skip
+    sources = str(data or sft_data), str(sft_data or data)
+    return tuple(OwnFile(source, [*train, *held_out], [encode_example(tokenizer, e) for e in (*train, *held_out)], len(train)) for source, (train, held_out) in zip(sources, (preferences, demonstrations)))  # fmt: skip
 
 
 def chosen_responses(preferences: Sequence[Preference] | Sequence[Feedback]) -> list[Demonstration]:
-    """The chosen, or liked, half of preferences, as responses to imitate."""
+    """The chosen, or liked, half of preferences, as responses to imitate: each once, in however many pairs it won."""
     if all(isinstance(p, Preference) for p in preferences):
-        return [Demonstration(p.prompt, p.chosen, p.line) for p in preferences]
-    return [Demonstration(p.prompt, p.completion, p.line) for p in preferences if p.label]
+        liked = [Demonstration(p.prompt, p.chosen, p.line) for p in preferences]
+    else:
+        liked = [Demonstration(p.prompt, p.completion, p.line) for p in preferences if p.label]
+    return list({(d.prompt, d.response): d for d in reversed(liked)}.values())[::-1]  # the first of its kind stays
 
 
-def without_prompts(demonstrations: list[Demonstration], prompts: set[str], source: str) -> list[Demonstration]:
-    """Leave out examples whose prompt is held out elsewhere, aloud. Raises UserError if none is left."""
-    kept = [d for d in demonstrations if d.prompt not in prompts]
-    if len(kept) < len(demonstrations):
-        print(f"{source}: left out {len(demonstrations) - len(kept)} of {len(demonstrations)} examples: their prompts are held-out preferences")
-    if not kept:
-        raise UserError(f"{source}: every prompt is a held-out preference's; add examples with other prompts")
-    return kept
+LONGEST = 2048  # tokens: what a context is fitted to at most
+
+
+def fitted_context(own: Sequence[OwnFile], shortest: int) -> int:
+    """A context for these files: the 99th percentile of their lengths (of the file with the longer one), between
+    `shortest` and LONGEST tokens."""
+    lengths = [sorted(e.length for e in file.encoded) for file in own if file.encoded]
+    percentile = max(of_file[math.ceil(0.99 * len(of_file)) - 1] for of_file in lengths)
+    return max(shortest, min(percentile, LONGEST))
+
+
+def describe_choice(own: Sequence[OwnFile], tokenizer: Tokenizer, context: int, chosen: Sequence[str]) -> str:
+    """One line on the vocabulary and the context. chosen: the flags that nobody gave."""
+    texts = [text for file in own for e in file.examples[:500] for text in vars(e).values() if isinstance(text, str)]
+    rate = sum(len(text.encode()) for text in texts) / max(1, sum(len(tokenizer.encode(text)) for text in texts))
+    name = "GPT-2's vocabulary" if tokenizer.name == "gpt2" else "the toy shop's vocabulary"
+    foreign = ", made for other texts: GPT-2's is not in tiktoken's cache, and --tokenizer gpt2 fetches it once" if tokenizer.name == "toy" and "tokenizer" in chosen else ""  # fmt: skip
+    fits = sum(e.length <= context for file in own for e in file.encoded) / sum(len(file.encoded) for file in own)
+    return f"{own[0].source}: {name} ({rate:.1f} bytes a token{foreign}) and a context of {context:,} tokens ({fits:.1%} of the examples fit); --{' and --'.join(chosen)} {'changes' if len(chosen) == 1 else 'change'} that"  # fmt: skip
+
+
+def own_corpus(own: tuple[OwnFile, OwnFile], context: int) -> Corpus:
+    """What of the user's files fits the context. What is held out was decided before, and is the same for every context."""
+    longest = max(e.length for file in own for e in file.encoded)
+    train, held_out = [], []  # of each file
+    for file in own:
+        said_already = file is own[1] and own[0].examples and file.source == own[0].source  # the chosen halves of pairs
+        say = (lambda message: None) if said_already else print
+        kept = fitting(file.encoded, file.examples, context, file.source, say, file.n_train, longest)
+        train.append([file.encoded[i] for i in kept if i < file.n_train])
+        held_out.append([i for i in kept if i >= file.n_train])
+    preferences, demonstrations = own
+    (encoded, responses), (kept_preferences, kept_responses) = train, ([file.encoded[i] for i in kept] for file, kept in zip(own, held_out))
+    of_pairs = not preferences.examples or isinstance(preferences.examples[0], Preference)
+    kind = "pairs" if of_pairs else "single responses"
+    print(f"held out by prompt: {len(kept_preferences)} of {len(kept_preferences) + len(encoded)} {kind}, {len(kept_responses)} of {len(kept_responses) + len(responses)} responses")  # fmt: skip
+    if not of_pairs and len({e.desirable for e in encoded}) == 1:
+        print(f"{preferences.source}: every response to train on is {'liked' if encoded[0].desirable else 'disliked'}; the other kind is never seen")
+    asked, numbers = (preferences, held_out[0]) if held_out[0] else (demonstrations, held_out[1])
+    prompts = [asked.examples[i].prompt for i in numbers]
+    pairs = ([preferences.examples[i] for i in held_out[0]], kept_preferences) if of_pairs else ([], [])
+    return Corpus(responses, kept_responses, encoded, kept_preferences, HeldOut(prompts, kept_responses, *pairs, judge=None))

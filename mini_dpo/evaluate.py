@@ -26,13 +26,15 @@ PROMPTS = 256  # at most so many held-out prompts are answered
 MARKS = ("reward", "facts", "tone", "length")  # the judge's
 
 
-def evaluate(sft: GPT, policy: GPT | None, loss: Loss, hyperparameters: dict, tokenizer: Tokenizer, held_out: HeldOut, seed: int, dtype: str) -> tuple[dict, list[dict]]:  # fmt: skip
+def evaluate(sft: GPT, policy: GPT | None, loss: Loss, hyperparameters: dict, tokenizer: Tokenizer, held_out: HeldOut, seed: int, dtype: str, reference: GPT | None = None) -> tuple[dict, list[dict]]:  # fmt: skip
     """The closing table as numbers, and the answers behind it: (summary, one sample a prompt).
 
-    sft: the model before preference training, which is also the reference. policy: the one after, None without that
-    stage; loss, hyperparameters: what it was trained with. The two models draw their answers with different random
-    numbers. In the summary, `NAME_error` is the standard error of `NAME`, None where one example alone was measured.
+    sft: the model before preference training, which is also the reference if no other is given. policy: the one after,
+    None without that stage; loss, hyperparameters: what it was trained with. The two models draw their answers with
+    different random numbers. In the summary, `NAME_error` is the standard error of `NAME`, None where one example alone
+    was measured.
     """
+    reference = reference or sft
     prompts = list(dict.fromkeys(held_out.prompts))[:PROMPTS]
     models = {"sft": sft} if policy is None else {"sft": sft, "dpo": policy}
     sequences = held_out.responses or [pair.chosen for pair in held_out.pairs]
@@ -58,12 +60,12 @@ def evaluate(sft: GPT, policy: GPT | None, loss: Loss, hyperparameters: dict, to
     if policy is None:
         return summary, samples
     dpo = summary["dpo"]
-    dpo |= named("kl", *estimate_kl(policy, sft, tokenizer, prompts, ids["dpo"], dtype))
+    dpo |= named("kl", *estimate_kl(policy, reference, tokenizer, prompts, ids["dpo"], dtype))
     if held_out.judge:
         ours, theirs = (torch.tensor([verdict["reward"] for verdict in marks[name]]) for name in ("dpo", "sft"))  # (N,) each
         dpo |= named("reward_gain", *mean_and_error(ours - theirs)) | named("win_rate", *mean_and_error(wins(ours, theirs)))
     if held_out.pairs:
-        before, after = compare_pairs(policy, sft, loss, hyperparameters, held_out.pairs, dtype)
+        before, after = compare_pairs(policy, sft, reference, loss, hyperparameters, held_out.pairs, dtype)
         summary["sft"] |= before
         dpo |= after
         if held_out.judge:
@@ -132,16 +134,17 @@ def estimate_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, prompts: Sequ
 
 
 @torch.no_grad()
-def compare_pairs(policy: GPT, sft: GPT, loss: Loss, hyperparameters: dict, pairs: Sequence[EncodedPair], dtype: str) -> tuple[dict, dict]:
+def compare_pairs(policy: GPT, sft: GPT, reference: GPT, loss: Loss, hyperparameters: dict, pairs: Sequence[EncodedPair], dtype: str) -> tuple[dict, dict]:  # fmt: skip
     """What the loop logs of pairs, on held-out ones, before and after preference training: each model's mean log-prob of
     the chosen and of the rejected responses; and how often the policy's reward agrees with the label.
 
-    The reward is the loss's own, and the SFT model is asked about it only where the loss has a reference. Losses of
+    The reward is the loss's own, and the reference is asked about it only where the loss has one. Losses of
     single responses are asked twice: which of a pair has the larger reward, and, as in their logs, which sign each
     response's reward has. (A pair counts there as one example: its two responses are not independent.)
     """
     before = reference_logps(sft, pairs, dtype, BATCH)  # (N, 2)
-    known = know_reference(pairs, before) if loss.reference else pairs
+    ref_logps = before if reference is sft else reference_logps(reference, pairs, dtype, BATCH)  # (N, 2)
+    known = know_reference(pairs, ref_logps) if loss.reference else pairs
     device, logged = policy.wte.weight.device, []
     for batch in Batches(known, collate_pairs, BATCH, seed=0).once():
         with autocast(device, dtype):
@@ -162,14 +165,14 @@ def heading(loss: str) -> str:
 
 def table(summary: dict) -> str:
     """The summary as people read it, standard errors in parentheses."""
-    sft, dpo = summary["sft"], summary.get("dpo", {})
+    sft, dpo, start = summary["sft"], summary.get("dpo", {}), summary.get("start", "SFT")
     rows = [
         ("true reward", "reward", "{:.2f}"),
         ("  facts, -8 to 8", "facts", "{:.2f}"),
         ("  tone, -4 to 4", "tone", "{:.2f}"),
         ("  length, -6 to 0", "length", "{:.2f}"),
-        ("  gain over SFT, prompt by prompt", "reward_gain", "{:.2f}"),
-        ("win rate against SFT, ties count half", "win_rate", "{:.3f}"),
+        (f"  gain over {start}, prompt by prompt", "reward_gain", "{:.2f}"),
+        (f"win rate against {start}, ties count half", "win_rate", "{:.3f}"),
         ("KL(policy || reference), nats a response", "kl", "{:.2f}"),
         ("perplexity on held-out SFT responses", "perplexity", "{:.3f}"),
         ("reward accuracy on held-out pairs", "reward_accuracy", "{:.3f}"),
@@ -179,7 +182,7 @@ def table(summary: dict) -> str:
         ("tokens a response", "response_tokens", "{:.1f}"),
         ("responses cut before their end", "unfinished", "{}"),
     ]
-    columns = {"SFT": sft} | ({heading(summary.get("loss", "dpo")): dpo} if dpo else {})
+    columns = {start: sft} | ({heading(summary.get("loss", "dpo")): dpo} if dpo else {})
     lines = [f"{'on held-out prompts (%d)' % summary['prompts']:42}" + "".join(f"{name:>12}{'':8}" for name in columns)]
     for label, key, form in rows:
         if key in sft or key in dpo:

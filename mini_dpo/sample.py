@@ -82,8 +82,9 @@ def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
     """The models of a run by name: SFT and, if that stage has begun, the loss it is trained with. A file is one model."""
     paths = {"SFT": run / "sft.pt"}
     if (run / "dpo.pt").exists():
-        paths[heading(read_json(run / "config.json")["settings"]["loss"])] = run / "dpo.pt"
-    if not paths["SFT"].exists():
+        settings = read_json(run / "config.json")["settings"]
+        paths = {settings.get("start", "SFT"): run / "sft.pt", heading(settings["loss"]): run / "dpo.pt"}
+    if not (run / "sft.pt").exists():
         file = find_model(run)
         paths = {file.stem.upper(): file}
     models = {name: load_model(path, dropout=0.0) for name, path in paths.items()}

@@ -81,15 +81,18 @@ class Settings:
     data: str | None = option(str, 'preferences, one {"prompt", "chosen", "rejected"} a line, or for losses of single responses {"prompt", "completion", "label"}; without it, the toy shop', metavar="PATH", group=DATA)
     sft_data: str | None = option(str, 'responses to imitate, one {"prompt", "response"} a line; without it, the chosen ones of --data', metavar="PATH", group=DATA)
 
+    skip_bad: bool = option(bool, "leave out what cannot be used of these files, empty answers for example, and say so, instead of stopping", False, group=DATA)
+
     init_from: str | None = option(str, "start from this checkpoint file, or the SFT model of this run's folder, instead of random weights", metavar="PATH", group=MODEL)
     model: str | None = option(str, "toy (0.5 million parameters) or gpt2 (124 million) (default: toy)", None, tuple(PRESETS), group=MODEL)
     n_layer: int | None = option(int, "transformer blocks, instead of the model's own number", group=MODEL)
     n_head: int | None = option(int, "attention heads a block, likewise", group=MODEL)
     n_embd: int | None = option(int, "channels, likewise", group=MODEL)
-    context: int | None = option(int, "longest prompt and response together, in tokens, likewise", group=MODEL)
-    tokenizer: str | None = option(str, "toy (embedded) or gpt2 (fetched once) (default: the model's namesake)", None, ("toy", "gpt2"), group=MODEL)
+    context: int | None = option(int, "longest prompt and response together, in tokens, likewise; for your own data and the toy model, fitted to the data", group=MODEL)
+    tokenizer: str | None = option(str, "toy (embedded) or gpt2 (fetched once) (default: the model's namesake; for your own data gpt2 where tiktoken has it already)", None, ("toy", "gpt2"), group=MODEL)
 
     loss: str = option(str, "the preference loss: a name that --list-losses shows, or file.py:function, one of your own", "dpo", metavar="NAME", group=PREFERENCES)
+    reference: str | None = option(str, "with --stage dpo, a reference other than the model that --init-from names: the first round's, in a second round", metavar="PATH", group=PREFERENCES)
     sft_weight: float = option(float, "add so much of the chosen response's negative log-likelihood, in nats a token", 0.0, group=PREFERENCES)
     lr: float | None = option(float, f"peak learning rate (default: {LR['dpo'][0]:g}; {LR['dpo'][1]:g} from {WIDE} channels on)", group=PREFERENCES)
     epochs: float | None = option(float, "passes over the data (default: 3)", group=PREFERENCES)
@@ -113,10 +116,11 @@ class Settings:
     save_every: int = option(int, "steps between two checkpoints", 100, group=BOTH)
 
     loss_options: dict[str, float] = field(default_factory=dict)
+    start: str = "SFT"  # what stands above the numbers of the model that preference training starts from
 
 
 SFT_ONLY = ("sft_data", "sft_lr", "sft_steps", "sft_epochs", "dropout")
-PREFERENCE_ONLY = ("loss", "sft_weight", "precompute_ref")
+PREFERENCE_ONLY = ("loss", "reference", "sft_weight", "precompute_ref")
 MODEL_FLAGS = ("model", "n_layer", "n_head", "n_embd", "context", "tokenizer")
 
 
@@ -213,6 +217,8 @@ def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
         yield "--stage dpo needs --init-from: the SFT model to start from, which is also the reference"
     if settings.stage == "dpo" and (extra := present(SFT_ONLY)):
         yield f"--stage dpo does not read {flags(extra)}"
+    if settings.stage == "all" and settings.reference:
+        yield "--reference goes with --stage dpo; here the reference is the SFT model that this run makes"
     if settings.stage == "sft":
         if extra := present(PREFERENCE_ONLY) + list(settings.loss_options):
             yield f"--stage sft does not read {flags(extra)}"
@@ -220,6 +226,8 @@ def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
             yield f"with --stage sft, write {flags([name.removeprefix('sft_') for name in extra])} for {flags(extra)}"
     if settings.stage == "all" and settings.sft_data and not settings.data:
         yield "--sft-data without --data would mix your SFT data with the toy shop's preferences; give --data, or --stage sft"
+    if settings.skip_bad and not (settings.data or settings.sft_data):
+        yield "--skip-bad is about your own files; give --data or --sft-data, or leave it out"
     if settings.init_from and (extra := present(MODEL_FLAGS)):
         yield f"the model and its tokenizer come from --init-from; leave out {flags(extra)}"
     for prefix in ("", "sft_"):
@@ -248,8 +256,8 @@ def loss_problems(settings: Settings, loss: Loss) -> Iterator[str]:
         yield f"--loss {loss.name} sets each prompt of a batch against another one's response; use --batch-size 2 or more"
     if loss.facts["mismatched"] and settings.precompute_ref:
         yield f"--loss {loss.name} needs the reference in every step, for prompts with other prompts' responses; leave out --precompute-ref"
-    if not loss.reference and settings.precompute_ref:
-        yield f"--loss {loss.name} has no reference; leave out --precompute-ref"
+    if not loss.reference and (extra := [name for name in ("reference", "precompute_ref") if getattr(settings, name)]):
+        yield f"--loss {loss.name} has no reference; leave out {flags(extra)}"
 
 
 def resolve(settings: Settings, loss: Loss) -> Settings:
@@ -265,11 +273,12 @@ def resolve(settings: Settings, loss: Loss) -> Settings:
         data=full_path(s.data),
         sft_data=full_path(s.sft_data),
         init_from=full_path(s.init_from),
+        reference=full_path(s.reference),
         batch_size=None if s.tokens_per_batch else s.batch_size or 32,
         epochs=s.epochs if s.steps or s.epochs else 3.0,
         sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else 6.0,
         model=preset,
-        tokenizer=None if s.init_from else s.tokenizer or preset,
+        tokenizer=s.tokenizer or (None if preset == "toy" and (s.data or s.sft_data) else preset),  # None: `prepare` sees what there is
         device=pick_device(s.device),
         loss=":".join([full_path(s.loss.rsplit(":", 1)[0]), loss.name]) if ".py:" in s.loss else loss.name,
         lr=s.lr or (toy_lr if preset == "toy" or s.init_from else None),

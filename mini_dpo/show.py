@@ -12,7 +12,7 @@ from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.corpus import TOY_PREFERENCES
 from mini_dpo.data import collate, encode, holds_pairs, load_demonstrations, load_feedback, load_preferences
 from mini_dpo.errors import UserError
-from mini_dpo.tokenizer import Tokenizer, load_tokenizer
+from mini_dpo.tokenizer import Tokenizer, default_vocabulary, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ShowSettings:
     data: str | None = option(str, "a file of pairs or of single responses (default: the toy shop's pairs)", metavar="PATH")
     sft_data: str | None = option(str, "an SFT file instead", metavar="PATH")
     line: int | None = option(int, "which line of the file (default: the first that can be used)")
-    tokenizer: str = option(str, "toy or gpt2", "toy", ("toy", "gpt2"))
+    tokenizer: str | None = option(str, "toy or gpt2 (default: what train would take)", None, ("toy", "gpt2"))
 
 
 def main() -> None:
@@ -30,8 +30,9 @@ def main() -> None:
     settings = ShowSettings(**vars(parser.parse_args()))
     if settings.data and settings.sft_data:
         raise UserError("give --data or --sft-data, not both")
-    tokenizer = load_tokenizer(settings.tokenizer)
-    path = settings.sft_data or settings.data or TOY_PREFERENCES["train"]
+    own = settings.sft_data or settings.data
+    tokenizer = load_tokenizer(settings.tokenizer or (default_vocabulary() if own else "toy"))
+    path = own or TOY_PREFERENCES["train"]
     if settings.sft_data:
         examples, names = load_demonstrations(path), ("response",)
     elif holds_pairs(path):

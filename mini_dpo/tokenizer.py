@@ -13,8 +13,11 @@ text, so a prompt that spells "<|assistant|>" is thirteen characters and never a
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +29,7 @@ from mini_dpo.errors import UserError
 DATA = Path(__file__).resolve().parent.parent / "data"
 TOY_VOCABULARY = DATA / "toy.tiktoken"
 TOY_SIZE = 663  # 256 bytes and 407 merges: each word of the toy world has become one token
+GPT2_FILES = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"  # where tiktoken fetches GPT-2's vocabulary from
 END_OF_TEXT, USER, ASSISTANT = "<|endoftext|>", "<|user|>", "<|assistant|>"
 
 # A word with the space before it, a run of other signs, or a run of white space. Merges never cross these pieces.
@@ -81,6 +85,13 @@ def load_tokenizer(name: str) -> Tokenizer:
     markers = [END_OF_TEXT, USER, ASSISTANT]  # for gpt2 the first gets GPT-2's own id, 50256
     special_tokens = {marker: len(ranks) + i for i, marker in enumerate(markers)}
     return Tokenizer(name, tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special_tokens))
+
+
+def default_vocabulary() -> str:
+    """The tokenizer for texts of any kind: "gpt2" if tiktoken has its files on disk, else "toy". Fetches nothing."""
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR", os.path.join(tempfile.gettempdir(), "data-gym-cache")))
+    names = (hashlib.sha1(f"{GPT2_FILES}/{name}".encode()).hexdigest() for name in ("vocab.bpe", "encoder.json"))  # as tiktoken calls them
+    return "gpt2" if folder and all(os.path.exists(os.path.join(folder, name)) for name in names) else "toy"
 
 
 def gpt2_vocabulary() -> tuple[dict[bytes, int], str]:

@@ -17,22 +17,23 @@ from pathlib import Path
 
 import torch
 
+from mini_dpo.audit import proposed_weights
 from mini_dpo.checkpoint import build_model, find_model, load_checkpoint, load_model, new_run, read_json, save_checkpoint, write_json, write_jsonl
 from mini_dpo.cli import run_command
-from mini_dpo.corpus import TOY_PREFERENCES, Corpus, HeldOut, files_of, fingerprints, load_corpus
+from mini_dpo.corpus import TOY_PREFERENCES, Corpus, HeldOut, describe_choice, files_of, fingerprints, fitted_context, in_single_responses, own_corpus, read_own, toy_corpus
 from mini_dpo.data import Batches, collate, collate_feedback, collate_pairs
 from mini_dpo.devices import keep_freed_memory, lacks, one_line, out_of_memory, own_gpu, trouble_with
 from mini_dpo.dpo import freeze, precompute_reference, preference_objective
 from mini_dpo.errors import TrainingFailed, UserError
 from mini_dpo.evaluate import evaluate, heading, table
 from mini_dpo.losses import find_loss
-from mini_dpo.model import GPT
+from mini_dpo.model import GPT, PRESETS
 from mini_dpo.parallel import join_processes, leave_processes, of_the_first, processes, rank, together, wait_for_all
 from mini_dpo.ref_cache import cached_reference
 from mini_dpo.registry import Loss, shown
 from mini_dpo.settings import Settings, default_lr, model_config, parse
 from mini_dpo.sft import sft_objective
-from mini_dpo.tokenizer import Tokenizer, load_tokenizer
+from mini_dpo.tokenizer import Tokenizer, default_vocabulary, load_tokenizer
 from mini_dpo.training import LoopConfig, StageFiles, clock, train
 
 
@@ -50,9 +51,9 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
         folder = Path(settings.resume)
         begun = together(lambda: unchanged_settings(folder))
         settings = replace(begun, checkpoint_activations=begun.checkpoint_activations or settings.checkpoint_activations)
-        tokenizer, model, corpus = together(lambda: prepare(settings))
+        settings, tokenizer, model, corpus = together(lambda: prepare(settings))
     else:
-        tokenizer, model, corpus = together(lambda: prepare(settings))  # whatever is wrong with the input shows before a folder is made
+        settings, tokenizer, model, corpus = together(lambda: prepare(settings))  # whatever is wrong with the input shows before a folder is made
         config = {"settings": asdict(settings), "sha256": input_digests(settings)}
         folder = of_the_first(together(lambda: new_run(Path(settings.out) if settings.out else None, config) if rank() == 0 else None))
     try:
@@ -82,6 +83,8 @@ def input_digests(settings: Settings) -> dict[str, str]:
     inputs = files_of(settings.data, settings.sft_data)
     if settings.init_from:
         inputs.append(find_model(Path(settings.init_from)))
+    if settings.reference:
+        inputs.append(find_model(Path(settings.reference)))
     if ".py:" in settings.loss:
         inputs.append(Path(settings.loss.rsplit(":", 1)[0]))
     return fingerprints(inputs)
@@ -107,34 +110,60 @@ def unchanged_settings(folder: Path) -> Settings:
     return settings
 
 
-def prepare(settings: Settings) -> tuple[Tokenizer, GPT, Corpus]:
-    """The tokenizer, the model before the first step, and the data."""
+def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
+    """The settings with what depends on the data filled in, the tokenizer, the model before the first step, the data."""
+    model, chosen = None, []
     if settings.init_from:
-        start_from = find_model(Path(settings.init_from))
-        saved = load_checkpoint(start_from)
-        if saved.get("finished") is False:
-            raise UserError(f"{start_from}: its training is not finished; go on with that run first: --resume {start_from.parent}")
-        model, tokenizer_name = build_model(start_from, saved, dropout=settings.dropout)
-        tokenizer = load_tokenizer(tokenizer_name)
+        saved = load_finished(Path(settings.init_from))
+        model, tokenizer_name = build_model(Path(settings.init_from), saved, dropout=settings.dropout)
+        if settings.stage == "dpo" and saved.get("stage") == "dpo":
+            settings = replace(settings, start="START")
     else:
-        tokenizer = load_tokenizer(settings.tokenizer)
+        chosen = [name for name in ("tokenizer", "context") if getattr(settings, name) is None]
+        settings = replace(settings, tokenizer=settings.tokenizer or default_vocabulary())
+        tokenizer_name = settings.tokenizer
+    tokenizer, loss = load_tokenizer(tokenizer_name), find_loss(settings.loss)
+    if settings.reference:
+        reference = load_finished(Path(settings.reference))
+        if (reference["tokenizer"], reference["config"]["context"]) != (tokenizer_name, model.config.context):
+            raise UserError(f"{settings.reference}: the reference must have the tokenizer and the context of --init-from ({tokenizer_name}, {model.config.context} tokens), not {reference['tokenizer']}, {reference['config']['context']} tokens")  # fmt: skip
+    paired, own = settings.stage == "sft" or loss.paired, None
+    if settings.data or settings.sft_data:
+        own = read_own(settings.data, settings.sft_data, tokenizer, paired, settings.skip_bad)
+        if chosen and settings.model == "toy":
+            settings = replace(settings, context=settings.context or fitted_context(own, PRESETS["toy"].context))
+            print(describe_choice(own, tokenizer, settings.context, chosen))
+    if model is None:
         torch.manual_seed(settings.seed)
         model = GPT(model_config(settings, tokenizer.vocab_size))
-    loss = find_loss(settings.loss)
-    corpus = load_corpus(settings.data, settings.sft_data, tokenizer, model.config.context, settings.stage == "sft" or loss.paired)
+    corpus = own_corpus(own, model.config.context) if own else toy_corpus(tokenizer, model.config.context)
+    if not paired:
+        corpus = in_single_responses(corpus, settings.data or "the toy shop")
+    if "desirable_weight" in settings.loss_options and settings.stage != "sft" and (proposal := proposed_weights(corpus.preferences, settings.loss_options["desirable_weight"], settings.loss_options["undesirable_weight"])):  # fmt: skip
+        print(proposal)
     if settings.stage != "dpo" and not corpus.responses:
         raise UserError(f"{settings.data}: no liked response for SFT to imitate; give --sft-data, or start from a model that can talk: --stage dpo --init-from")
-    if settings.stage != "sft" and loss.facts["mismatched"] and len(corpus.preferences) < 2:
-        raise UserError(f"{settings.data}: {settings.loss} needs at least two examples to train on, to set prompts against each other's responses")
     check_room(settings, corpus, loss)
-    return tokenizer, model, corpus
+    if settings.stage != "sft" and loss.facts["mismatched"] and not preference_batches(settings, loss, model, corpus.preferences).can_be_mixed():
+        raise UserError(f"{settings.data}: {settings.loss} sets the prompts of a batch against each other's responses, and there are too few different prompts to train on; use a larger --batch-size or another loss")  # fmt: skip
+    return settings, tokenizer, model, corpus
+
+
+def load_finished(path: Path) -> dict:
+    """The checkpoint that a path means. Raises UserError where its training is not finished."""
+    file = find_model(path)
+    saved = load_checkpoint(file)
+    if saved.get("finished") is False:
+        raise UserError(f"{file}: its training is not finished; go on with that run first: --resume {file.parent}")
+    return saved
 
 
 def check_room(settings: Settings, corpus: Corpus, loss: Loss) -> None:
-    """Raise UserError if an example (two of them, where a loss sets one against another) takes more than a batch's tokens."""
+    """Raise UserError if an example (three of them, where a loss sets prompts against each other's responses: of any
+    smaller number that fill a batch, none could be spared for one left alone) takes more than a batch's tokens."""
     if settings.tokens_per_batch:
         used = {"sft": (corpus.responses, corpus.valid_responses), "dpo": (corpus.preferences, corpus.valid_preferences)}
-        longest = [(1 + (stage == "dpo" and loss.facts["mismatched"])) * max((e.n_tokens for es in used[stage] for e in es), default=0) for stage in used if settings.stage in (stage, "all")]  # fmt: skip
+        longest = [(1 + 2 * (stage == "dpo" and loss.facts["mismatched"])) * max((e.n_tokens for es in used[stage] for e in es), default=0) for stage in used if settings.stage in (stage, "all")]  # fmt: skip
         if settings.tokens_per_batch < max(longest):
             raise UserError(f"--tokens-per-batch {settings.tokens_per_batch} does not hold the longest of the examples; give {max(longest)} or more")
 
@@ -152,7 +181,7 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
     if settings.compile:
         model.compile_blocks()
     if settings.stage == "dpo":
-        adopt(model, tokenizer, folder / "sft.pt")
+        adopt(model, tokenizer, folder / "sft.pt", "sft" if settings.start == "SFT" else "dpo")
     else:
         run_sft(settings, folder, tokenizer, model, corpus)
     preferences_started = time.perf_counter()
@@ -166,25 +195,26 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
 
 def measure(settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT | None, corpus: Corpus, started: float, training_seconds: float) -> None:  # fmt: skip
     """Hold the result against the SFT model on held-out prompts; print the table and some samples, and keep both."""
-    sft = load_sft(folder, settings.device)
+    sft = load_frozen(folder / "sft.pt", settings.device)
+    reference = load_frozen(find_model(Path(settings.reference)), settings.device) if settings.reference else sft
     if not corpus.held_out.prompts:
-        print("nothing is held out (all prompts are the same), so nothing is measured")
+        print("nothing is held out (all prompts are the same, or what is held out does not fit), so nothing is measured")
         return
     print("measuring on held-out prompts ...", flush=True)
-    summary, samples = evaluate(sft, policy, find_loss(settings.loss), settings.loss_options, tokenizer, corpus.held_out, settings.seed, settings.dtype)
-    summary |= {"loss": settings.loss.rsplit(":", 1)[-1], "seconds": time.perf_counter() - started}
+    summary, samples = evaluate(sft, policy, find_loss(settings.loss), settings.loss_options, tokenizer, corpus.held_out, settings.seed, settings.dtype, reference)
+    summary |= {"loss": settings.loss.rsplit(":", 1)[-1], "start": settings.start, "seconds": time.perf_counter() - started}
     if policy is not None:
         summary["dpo"]["training_seconds"] = training_seconds
     write_jsonl(folder / "samples.jsonl", samples)
     write_json(folder / "summary.json", summary)
-    print("", side_by_side(samples[:3], heading(settings.loss)), "", table(summary), "", sep="\n")
+    print("", side_by_side(samples[:3], settings.start, heading(settings.loss)), "", table(summary), "", sep="\n")
     print(f"{clock(summary['seconds'])} in all; talk to it: python -m mini_dpo.sample {folder}")
 
 
-def adopt(model: GPT, tokenizer: Tokenizer, path: Path) -> None:
-    """Keep the starting model with the run, as the SFT stage would have left it."""
+def adopt(model: GPT, tokenizer: Tokenizer, path: Path, stage: str) -> None:
+    """Keep the starting model with the run, as the SFT stage would have left it. stage: the one that made it."""
     if not path.exists() and rank() == 0:
-        save_checkpoint(path, model, tokenizer.name, step=0, finished=True, log_length=0)
+        save_checkpoint(path, model, tokenizer.name, step=0, finished=True, log_length=0, stage=stage)
     wait_for_all()
 
 
@@ -197,9 +227,9 @@ def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, 
     train(model, sft_objective, batches, config, files, valid if corpus.valid_responses else None)
 
 
-def load_sft(folder: Path, device: str) -> GPT:
-    """The SFT model of a run: the policy before its first step, and the reference."""
-    model, _ = load_model(folder / "sft.pt", dropout=0.0)
+def load_frozen(path: Path, device: str) -> GPT:
+    """A model that is only asked: the policy before its first step, or the reference."""
+    model, _ = load_model(path, dropout=0.0)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -207,24 +237,29 @@ def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, poli
     """Teach the SFT model, `policy`, to be liked; the result is `dpo.pt`, and returned. The reference is there only if
     asked, and only as long."""
     loss = find_loss(settings.loss)
-    context = policy.config.context if loss.facts["mismatched"] else None
-    collate_them = collate_pairs if loss.paired else partial(collate_feedback, context=context)
-    batches_of = lambda examples: Batches(examples, collate_them, settings.batch_size, settings.seed, settings.tokens_per_batch)  # noqa: E731
-    batches = batches_of(corpus.preferences)
+    batches = preference_batches(settings, loss, policy, corpus.preferences)
     lr = settings.lr or default_lr("dpo", policy.config.n_embd)
     config = loop_config(settings, batches, lr, settings.steps, settings.epochs, weight_decay=0.0)
     passes = config.steps * config.accumulate / batches.count(1)
     examples, reference = reference_for(settings, loss, policy, corpus.preferences + corpus.valid_preferences, tokenizer, passes)
     n = len(corpus.preferences)
-    batches, valid = batches_of(examples[:n]), batches_of(examples[n:])
+    batches, valid = (preference_batches(settings, loss, policy, these) for these in (examples[:n], examples[n:]))
+    watch = valid.can_be_mixed() if loss.facts["mismatched"] else bool(valid.examples)
     objective = preference_objective(loss, settings.loss_options, reference, settings.sft_weight)
     options = {**settings.loss_options, **({"sft_weight": settings.sft_weight} if settings.sft_weight else {})}
     print("  ".join([loss.name, *(f"{name} {shown(value)}" for name, value in options.items())]), flush=True)
     if settings.accumulate > 1 and not loss.fact("decomposes", **settings.loss_options):
         size = f"{settings.batch_size or settings.tokens_per_batch} {'examples' if settings.batch_size else 'tokens'}"
         print(f"{loss.name} looks at a batch as a whole: {settings.accumulate} accumulated batches of {size} are not one that is {settings.accumulate} times as large")
-    train(policy, objective, batches, config, StageFiles("dpo", folder, tokenizer.name), valid if len(valid.examples) > (context is not None) else None)
+    train(policy, objective, batches, config, StageFiles("dpo", folder, tokenizer.name), valid if watch else None)
     return policy.eval()
+
+
+def preference_batches(settings: Settings, loss: Loss, model: GPT, examples: list) -> Batches:
+    """The examples in batches as the loss wants them."""
+    mismatched = loss.facts["mismatched"]
+    collate_them = collate_pairs if loss.paired else partial(collate_feedback, context=model.config.context if mismatched else None)
+    return Batches(examples, collate_them, settings.batch_size, settings.seed, settings.tokens_per_batch, mixed=mismatched)
 
 
 def reference_for(settings: Settings, loss: Loss, policy: GPT, examples: list, tokenizer: Tokenizer, passes: float) -> tuple[list, GPT | None]:
@@ -232,7 +267,7 @@ def reference_for(settings: Settings, loss: Loss, policy: GPT, examples: list, t
     reference's log-probs are to be kept, they get these now, and no reference stays in memory."""
     if not loss.reference:
         return examples, None
-    reference = freeze(policy)
+    reference = load_frozen(find_model(Path(settings.reference)), settings.device) if settings.reference else freeze(policy)
     how = settings.dtype, settings.batch_size, settings.tokens_per_batch
     if settings.precompute_ref:
         return cached_reference(reference, examples, Path(settings.data) if settings.data else TOY_PREFERENCES["train"], tokenizer.name, *how), None
@@ -258,13 +293,13 @@ def loop_config(settings: Settings, batches: Batches, lr: float, steps: int | No
     )
 
 
-def side_by_side(samples: list[dict], after_heading: str, width: int = 52) -> str:
+def side_by_side(samples: list[dict], before_heading: str, after_heading: str, width: int = 52) -> str:
     """Prompts with their answers before and after, in two columns."""
     blocks = []
     for sample in samples:
         before, after = (textwrap.wrap(sample.get(name, ""), width) or [""] for name in ("sft", "dpo"))
         height = max(len(before), len(after))
-        columns = zip(["SFT", *before, *[""] * height], [after_heading if "dpo" in sample else "", *after, *[""] * height])
+        columns = zip([before_heading, *before, *[""] * height], [after_heading if "dpo" in sample else "", *after, *[""] * height])
         lines = [f"  {left:{width}}   {right}".rstrip() for left, right in list(columns)[: height + 1]]
         blocks.append("\n".join([f"> {sample['prompt']}", *lines]))
     return "\n\n".join(blocks)

@@ -5,7 +5,7 @@ import sys
 
 from mini_dpo.cli import run_command
 
-SHAPE = "--n-layer 1 --n-head 2 --n-embd 16 --context 40".split()
+SHAPE = "--n-layer 1 --n-head 2 --n-embd 16 --context 40 --tokenizer toy".split()
 SMALL = [*SHAPE, "--batch-size", "4", "--save-every", "3"]
 SHORT = "--sft-steps 5 --steps 5".split()
 

@@ -1,7 +1,11 @@
 """Files are read or refused with their line; tokens and mask agree; batches lose and repeat nothing."""
 
+import bz2
+import gzip
 import json
+import lzma
 import re
+import unicodedata
 
 import pytest
 import torch
@@ -11,18 +15,21 @@ from hypothesis import strategies as st
 from mini_dpo.data import (
     Batches,
     Demonstration,
+    EncodedFeedback,
     EncodedPair,
     Preference,
     collate,
     collate_pairs,
     encode,
-    encode_demonstrations,
-    encode_preferences,
+    encode_fitting,
+    holds_pairs,
     join,
     load_demonstrations,
+    load_feedback,
     load_preferences,
     mismatch,
     pack,
+    same_prompt,
     split_by_prompt,
 )
 from mini_dpo.errors import UserError
@@ -57,14 +64,15 @@ BROKEN = {
     "not json": ("{nope", "not JSON"),
     "cut off": ('{"prompt": "p", "chosen": "c", "rej', "not JSON"),
     "an array of all": ("[", "not JSON"),
-    "not an object": ('["p", "c", "r"]', "a JSON list, not an object"),
+    "not an object": ('["p", "c", "r"]', "a list, not an object"),
     "a key is missing": ('{"prompt": "p", "chosen": "c"}', "no 'rejected' (keys found: 'prompt', 'chosen')"),
-    "wrong type": ('{"prompt": "p", "chosen": 3, "rejected": "r"}', "'chosen' must be a string, not int"),
-    "chat messages": ('{"prompt": [{"role": "user"}], "chosen": "c", "rejected": "r"}', "'prompt' must be a string, not list"),
-    "null": ('{"prompt": null, "chosen": "c", "rejected": "r"}', "'prompt' must be a string, not NoneType"),
+    "wrong type": ('{"prompt": "p", "chosen": 3, "rejected": "r"}', "'chosen' must be a string, not a number"),
+    "chat messages": ('{"prompt": [{"role": "user"}], "chosen": "c", "rejected": "r"}', "'prompt' must be a string, not a list; a conversation must be written out as one text"),
+    "null": ('{"prompt": null, "chosen": "c", "rejected": "r"}', "'prompt' must be a string, not null"),
     "empty response": ('{"prompt": "p", "chosen": "", "rejected": "r"}', "'chosen' is empty"),
     "blank response": ('{"prompt": "p", "chosen": "c", "rejected": " \\n"}', "'rejected' is empty"),
     "half a surrogate pair": ('{"prompt": "p", "chosen": "\\ud83d", "rejected": "r"}', "half of a surrogate pair"),
+    "null in place of an object": ("null", "null, not an object"),
     "not utf-8": (b'{"prompt": "\xff", "chosen": "c", "rejected": "r"}', "not UTF-8 (byte 13 of the line)"),
     "nested without end": ("[" * 100_000, "not JSON"),
     "a number without end": ("9" * 5000, "not JSON"),
@@ -136,9 +144,110 @@ def test_identical_pairs_are_left_out_aloud(tmp_path):
         load_preferences(write(tmp_path, json.dumps({**GOOD, "rejected": "c"})), said.append)
 
 
-def test_other_keys_are_ignored(tmp_path):
-    path = write(tmp_path, json.dumps({**GOOD, "id": 7}))
-    assert load_preferences(path) == [Preference("p", "c", "r", line=1)]
+def test_columns_that_nothing_reads_are_named_once(tmp_path):
+    path = write(tmp_path, *[json.dumps({**GOOD, "id": i, "score": 0.5, "system": ""}) for i in range(3)])
+    said = []
+    assert load_preferences(path, said.append)[0] == Preference("p", "c", "r", line=1)
+    assert said == [f"{path}: not read: id, score, system"]
+
+
+@pytest.mark.parametrize("name", ["system", "history", "input", "context", "instruction", "messages", "tools", "images", "System", "conversations"])
+@pytest.mark.parametrize("load, row", [(load_preferences, GOOD), (load_demonstrations, {"prompt": "p", "response": "r"}), (load_feedback, {"prompt": "p", "completion": "c", "label": True})])
+def test_a_column_that_changes_the_meaning_is_refused_by_name(tmp_path, name, load, row):
+    """Where it says something, on any line, and whatever else is wrong with the file."""
+    without_prompt = {key: value for key, value in row.items() if key != "prompt"}
+    path = write(tmp_path, json.dumps(row), json.dumps({**row, name: []}), json.dumps({**without_prompt, name: "You are a pirate."}))
+    with pytest.raises(UserError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: {name!r} (on 1 of 3 lines, first: line 3) would change what an answer means") and "put that text into the prompt" in str(caught.value)
+
+
+LINE = json.dumps(GOOD).encode()
+FORMS = {
+    "gzip": (gzip.compress(LINE), "compressed with gzip"),
+    "bzip2": (bz2.compress(LINE), "compressed with bzip2"),
+    "xz": (lzma.compress(LINE), "compressed with xz"),
+    "zip": (b"PK\x03\x04\x14\x00" + LINE, "a zip archive"),
+    "parquet": (b"PAR1\x15\x04\x15" + LINE, "a Parquet file"),
+    "git lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git LFS pointer"),
+    "utf-16": (LINE.decode().encode("utf-16"), "UTF-16 text"),
+    "utf-16, little end first": (LINE.decode().encode("utf-16-le"), "UTF-16 text"),
+    "utf-16, big end first": (LINE.decode().encode("utf-16-be"), "UTF-16 text"),
+    "a web page": (b"<!DOCTYPE html>\n<html>", "a web page"),
+    "an array": (json.dumps([GOOD, GOOD]).encode(), "a JSON array"),
+    "an array, laid out": (b"\xef\xbb\xbf" + json.dumps([GOOD, GOOD], indent=2).encode(), "a JSON array"),
+    "an object, laid out": (json.dumps(GOOD, indent=2).encode(), "JSON laid out over several lines"),
+    "csv": (b'prompt,chosen,rejected\nHello?,"Hi, you",No\n', "a table (CSV or TSV)"),
+    "csv in quotes": (b'"prompt";"chosen";"rejected"\r\n"a";"b";"c"\r\n', "a table (CSV or TSV)"),
+    "tsv": (b"id\tprompt\tchosen\trejected\n1\ta\tb\tc\n", "a table (CSV or TSV)"),
+}
+
+
+@pytest.mark.parametrize("content, form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("load", [load_preferences, load_feedback, load_demonstrations])
+def test_the_first_bytes_name_the_form_of_a_file_that_is_no_jsonl(tmp_path, content, form, load):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(content)
+    for skip_bad in (False, True):
+        with pytest.raises(UserError) as caught:
+            load(path, skip_bad=skip_bad)
+        assert str(caught.value).startswith(f"{path}: {form}") and "one JSON object a line" in str(caught.value)
+        assert "save the file as UTF-8" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+faulty_lines = st.lists(st.one_of(st.just(None), st.sampled_from([line for line, _ in BROKEN.values() if len(line) < 100])), min_size=1, max_size=20)
+
+
+@given(faulty_lines.filter(any))
+@example([BROKEN["empty response"][0]] * 7)
+def test_all_faulty_lines_are_counted_the_first_five_shown_and_left_out_if_asked(tmp_path_factory, lines):
+    """A faulty line here is one of BROKEN, a good one is None."""
+    path = write(tmp_path_factory.mktemp("faults"), json.dumps(GOOD), *[line or json.dumps(GOOD) for line in lines])
+    faulty = [number for number, line in enumerate(lines, 2) if line]
+    with pytest.raises(UserError) as caught:
+        load_preferences(path)
+    first, *listed = str(caught.value).split("\n")
+    if len(faulty) == 1:
+        assert first.startswith(f"{path}, line {faulty[0]}: ") and not listed
+    else:
+        assert first.startswith(f"{path}: {len(faulty)} of {len(lines) + 1} lines cannot be used")
+        shown = [int(number) for line in listed if ": " in line for number in re.findall(r"\d+", line.split(": ")[0])]
+        assert sorted(shown) == faulty[:5]
+        assert (len(faulty) > 5) == (f"  ... and {len(faulty) - 5} more, the last on line {faulty[-1]}" in listed)
+    assert first.count("must be like {") == 1 and "--skip-bad" in first
+    said = []
+    kept = load_preferences(path, said.append, skip_bad=True)
+    assert [pair.line for pair in kept] == [1, *(number for number, line in enumerate(lines, 2) if not line)]
+    assert said[0].startswith(f"{path}: --skip-bad left out {len(faulty)} of {len(lines) + 1} lines\n  line")
+
+
+def test_a_file_of_faulty_lines_only_is_refused_whatever_is_asked(tmp_path):
+    path = write(tmp_path, "{}", "{}")
+    with pytest.raises(UserError, match="no line can be used"):
+        load_preferences(path, lambda message: None, skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    "rows, pairs",
+    [
+        ([GOOD], True),
+        ([{"prompt": "p", "completion": "c", "label": True}], False),
+        ([{"prompt": "p", "completion": "c"}], False),
+        ([{"prompt": "p", "rejected": "c", "label": True}], True),
+        (["{broken", {"prompt": "p", "completion": "c", "label": True}], False),
+        ([], True),
+    ],
+)
+def test_a_file_of_pairs_is_told_from_one_of_single_responses(tmp_path, rows, pairs):
+    path = write(tmp_path, *[row if isinstance(row, str) else json.dumps(row) for row in rows])
+    assert holds_pairs(path) is pairs
+
+
+def test_single_responses_without_a_label_are_told_what_theirs_should_look_like(tmp_path):
+    path = write(tmp_path, '{"prompt": "p", "completion": "c"}')
+    with pytest.raises(UserError) as caught:
+        load_feedback(path)
+    assert "no 'label' (keys found: 'prompt', 'completion')" in str(caught.value) and '"completion": "...", "label": true}' in str(caught.value)
 
 
 # -------------------------------------------------------------------------------------------------------- encoding
@@ -163,19 +272,19 @@ def test_no_token_straddles_prompt_and_response():
 def test_too_long_is_left_out_aloud_and_never_cut():
     examples = [Demonstration("short", "ok", line=1), Demonstration("long", "tea " * 30, line=2)]
     said = []
-    kept = encode_demonstrations(examples, TOY, 20, "f.jsonl", said.append)
+    kept = encode_fitting(examples, TOY, 20, "f.jsonl", said.append)
     assert kept == [encode(TOY, "short", "ok")]
     needed = len(encode(TOY, "long", "tea " * 30).ids)
     assert said == [f"f.jsonl: left out 1 of 2 examples: longer than the context of 20 tokens (first: line 2); --context {needed} would keep all"]
-    assert len(encode_demonstrations(examples, TOY, needed, "f.jsonl", said.append)) == 2
-    with pytest.raises(UserError, match=f"f.jsonl: every example is longer .* --context {needed}"):
-        encode_demonstrations(examples[1:], TOY, 20, "f.jsonl", said.append)
+    assert len(encode_fitting(examples, TOY, needed, "f.jsonl", said.append)) == 2
+    with pytest.raises(UserError, match=f"f.jsonl: every example to train on is longer .* --context {needed}"):
+        encode_fitting(examples[1:], TOY, 20, "f.jsonl", said.append)
 
 
 def test_a_pair_is_as_long_as_its_longer_response():
     pairs = [Preference("p", "ok", "tea " * 30, line=4), Preference("p", "ok", "no", line=5)]
     said = []
-    assert len(encode_preferences(pairs, TOY, 20, "f.jsonl", said.append)) == 1
+    assert len(encode_fitting(pairs, TOY, 20, "f.jsonl", said.append)) == 1
     assert "first: line 4" in said[0]
 
 
@@ -230,15 +339,30 @@ def test_only_one_prompt_is_shared_and_it_is_not_empty():
             pack(trees)
 
 
-@given(encoded_sequences(n=5), st.integers(4, 10))
-def test_a_mismatched_response_is_another_one_s_and_fits(sequences, context):
-    """Whatever prompt stays out fits with no response of another one's."""
-    parts = [s.split() for s in sequences]
-    fits = [[join(prompt, parts[j][1]) for j in [*range(i + 1, 5), *range(i)] if len(prompt) + len(parts[j][1]) <= context] for i, (prompt, _) in enumerate(parts)]
-    if any(fits):
-        assert mismatch(sequences, context) == [candidates[0] for candidates in fits if candidates]
+def another_prompts_response(sequences, context):
+    """In plain loops: of each prompt, with the first response after it that answers another prompt and fits."""
+    found = []
+    for i, sequence in enumerate(sequences):
+        prompt = sequence.split()[0]
+        for step in range(1, len(sequences)):
+            other, response = sequences[(i + step) % len(sequences)].split()
+            if other != prompt and len(prompt) + len(response) <= context:
+                found.append(join(prompt, response))
+                break
+    return found
+
+
+@given(encoded_trees(n=3), st.integers(4, 10))
+def test_a_mismatched_response_answers_another_prompt_and_fits(trees, context):
+    """Never the same prompt, whether its other responses stand beside it or it comes again later. Whatever prompt stays
+    out fits with no response of another one's."""
+    sequences = [sequence for tree in [*trees, trees[0]] for sequence in tree]
+    expected = another_prompts_response(sequences, context)
+    if expected:
+        assert mismatch(sequences, context) == expected
     else:
-        with pytest.raises(UserError, match="no prompt of this batch fits"):
+        alone = len({tuple(sequence.split()[0]) for sequence in sequences}) == 1
+        with pytest.raises(UserError, match="this batch has one prompt only" if alone else "no prompt of this batch fits"):
             mismatch(sequences, context)
 
 
@@ -268,17 +392,41 @@ def test_every_example_once_an_epoch_in_an_order_that_needs_no_history(lengths, 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=40), st.integers(23, 120), st.integers(0, 5))
 def test_a_batch_of_tokens_is_as_full_as_it_can_be(lengths, tokens, seed):
-    """No batch goes beyond its tokens, and none could have held the next example too. Only the epoch's last may: one
-    example that would be alone in it has joined the one before, for losses that compare a batch's examples."""
+    """No batch goes beyond its tokens, not even the last, and none could have held the next example too."""
     batches = numbered(lengths, None, seed, tokens=tokens)
     cost = [batches.examples[i].n_tokens for i in range(len(lengths))]
     epoch = [batches[k] for k in range(batches.count(1))]
-    *before, last = epoch
     sums = [sum(cost[i] for i in batch) for batch in epoch]
-    assert max(cost) <= tokens and all(total <= tokens for total in sums[:-1])
-    assert sums[-1] <= tokens or sum(cost[i] for i in last[:-1]) <= tokens
+    assert all(total <= tokens for total in sums)
     assert all(total + cost[following[0]] > tokens for total, following in zip(sums, epoch[1:]))
-    assert len(last) > 1 or not before
+
+
+answers = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), min_size=2, max_size=30)  # (which prompt, tokens of the response)
+
+
+@given(answers, st.fixed_dictionaries({"batch_size": st.integers(2, 9)}) | st.fixed_dictionaries({"batch_size": st.none(), "tokens": st.integers(24, 60)}), st.integers(0, 5))
+@example([(0, 1)] * 8 + [(1, 1)] * 8, {"batch_size": 4}, 0)  # in file order, no batch has two prompts
+@example([(i, 5) for i in range(4)], {"batch_size": None, "tokens": 24}, 0)  # three fill a batch, and one is left over
+def test_a_mixed_batch_holds_two_prompts_wherever_there_are_enough(answers, size, seed):
+    """Every example once, no batch beyond its tokens (or its number, but for one that would be alone), and the same plan
+    whether or not others were made. Where every prompt is as frequent as the others, no batch has a single one."""
+    examples = [EncodedFeedback(join([prompt, 0, 0], [1] * length), True) for prompt, length in answers]
+    number = {id(example): i for i, example in enumerate(examples)}
+    make = lambda: Batches(examples, lambda chosen: [number[id(example)] for example in chosen], **size, seed=seed, mixed=True)  # noqa: E731
+    batches = make()
+    n = batches.count(1)
+    epoch = [batches[k] for k in range(n)]
+    assert [make()[k] for k in reversed(range(n))][::-1] == epoch
+    for cut in (epoch, list(batches.once())):
+        assert sorted(i for batch in cut for i in batch) == list(range(len(examples)))
+        if size["batch_size"]:
+            assert all(len(batch) <= size["batch_size"] + (k == len(cut) - 1) for k, batch in enumerate(cut))
+        else:
+            assert all(sum(examples[i].n_tokens for i in batch) <= size["tokens"] for batch in cut)
+        alone = [batch for batch in cut if len({answers[i][0] for i in batch}) == 1]
+        frequent = max(sum(prompt == p for prompt, _ in answers) for p in range(4))
+        assert not alone or 2 * frequent > len(answers), alone
+    assert batches.can_be_mixed() == all(len({answers[i][0] for i in batch}) > 1 for batch in batches.once())
 
 
 @given(st.integers(1, 30), sizes_of_batches, st.floats(0.01, 4))
@@ -293,8 +441,27 @@ def test_epochs_are_counted_in_batches(n, size, epochs):
 @given(prompts=st.lists(texts, min_size=1, max_size=30))
 def test_held_out_prompts_are_never_trained_on(prompts):
     examples = [Demonstration(p, "r", line=i) for i, p in enumerate(prompts)]
-    train, held_out = split_by_prompt(examples)
+    ((train, held_out),) = split_by_prompt(examples)
     assert sorted(train + held_out, key=lambda e: e.line) == examples
-    assert not {e.prompt for e in train} & {e.prompt for e in held_out}
-    assert train and (held_out or len(set(prompts)) == 1)
-    assert split_by_prompt(examples[::-1])[0][::-1] == train, "the split must not depend on the file's order"
+    assert not {same_prompt(e.prompt) for e in train} & {same_prompt(e.prompt) for e in held_out}
+    assert train and (held_out or len({same_prompt(p) for p in prompts}) == 1)
+    ((backwards, _),) = split_by_prompt(examples[::-1])
+    assert backwards[::-1] == train, "the split must not depend on the file's order"
+
+
+# few enough words for two files to share some, each in several forms
+prompts_in_forms = st.builds("{}{}{}".format, st.sampled_from(["", " ", "\t\n"]), st.integers(0, 40).map("say {} café".format), st.sampled_from(["", " "])).flatmap(
+    lambda text: st.sampled_from([text, text.upper(), text.replace(" ", "  "), text.replace("é", "e\u0301"), text.replace("ca", "ｃａ")])
+)
+
+
+@given(st.lists(prompts_in_forms, min_size=1, max_size=30), st.lists(prompts_in_forms, max_size=30))
+def test_what_is_held_out_in_one_file_is_trained_on_in_neither(pairs, demonstrations):
+    """In both directions, and whatever form the prompt has. Nothing is lost, and each file holds out its tenth at least."""
+    files = [Preference(p, "c", "r", line=i) for i, p in enumerate(pairs)], [Demonstration(p, "r", line=i) for i, p in enumerate(demonstrations)]
+    split = split_by_prompt(*files)
+    plain = lambda examples: {"".join(unicodedata.normalize("NFKC", e.prompt).casefold().split()) for e in examples}  # noqa: E731
+    assert not set.union(*(plain(train) for train, _ in split)) & set.union(*(plain(held_out) for _, held_out in split))
+    for examples, (train, held_out) in zip(files, split):
+        assert sorted(train + held_out, key=lambda e: e.line) == examples
+        assert len(plain(held_out)) >= min(round(len(plain(examples)) / 10), len(plain(examples)) - 1)

@@ -103,7 +103,7 @@ PAIRS[1] = EncodedPair(PAIRS[1].rejected, PAIRS[1].chosen)
 
 
 def compare(policy, sft, pairs, loss="dpo"):
-    return compare_pairs(policy, sft, LOSSES[loss], LOSSES[loss].hyperparameters, pairs, "float32")
+    return compare_pairs(policy, sft, sft, LOSSES[loss], LOSSES[loss].hyperparameters, pairs, "float32")
 
 
 def test_pairs_are_compared_with_the_reference_taken_away():

@@ -105,7 +105,7 @@ BUGS = {
     "swapped pair in the objective": (dpo, "pair_logps", "chosen=both[0::2], rejected=both[1::2]", "chosen=both[1::2], rejected=both[0::2]", test_training.test_pairs_are_scored_as_their_sequences_are),
     "the first half of the responses taken for the chosen ones": (dpo, "pair_logps", "chosen=both[0::2], rejected=both[1::2]", "chosen=both[: len(both) // 2], rejected=both[len(both) // 2 :]", test_training.test_pairs_are_scored_as_their_sequences_are),
     "labels in another order": (data, "collate_feedback", "torch.tensor([e.desirable for e in examples])", "torch.tensor([e.desirable for e in examples[::-1]])", test_training.test_single_responses_are_scored_as_their_sequences_are),
-    "KTO's mismatched responses are their own": (data, "mismatch", "parts[i + 1 :] + parts[:i]", "parts[i:] + parts[:i]", test_training.test_single_responses_are_scored_as_their_sequences_are),
+    "KTO's mismatched responses answer the same prompt": (data, "mismatch", " if other != prompt", "", test_training.test_single_responses_are_scored_as_their_sequences_are),
     "mismatched responses in the graph": (dpo, "unpaired_logps", "torch.no_grad()", "torch.enable_grad()", test_training.test_single_responses_are_scored_as_their_sequences_are),
     "the SFT term on the rejected one": (dpo, "sft_term", "-logps.chosen.average", "-logps.rejected.average", lambda: test_training.test_the_sft_weight_adds_the_chosen_response_s_nll_a_token(1.0)),
     "reference live in the graph": (dpo, "score_reference", "@torch.no_grad()\n", "", test_training.test_the_reference_builds_no_graph),

@@ -98,3 +98,21 @@ def test_gpt2_is_the_real_one(text):
 @needs_gpt2
 def test_gpt2_encodes_what_its_authors_say():
     assert load_tokenizer("gpt2").encode("Hello world") == [15496, 995]
+
+
+@needs_gpt2
+def test_the_default_for_own_texts_is_gpt2_s_where_tiktoken_has_it():
+    assert tokenizer_module.default_vocabulary() == "gpt2"
+
+
+def test_the_default_for_own_texts_is_the_toy_s_elsewhere_and_nothing_is_fetched(monkeypatch, tmp_path):
+    def never(name):
+        raise AssertionError("tiktoken was asked")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", never)
+    for folder in (tmp_path, tmp_path / "none", ""):
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
+        assert tokenizer_module.default_vocabulary() == "toy"
+    (tmp_path / "6d1cbeee0f20b3d9449abfede4726ed8212e3aee").touch()  # one of its two files is not enough
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    assert tokenizer_module.default_vocabulary() == "toy"

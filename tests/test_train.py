@@ -1,17 +1,23 @@
 """`python -m mini_dpo.train` as people use and misuse it."""
 
+import hashlib
 import json
 import math
 import os
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from mini_dpo import compare, dpo, exact, sample, show, train
 from mini_dpo.checkpoint import load_checkpoint, load_model
+from mini_dpo.corpus import own_corpus, read_own
+from mini_dpo.data import same_prompt
 from mini_dpo.losses import LOSSES
 from mini_dpo.settings import Settings, parse
+from mini_dpo.tokenizer import load_tokenizer
+from mini_dpo.train import prepare
 from tests.commands import SHAPE, SHORT, SMALL, preference_file, run, sft_file
 
 
@@ -166,8 +172,9 @@ def test_a_paired_file_is_split_in_two(go, own):
 def test_kto_refuses_a_batch_of_one(go, here, own):
     status, _, err = go("--data", own, *SMALL, *SHORT, "--loss", "kto", "--batch-size", 1)
     assert status == 2 and "use --batch-size 2 or more" in err and err.count("\n") == 1
-    status, _, err = go("--data", feedback_file(here / "f.jsonl", n=2, label=True), *SMALL, *SHORT, "--loss", "kto")
-    assert status == 2 and "needs at least two examples" in err and err.count("\n") == 1
+    for change in ({"n": 2, "label": True}, {"prompt": "same"}):  # one example, or one prompt, to train on
+        status, _, err = go("--data", feedback_file(here / "f.jsonl", **change), *SMALL, *SHORT, "--loss", "kto")
+        assert status == 2 and "too few different prompts" in err and err.count("\n") == 1
     assert not (here / "runs").exists()
 
 
@@ -183,7 +190,8 @@ def test_feedback_of_one_kind_only(go, here):
 def test_feedback_that_does_not_fit(go, here, loss, message):
     path = feedback_file(here / "f.jsonl", label="yes")
     status, _, err = go("--data", path, *SMALL, *SHORT, "--loss", loss)
-    assert status == 2 and f"{path}, line 1: " in err and message in err
+    assert status == 2 and f"{path}: 12 of 12 lines cannot be used; each must be like " in err and f"\n  lines 1, 2, 3, 4, 5: {message}" in err
+    assert err.endswith("  ... and 7 more, the last on line 12\n")
     assert loss == "kto" or "single responses are for the losses kto and apo_zero_unpaired" in err
 
 
@@ -297,13 +305,26 @@ def test_sft_data_of_one_s_own(go, here, own):
     assert status == 0 and "DPO" not in out
 
 
-def test_prompts_held_out_as_preferences_are_no_sft_examples(go, here, own):
-    lines = [json.dumps({"prompt": f"say {i}", "response": "well"}) for i in range(12)]
-    (here / "sft.jsonl").write_text("\n".join(lines))
-    status, out, _ = go("--data", own, "--sft-data", "sft.jsonl", *SMALL, *SHORT)
-    assert status == 0 and "their prompts are held-out preferences" in out or "1 of 12 responses" in out
-    held_out = {row["prompt"] for row in rows(here / "runs/1/samples.jsonl")}
-    assert len(held_out) == 1
+def test_prompts_held_out_in_one_file_are_trained_on_in_neither(go, here):
+    """Twelve prompts in both files, and in each file ten of its own, so that each holds out what the other has."""
+    pairs, demonstrations = here / "pairs.jsonl", here / "sft.jsonl"
+    common = [f"say {i}" for i in range(12)]
+    pairs.write_text("".join(json.dumps({"prompt": p, "chosen": "yes", "rejected": "no"}) + "\n" for p in [*common, *(f"ask {i}" for i in range(30))]))
+    demonstrations.write_text("".join(json.dumps({"prompt": f" {p.upper()}", "response": "well"}) + "\n" for p in [*common, *(f"tell {i}" for i in range(10))]))
+    corpus = own_corpus(read_own(str(pairs), str(demonstrations), load_tokenizer("toy"), paired=True), 40)
+    prompts = lambda encoded: {same_prompt(load_tokenizer("toy").decode(e.split()[0][1:-1])) for e in encoded}  # noqa: E731
+    trained_on = prompts(corpus.responses) | prompts(p.chosen for p in corpus.preferences)
+    held_out = prompts(corpus.valid_responses) | prompts(p.chosen for p in corpus.valid_preferences)
+    assert not trained_on & held_out and len(trained_on | held_out) == 52
+    status, out, _ = go("--data", pairs, "--sft-data", demonstrations, *SMALL, *SHORT)
+    assert status == 0 and "12 of 64 prompts differ from another one by blanks, letter case or Unicode form only" in out
+
+
+def test_a_file_whose_only_prompt_is_held_out_in_the_other_is_refused(go, here, own):
+    common = min(range(12), key=lambda i: hashlib.sha256(f"say {i}".encode()).digest())
+    (here / "sft.jsonl").write_text(json.dumps({"prompt": f"say {common}", "response": "well"}))
+    status, _, err = go("--data", own, "--sft-data", "sft.jsonl", *SMALL, *SHORT)
+    assert status == 2 and "sft.jsonl: every prompt is held out in the other file" in err and err.count("\n") == 1
 
 
 def test_one_prompt_alone_trains_and_says_that_nothing_is_measured(go, here):
@@ -380,6 +401,10 @@ def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
         "--seed -1": "--seed must be in [0, 2^31)",
         "--n-head 3": "n_embd (128) must be a multiple of n_head (3)",
         "--device cuda": "--device cuda: this machine, or this build of torch, has none",
+        "--reference x": "--reference goes with --stage dpo",
+        "--stage sft --reference x": "--stage sft does not read --reference",
+        "--stage dpo --init-from x --reference y --loss simpo": "--loss simpo has no reference; leave out --reference",
+        "--skip-bad": "--skip-bad is about your own files",
         "--resume none": "none/config.json: cannot be read",
         "--resume none --beta 1": "leave out --beta, or start a new run",
     }.items(),
@@ -423,18 +448,142 @@ def test_broken_data_leaves_no_folder(go, here, own):
 def test_data_longer_than_the_context(go, here):
     path = preference_file(here / "long.jsonl", prompt="x" * 100)
     status, _, err = go("--data", path, *SMALL, *SHORT)
-    assert status == 2 and "every example is longer than the context of 40 tokens" in err
+    assert status == 2 and "every example to train on is longer than the context of 40 tokens" in err
 
 
 @pytest.mark.parametrize("loss", ["dpo", "kto"])
 def test_too_few_tokens_for_a_batch_are_refused_with_the_number_to_give(go, here, own, loss):
-    """That number is enough, and one less is not; KTO, which sets two examples against each other, needs two of the longest."""
+    """That number is enough, and one less is not; KTO, whose batches hold two prompts at least, needs three of the longest."""
     status, _, err = go("--data", own, *SHAPE, *SHORT, "--loss", loss, "--tokens-per-batch", 5)
     assert status == 2 and "--tokens-per-batch 5 does not hold the longest of the examples; give " in err and err.count("\n") == 1
     needed = int(err.split("give ")[1].split()[0])
     status, _, err = go("--data", own, *SHAPE, *SHORT, "--loss", loss, "--tokens-per-batch", needed - 1)
     assert status == 2 and f"give {needed} or more" in err and not (here / "runs").exists()
     assert go("--data", own, *SHAPE, *SHORT, "--loss", loss, "--tokens-per-batch", needed)[0] == 0
+
+
+def words_file(path, lengths, **change):
+    """Pairs whose longer response has so many words each, a token a word with either vocabulary."""
+    rows = [{"prompt": f"say {i}", "chosen": "the" + " the" * (n - 1), "rejected": "the"} for i, n in enumerate(lengths)]
+    path.write_text("".join(json.dumps({**row, **change}) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("lengths, context, kept", [([100] * 30, 128, 30), ([1900] * 3, 1906, 3), ([200] * 99 + [300], 206, 99), ([150] * 9 + [2500], 2048, 9)])
+def test_the_context_is_fitted_to_one_s_own_data(here, capsys, monkeypatch, lengths, context, kept):
+    """99 of a hundred examples fit: at least 128 tokens, at most 2,048. A context that is given wins. A prompt of two
+    words is five tokens at most, and a response's end is one."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(here))
+    path = words_file(here / "long.jsonl", lengths)
+    settings, tokenizer, model, corpus = prepare(parse(["--data", str(path)]))
+    assert tokenizer.name == settings.tokenizer == "toy" and settings.context == model.config.context
+    assert context <= model.config.context <= context + 3 * (context not in (128, 2048))
+    assert len(corpus.preferences) + len(corpus.valid_preferences) == kept
+    out = capsys.readouterr().out
+    assert f"and a context of {model.config.context:,} tokens" in out and "made for other texts: GPT-2's is not in tiktoken's cache" in out
+    assert prepare(settings)[2].config == model.config and "--tokenizer" not in capsys.readouterr().out, "a resumed run has chosen already"
+    assert prepare(parse(["--data", str(path), "--context", "2600"]))[2].config.context == 2600
+
+
+def test_gpt2_s_vocabulary_is_taken_where_it_is_at_hand(here, own, capsys, monkeypatch):
+    monkeypatch.setattr(train, "default_vocabulary", lambda: "gpt2")
+    monkeypatch.setattr(train, "load_tokenizer", lambda name: load_tokenizer("toy") if name == "toy" else stand_in)
+    stand_in = load_tokenizer("toy")
+    stand_in.name = "gpt2"
+    assert prepare(parse(["--data", str(own)]))[0].tokenizer == "gpt2" and "GPT-2's vocabulary (" in capsys.readouterr().out
+    assert prepare(parse(["--data", str(own), "--tokenizer", "toy"]))[0].tokenizer == "toy"
+    assert prepare(parse([]))[0].tokenizer == "toy" and prepare(parse([]))[0].context is None, "the toy shop's run is what it was"
+
+
+@pytest.mark.parametrize("context", [16, 25, 128])
+def test_what_is_held_out_does_not_depend_on_the_context(here, capsys, context):
+    """And what would keep everything is one number, said once, that does keep everything."""
+    path = words_file(here / "long.jsonl", [5] * 20 + [18] * 10 + [40])
+    own = read_own(str(path), None, load_tokenizer("toy"), paired=True)
+    everything = own_corpus(own, 128).held_out.prompts
+    capsys.readouterr()
+    prompts = own_corpus(own, context).held_out.prompts
+    assert set(prompts) <= set(everything)
+    said = re.findall(r"--context (\d+) would keep all", capsys.readouterr().out)
+    assert len(said) == (context < 128)
+    assert all(len((corpus := own_corpus(own, int(n))).preferences) + len(corpus.valid_preferences) == 31 for n in said)
+
+
+def test_a_file_of_three_pairs_trains(go, here):
+    """Even if the one that is held out is too long."""
+    status, out, err = go("--data", preference_file(here / "three.jsonl", n=3), *SMALL, *SHORT)
+    assert (status, err) == (0, "") and "held out by prompt: 1 of 3 pairs" in out
+    own = read_own(str(here / "three.jsonl"), None, load_tokenizer("toy"), paired=True)
+    lines = [{"prompt": p.prompt, "rejected": "no", "chosen": "yes " * (60 if p.line == own[0].examples[-1].line else 1)} for p in own[0].examples]
+    (here / "three.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    status, out, err = go("--data", here / "three.jsonl", *SMALL, *SHORT)
+    assert (status, err) == (0, "") and "held out by prompt: 0 of 2 pairs" in out and "nothing is measured" in out
+
+
+def test_bad_lines_are_left_out_aloud_if_asked(go, here, own):
+    with own.open("a") as file:
+        file.write('{"prompt": "p", "chosen": "", "rejected": "r"}\n' * 2)
+    status, _, err = go("--data", own, *SMALL, *SHORT)
+    assert status == 2 and "2 of 14 lines cannot be used" in err and "\n  lines 13, 14: 'chosen' is empty" in err
+    status, out, err = go("--data", own, *SMALL, *SHORT, "--skip-bad")
+    assert (status, err) == (0, "") and "--skip-bad left out 2 of 14 lines" in out and "1 of 12 pairs" in out
+    assert go("--resume", "runs/1")[0] == 0
+
+
+def test_a_chosen_answer_that_won_ten_times_is_imitated_once(here, capsys):
+    path = here / "won.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"say {i // 10}", "chosen": "yes", "rejected": "no " * (1 + i % 10)}) + "\n" for i in range(30)))
+    _, demonstrations = read_own(str(path), None, load_tokenizer("toy"), paired=True)
+    assert [(d.prompt, d.response) for d in demonstrations.examples] == [(d.prompt, "yes") for d in demonstrations.examples] and len(demonstrations.examples) == 3
+    assert "SFT imitates its chosen responses (18 of them stand there again, and are imitated once)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
+def test_weights_are_proposed_for_labels_that_are_far_from_even(here, capsys, loss):
+    path = here / "f.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"say {i}", "completion": "yes", "label": i % 10 > 0}) + "\n" for i in range(100)))
+    parsed = parse(["--data", str(path), "--loss", loss, "--tokenizer", "toy"])
+    prepare(parsed)
+    assert "would balance them" in capsys.readouterr().out
+    prepare(replace(parsed, loss_options={**parsed.loss_options, "undesirable_weight": 8.0}))
+    assert "would balance them" not in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------- a second round
+
+
+def test_a_second_round_with_the_first_reference(go, here, own, monkeypatch, capsys):
+    """It starts from a preference-trained model, says so, keeps the reference that is given, and goes on after a stop."""
+    assert go("--data", own, *SMALL, *SHORT, "--out", "first")[0] == 0
+    second = ["--stage", "dpo", "--data", own, "--init-from", "first/dpo.pt", "--reference", "first", "--steps", 5, "--batch-size", 4]
+    status, out, err = go(*second, "--out", "second")
+    assert (status, err) == (0, "") and re.search(r"on held-out prompts \(1\) +START +DPO\n", out) and re.search(r"^  START +DPO$", out, re.M)
+    assert "SFT   " not in out
+    config = json.loads((here / "second/config.json").read_text())
+    assert config["settings"]["reference"] == f"{here}/first" and f"{here}/first/sft.pt" in config["sha256"]
+    first_loss = next(row["loss"] for row in rows(here / "second/metrics.jsonl") if row["stage"] == "dpo")
+    assert abs(first_loss - math.log(2)) > 1e-6, "the policy no longer begins at its reference"
+    assert go(*second[:6], *second[8:], "--out", "plain")[0] == 0
+    first_loss = next(row["loss"] for row in rows(here / "plain/metrics.jsonl") if row["stage"] == "dpo")
+    assert first_loss == pytest.approx(math.log(2), abs=1e-6)
+    assert run(monkeypatch, capsys, sample, "second", "--prompt", "say 3", "--max-new-tokens", 5)[1].startswith("START  ")
+    # what is measured on the way: the same reference, so the same KL, whichever model the run started from
+    before = (here / "second/summary.json").read_text()
+    assert go("--resume", "second")[0] == 0
+    kl = [json.loads(text)["dpo"]["kl"] for text in (before, (here / "second/summary.json").read_text(), (here / "plain/summary.json").read_text())]
+    assert kl[0] == kl[1] and kl[0] != kl[2]
+    # and a third round from the second's folder, whose starting model is no SFT model either
+    status, out, _ = go("--stage", "dpo", "--data", own, "--init-from", "second", "--steps", 2, "--batch-size", 4)
+    assert status == 0 and re.search(r"START +DPO\n", out)
+
+
+def test_a_reference_that_does_not_fit_is_refused(go, here, own):
+    assert go("--data", own, *SMALL, *SHORT, "--out", "first")[0] == 0
+    assert go("--stage", "sft", "--data", own, *SMALL, "--context", 50, "--steps", 1, "--out", "wide")[0] == 0
+    second = ["--stage", "dpo", "--data", own, "--init-from", "first", "--steps", 2]
+    for flags, message in ((["--reference", "wide"], "must have the tokenizer and the context of --init-from (toy, 40 tokens), not toy, 50 tokens"), (["--reference", "none"], "none: no model there")):
+        status, _, err = go(*second, *flags)
+        assert status == 2 and message in err and err.count("\n") == 1 and not (here / "runs").exists()
 
 
 def test_a_taken_folder_is_refused(go, here, own):

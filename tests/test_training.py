@@ -262,7 +262,7 @@ def test_single_responses_are_scored_as_their_sequences_are():
         torch.testing.assert_close(found.tolist(), expected, rtol=1e-9, atol=1e-9)
     assert logps.desirable.tolist() == [e.desirable for e in examples]
     parts = [e.sequence.split() for e in examples]
-    others = [(prompt, parts[(i + 1) % len(parts)][1]) for i, (prompt, _) in enumerate(parts)]
+    others = [(prompt, next(response for other, response in parts[i:] + parts[:i] if other != prompt)) for i, (prompt, _) in enumerate(parts)]
     expected = [response_logp(policy, *other) - response_logp(reference, *other) for other in others]
     torch.testing.assert_close(logps.mismatched.tolist(), expected, rtol=1e-9, atol=1e-9)
     assert not logps.mismatched.requires_grad
