@@ -4,7 +4,7 @@
     runs/1/sft.pt, dpo.pt   the last checkpoint of each stage; when the stage is over, its model
     runs/1/metrics.jsonl    one JSON object a training step
     runs/1/samples.jsonl    held-out prompts, answered before and after, with the marks of a judge if there is one
-    runs/1/summary.json     the closing table
+    runs/1/summary.json     the closing table; "unfinished" while it is measured, and where that failed
 
 A file is written beside its name, forced to disk, and then renamed over it, which happens at once or not at all.
 """
@@ -12,6 +12,7 @@ A file is written beside its name, forced to disk, and then renamed over it, whi
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -42,8 +43,18 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write one JSON value, indented for people."""
-    write_whole(path, lambda file: file.write(json.dumps(value, indent=2).encode() + b"\n"))
+    """Write one JSON value, indented for people. A number that is not finite becomes null: JSON knows none."""
+    text = json.dumps(only_finite(value), indent=2, allow_nan=False)
+    write_whole(path, lambda file: file.write(text.encode() + b"\n"))
+
+
+def only_finite(value: Any) -> Any:
+    """The same JSON value with None for each number in it that is not finite."""
+    if isinstance(value, dict):
+        return {key: only_finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [only_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:

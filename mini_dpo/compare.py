@@ -22,12 +22,13 @@ from mini_dpo.checkpoint import read_json
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.corpus import HeldOut, toy_corpus
 from mini_dpo.errors import TrainingFailed, UserError
+from mini_dpo.evaluate import number
 from mini_dpo.losses import LOSSES, find_loss
 from mini_dpo.model import PRESETS
 from mini_dpo.plot import draw_compare
 from mini_dpo.settings import EPOCHS, TOY_DEFAULTS, parse
 from mini_dpo.tokenizer import load_tokenizer
-from mini_dpo.train import input_digests, read_config, start
+from mini_dpo.train import input_digests, measured, read_config, start
 from mini_dpo.training import clock
 
 # Settings in which a run may differ from what is asked: where it is, on what it was computed (the SFT model that it
@@ -90,8 +91,9 @@ def main() -> None:
         train_aloud(run, arguments)
     summaries = {loss.name: read_json(folder / loss.name / "summary.json") for loss in losses}
     print("\n" + table(summaries))
+    finite = {name: summary for name, summary in summaries.items() if None not in (column(summary) for column in COLUMNS.values())}
     try:
-        draw_compare(summaries, folder / "compare.png")
+        draw_compare(finite, folder / "compare.png")
     except UserError as error:  # the numbers are there without the drawing library
         print(f"no picture: {error}")
 
@@ -121,7 +123,7 @@ def train_once(folder: Path, arguments: Sequence[str], held_out: HeldOut | None 
     prints goes to a file beside it. held_out: what to measure on in place of the test prompts. Raises UserError if the
     run there is not the one that is asked for."""
     check_run(folder, arguments)
-    if (folder / "summary.json").exists():
+    if measured(folder):
         return None
     begun = (folder / "config.json").exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -134,9 +136,10 @@ def train_once(folder: Path, arguments: Sequence[str], held_out: HeldOut | None 
 # ------------------------------------------------------------------------------------------------------- the table
 
 
-def change(summary: dict, name: str) -> float:
-    """How a log-prob differs from the SFT model's."""
-    return summary["dpo"][name] - summary["sft"][name]
+def change(summary: dict, name: str) -> float | None:
+    """How a log-prob differs from the SFT model's; None where one of them is not finite."""
+    both = summary["dpo"][name], summary["sft"][name]
+    return None if None in both else both[0] - both[1]
 
 
 COLUMNS = {
@@ -157,14 +160,14 @@ def table(summaries: dict[str, dict]) -> str:
     """A line a loss, the highest true reward first, and the SFT model's at the end."""
     lines = [f"{'loss':18}" + "".join(f"{column:>11}" for column in COLUMNS)]
     for name, summary in sorted(summaries.items(), key=lambda item: -item[1]["dpo"]["reward"]):
-        cells = [form.format(column(summary)) for column, form in zip(COLUMNS.values(), FORMATS)]
+        cells = [number(column(summary), form, 10) for column, form in zip(COLUMNS.values(), FORMATS)]
         lines.append(f"{name:18}" + "".join(f"{cell:>11}" for cell in cells))
     sft = next(iter(summaries.values()))["sft"]
     lines.append(f"{'(SFT)':18}{sft['reward']:>11.2f}{'':22}{sft['perplexity']:>11.3f}{'':22}{sft['response_tokens']:>11.1f}")
     lines.append("\nreward: the judge's, mean over held-out prompts. KL: from the SFT model, nats a response. chosen, rejected: change of")
     lines.append("the log-probs of held-out pairs. tokens: a response's. seconds: of preference training alone.")
     dpo = [summary["dpo"] for summary in summaries.values()]
-    errors = [f"{label} {max(d[name] for d in dpo):.3f}" for label, name in ERRORS.items() if all(name in d for d in dpo)]  # not in old runs
+    errors = [f"{label} {max(d[name] for d in dpo):.3f}" for label, name in ERRORS.items() if all(d.get(name) is not None for d in dpo)]  # not in old runs
     if errors:
         lines.append(f"The largest standard errors: {', '.join(errors)}.")
     return "\n".join(lines)
@@ -186,8 +189,8 @@ def tune(settings: CompareSettings, folder: Path, names: Sequence[str]) -> None:
             try:
                 train_once(target, [*arguments, *flags], valid)
                 dpo = read_json(target / "summary.json")["dpo"]
-                scores[i] = dpo["reward"] - PRICE * dpo["kl"]
-                found = f"reward {dpo['reward']:6.2f}  KL {dpo['kl']:6.2f}  score {scores[i]:6.2f}"
+                scores[i] = -math.inf if dpo["kl"] is None else dpo["reward"] - PRICE * dpo["kl"]
+                found = f"reward {dpo['reward']:6.2f}  KL {number(dpo['kl'], '{:6.2f}', 10)}  score {scores[i]:6.2f}"
             except TrainingFailed as error:
                 scores[i], found = -math.inf, f"failed ({error})"
             print(f"{name:18} {found}  {options}", flush=True)

@@ -59,9 +59,9 @@ class Corpus:
     held_out: HeldOut
 
 
-def files_of(data: str | None, sft_data: str | None) -> list[Path]:
+def files_of(data: str | None, sft_data: str | None, held_out: str | None = None) -> list[Path]:
     """The files a run reads: the user's, or the toy shop's."""
-    own = [Path(path) for path in (data, sft_data) if path]
+    own = [Path(path) for path in (data, sft_data, held_out) if path]
     return own or [*TOY_SFT.values(), *TOY_PREFERENCES.values()]
 
 
@@ -90,6 +90,16 @@ def in_single_responses(corpus: Corpus, source: str) -> Corpus:
     return replace(corpus, preferences=split_pairs(corpus.preferences), valid_preferences=split_pairs(corpus.valid_preferences))
 
 
+def at_most(corpus: Corpus, n: int) -> Corpus:
+    """The same corpus with at most n held-out examples of each kind, evenly spread over those that there are."""
+    kept, there = corpus.held_out, [corpus.valid_responses, corpus.valid_preferences]
+    there += [list(dict.fromkeys(kept.prompts)), kept.responses, kept.preferences, kept.pairs]
+    if (most := max(map(len, there))) > n:
+        print(f"of {most} held-out examples, {n} are looked at each time; --eval-examples changes that")
+    responses, preferences, *held_out = ([them[i * len(them) // n] for i in range(n)] if len(them) > n else them for them in there)
+    return replace(corpus, valid_responses=responses, valid_preferences=preferences, held_out=HeldOut(*held_out, judge=kept.judge))
+
+
 # -------------------------------------------------------------------------------------------- files of the user's own
 
 
@@ -103,32 +113,42 @@ class OwnFile:
     n_train: int
 
 
-def read_own(data: str | None, sft_data: str | None, tokenizer: Tokenizer, paired: bool, skip_bad: bool = False) -> tuple[OwnFile, OwnFile]:
+def read_own(data: str | None, sft_data: str | None, tokenizer: Tokenizer, paired: bool, skip_bad: bool = False, held_out: str | None = None) -> tuple[OwnFile, OwnFile]:  # fmt: skip
     """(preferences, responses to imitate) from a preference file, an SFT file, or both; what is remarkable about them is
     said. A tenth of each file's prompts is held out, and no prompt that is held out in one is trained on in either.
-    Without an SFT file, SFT imitates the chosen (or liked) responses, each once.
+    Without an SFT file, SFT imitates the chosen (or liked) responses, each once. held_out: a file in the form of `data`,
+    which is held out in place of the tenths.
 
     paired: False for a loss of single responses. Raises UserError, with file and line, for input that cannot be used.
     """
     load = load_preferences if paired or not data or holds_pairs(data) else load_feedback
     files = (load(data, skip_bad=skip_bad) if data else [], load_demonstrations(sft_data, skip_bad=skip_bad) if sft_data else [])
-    for path, examples in zip((data, sft_data), files):
+    apart = load(held_out, skip_bad=skip_bad) if held_out else []
+    for path, examples in zip((data, sft_data, held_out), (*files, apart)):
         for remark in remarks(examples):
             print(f"{path}: {remark}")
-    prompts = {e.prompt for examples in files for e in examples}
+    prompts = {e.prompt for examples in (*files, apart) for e in examples}
     if twins := len(prompts) - len({same_prompt(prompt) for prompt in prompts}):
         print(f"{twins} of {len(prompts)} prompts differ from another one by blanks, letter case or Unicode form only: held out or trained on together")
-    preferences, demonstrations = split_by_prompt(*files)
-    for path, (train, held_out) in ((data, preferences), (sft_data, demonstrations)):
-        if held_out and not train:
+    preferences, demonstrations = set_apart(files, apart, held_out) if held_out else split_by_prompt(*files)
+    for examples, path, (train, _) in zip(files, (data, sft_data), (preferences, demonstrations)):
+        if examples and not train:
             raise UserError(f"{path}: every prompt is held out in the other file; add examples with other prompts")
     if not sft_data:
         demonstrations = tuple(map(chosen_responses, preferences))
         n, liked = len(demonstrations[0]), "chosen" if load is load_preferences else "liked"
         again = sum(load is load_preferences or e.label for e in preferences[0]) - n
         print(f"{data}: no --sft-data, so SFT imitates its {liked} responses{f' ({again} of them stand there again, and are imitated once)' if again else ''}")  # fmt: skip
-    sources = str(data or sft_data), str(sft_data or data)
-    return tuple(OwnFile(source, [*train, *held_out], [encode_example(tokenizer, e) for e in (*train, *held_out)], len(train)) for source, (train, held_out) in zip(sources, (preferences, demonstrations)))  # fmt: skip
+    sources = (" and ".join([path, *([held_out] if held_out else [])]) for path in (str(data or sft_data), str(sft_data or data)))
+    return tuple(OwnFile(source, [*train, *kept], [encode_example(tokenizer, e) for e in (*train, *kept)], len(train)) for source, (train, kept) in zip(sources, (preferences, demonstrations)))  # fmt: skip
+
+
+def set_apart(files: Sequence[list], apart: list, path: str) -> list[tuple[list, list]]:
+    """As `split_by_prompt`, but what is held out is `apart`, of a file `path`, and its chosen responses."""
+    prompts = {same_prompt(e.prompt) for e in apart}
+    train = [[e for e in examples if same_prompt(e.prompt) not in prompts] for examples in files]
+    print(f"{path}: {len(apart)} examples are held out, in place of a tenth; {sum(map(len, files)) - sum(map(len, train))} others have their prompts, and are not trained on")
+    return list(zip(train, (apart, chosen_responses(apart))))
 
 
 def chosen_responses(preferences: Sequence[Preference] | Sequence[Feedback]) -> list[Demonstration]:

@@ -13,7 +13,7 @@ from mini_dpo.logprobs import Batch, response_logps
 from mini_dpo.metrics import preference_metrics
 from mini_dpo.model import GPT
 from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps
-from mini_dpo.training import Objective, Outcome, autocast
+from mini_dpo.training import Objective, Outcome, autocast, look
 
 
 def freeze(model: GPT) -> GPT:
@@ -86,7 +86,8 @@ def reference_logps(reference: GPT, examples: Sequence[EncodedPair] | Sequence[E
     device = reference.wte.weight.device
     paired = bool(examples) and isinstance(examples[0], EncodedPair)
     scored = []
-    for batch in Batches(examples, collate_pairs if paired else collate_feedback, batch_size, seed=0, tokens=tokens).once():
+    batches = Batches(examples, collate_pairs if paired else collate_feedback, batch_size, seed=0, tokens=tokens)
+    for batch in look(batches, "scoring the reference"):
         with autocast(device, dtype):
             scored.append(score_reference(reference, batch.sequences.to(device)))  # (2B,) or (B,)
     logps = torch.cat(scored).cpu() if scored else torch.zeros(0)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,59 +20,84 @@ from mini_dpo.model import GPT
 from mini_dpo.registry import Loss
 from mini_dpo.shop import Judge, win_rate
 from mini_dpo.tokenizer import Tokenizer
-from mini_dpo.training import autocast
+from mini_dpo.training import autocast, look, watched
 
-BATCH = 128  # sequences scored at a time
-PROMPTS = 256  # at most so many held-out prompts are answered
+LONGEST_ANSWER = 512  # tokens, where nobody says otherwise
 MARKS = ("reward", "facts", "tone", "length")  # the judge's
 
 
-def evaluate(sft: GPT, policy: GPT | None, loss: Loss, hyperparameters: dict, tokenizer: Tokenizer, held_out: HeldOut, seed: int, dtype: str, reference: GPT | None = None) -> tuple[dict, list[dict]]:  # fmt: skip
+class How(NamedTuple):
+    """How examples are scored: in the training's type, and in its batches, of `batch_size` examples or of `tokens` tokens.
+    What fits into memory in training does so here, where there is no gradient."""
+
+    dtype: str = "float32"
+    batch_size: int | None = 32
+    tokens: int | None = None
+
+    def rows(self, length: int) -> int:
+        """How many answers, prompt included `length` tokens long at most, are written at a time: two an example, as a
+        pair has two; or as many as the tokens of a batch."""
+        return max(1, self.tokens // length) if self.tokens else 2 * self.batch_size
+
+
+def evaluate(sft: GPT, policy: GPT | None, loss: Loss, hyperparameters: dict, tokenizer: Tokenizer, held_out: HeldOut, seed: int, how: How, reference: GPT | None = None, max_new_tokens: int | None = None, keep: Callable[[dict, list[dict]], None] = lambda summary, samples: None) -> tuple[dict, list[dict]]:  # fmt: skip
     """The closing table as numbers, and the answers behind it: (summary, one sample a prompt).
 
     sft: the model before preference training, which is also the reference if no other is given. policy: the one after,
     None without that stage; loss, hyperparameters: what it was trained with. The two models draw their answers with
     different random numbers. In the summary, `NAME_error` is the standard error of `NAME`, None where one example alone
-    was measured.
+    was measured. max_new_tokens: of an answer, `answer_length` by default. keep: is handed what there is after each part,
+    so that a failure in a later one does not lose it.
     """
     reference = reference or sft
-    prompts = list(dict.fromkeys(held_out.prompts))[:PROMPTS]
+    prompts = list(dict.fromkeys(held_out.prompts))
     models = {"sft": sft} if policy is None else {"sft": sft, "dpo": policy}
-    sequences = held_out.responses or [pair.chosen for pair in held_out.pairs]
-    longest = max((sum(sequence.response_mask) for sequence in sequences), default=sft.config.context)
-    ids, texts, marks, columns = {}, {}, {}, {}
+    max_new_tokens = max_new_tokens or answer_length(held_out, sft.config.context)
+    samples: list[dict] = [{"prompt": prompt} for prompt in prompts]
+    summary: dict = {"prompts": len(prompts), "pairs": len(held_out.pairs)}
+    ids, marks = {}, {}
     for i, (name, model) in enumerate(models.items()):
-        ids[name] = answer(model, tokenizer, prompts, max_new_tokens=2 * longest, seed=2 * seed + i)
-        texts[name] = [tokenizer.decode_response(response) for response in ids[name]]
-        columns[name] = {
+        ids[name] = answer(model, tokenizer, prompts, max_new_tokens, 2 * seed + i, how)
+        for sample, response in zip(samples, ids[name]):
+            sample[name] = tokenizer.decode_response(response)
+        summary[name] = {
             "response_tokens": fmean(len(response) for response in ids[name]),
             "unfinished": sum(response[-1] != tokenizer.end_of_text for response in ids[name]),
         }
+        keep(summary, samples)
+    for name, model in models.items():
         if held_out.responses:
-            columns[name] |= named("perplexity", *perplexity(model, held_out.responses, dtype))
+            summary[name] |= named("perplexity", *perplexity(model, held_out.responses, how))
         if held_out.judge:
-            marks[name] = judge_all(held_out.judge, prompts, texts[name])
+            marks[name] = judge_all(held_out.judge, prompts, [sample[name] for sample in samples])
+            for sample, verdict in zip(samples, marks[name]):
+                sample.setdefault("marks", {})[name] = verdict
             for mark in MARKS:
-                columns[name] |= named(mark, *mean_and_error([verdict[mark] for verdict in marks[name]]))
-    samples = [{"prompt": prompt, **{name: texts[name][i] for name in models}} for i, prompt in enumerate(prompts)]
-    if held_out.judge:
-        samples = [{**sample, "marks": {name: marks[name][i] for name in models}} for i, sample in enumerate(samples)]
-    summary = {"prompts": len(prompts), "pairs": len(held_out.pairs), **columns}
+                summary[name] |= named(mark, *mean_and_error([verdict[mark] for verdict in marks[name]]))
+        keep(summary, samples)
     if policy is None:
         return summary, samples
     dpo = summary["dpo"]
-    dpo |= named("kl", *estimate_kl(policy, reference, tokenizer, prompts, ids["dpo"], dtype))
+    dpo |= named("kl", *estimate_kl(policy, reference, tokenizer, prompts, ids["dpo"], how))
+    keep(summary, samples)
     if held_out.judge:
         ours, theirs = (torch.tensor([verdict["reward"] for verdict in marks[name]]) for name in ("dpo", "sft"))  # (N,) each
         dpo |= named("reward_gain", *mean_and_error(ours - theirs)) | named("win_rate", *mean_and_error(wins(ours, theirs)))
     if held_out.pairs:
-        before, after = compare_pairs(policy, sft, reference, loss, hyperparameters, held_out.pairs, dtype)
+        before, after = compare_pairs(policy, sft, reference, loss, hyperparameters, held_out.pairs, how)
         summary["sft"] |= before
         dpo |= after
         if held_out.judge:
             fields = ([getattr(p, field) for p in held_out.preferences] for field in ("prompt", "chosen", "rejected"))
             summary["label_accuracy"] = win_rate(held_out.judge, *fields)
     return summary, samples
+
+
+def answer_length(held_out: HeldOut, context: int) -> int:
+    """How many tokens an answer gets by default: twice the longest held-out response's (twice the context where there is
+    none), and LONGEST_ANSWER at most."""
+    sequences = held_out.responses or [pair.chosen for pair in held_out.pairs]
+    return min(2 * max((sum(sequence.response_mask) for sequence in sequences), default=context), LONGEST_ANSWER)
 
 
 def mean_and_error(values: Tensor | Sequence[float]) -> tuple[float, float | None]:
@@ -95,59 +121,61 @@ def judge_all(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) ->
     return [{mark: float(getattr(verdict, mark)) for mark in MARKS} for verdict in verdicts]
 
 
-def answer(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int, seed: int) -> list[list[int]]:
+def answer(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int, seed: int, how: How = How()) -> list[list[int]]:
     """One response to each prompt, drawn from the model itself (temperature 1), as token ids."""
     encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
-    return generate(model, encoded, end_of_text=tokenizer.end_of_text, max_new_tokens=max_new_tokens, seed=seed)
+    rows = how.rows(min(max(map(len, encoded)) + max_new_tokens, model.config.context))
+    watch = lambda starts: watched(starts, len(starts), "answering held-out prompts")  # noqa: E731
+    return generate(model, encoded, end_of_text=tokenizer.end_of_text, max_new_tokens=max_new_tokens, seed=seed, batch_size=rows, watch=watch)
 
 
 @torch.no_grad()
-def score_sequences(model: GPT, sequences: Sequence[Encoded], dtype: str) -> Tensor:
+def score_sequences(model: GPT, sequences: Sequence[Encoded], how: How) -> Tensor:
     """log pi(response | prompt) of each sequence, in nats: (N,), on the CPU."""
     device, scored = model.wte.weight.device, []
-    for batch in Batches(sequences, collate, BATCH, seed=0).once():
-        with autocast(device, dtype):
+    for batch in look(Batches(sequences, collate, how.batch_size, seed=0, tokens=how.tokens), "scoring responses"):
+        with autocast(device, how.dtype):
             scored.append(response_logps(model, batch.to(device)))
     return torch.cat(scored).cpu()
 
 
-def perplexity(model: GPT, responses: Sequence[Encoded], dtype: str) -> tuple[float | None, float | None]:
+def perplexity(model: GPT, responses: Sequence[Encoded], how: How) -> tuple[float, float | None]:
     """exp of the mean negative log-prob per response token (how many tokens the model hesitates between), and its
-    standard error over responses. None where a float cannot hold it.
+    standard error over responses. inf where a float cannot hold it.
 
     The mean is a ratio, all nats by all tokens. What a response adds to its error is by how much its own nats differ from
     the mean's for as many tokens; and the error of exp(mean) is the mean's, times exp(mean) (the delta method, twice).
     """
-    nats = -score_sequences(model, responses, dtype).double()  # (N,)
+    nats = -score_sequences(model, responses, how).double()  # (N,)
     tokens = torch.tensor([sum(response.response_mask) for response in responses])  # (N,)
     mean = nats.sum() / tokens.sum()
     _, error = mean_and_error((nats - mean * tokens) * len(tokens) / tokens.sum())
     value = float(mean.exp())
-    return (None, None) if math.isinf(value) else (value, None if error is None else value * error)
+    return value, None if error is None else value * error
 
 
-def estimate_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[list[int]], dtype: str) -> tuple[float, float | None]:  # fmt: skip
+def estimate_kl(policy: GPT, reference: GPT, tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[list[int]], how: How) -> tuple[float, float | None]:  # fmt: skip
     """KL(policy || reference) per response in nats, and its standard error: the mean of log(policy / reference) over
     responses that the policy wrote."""
     sequences = [join(tokenizer.encode_prompt(prompt), response) for prompt, response in zip(prompts, responses)]
-    return mean_and_error(score_sequences(policy, sequences, dtype) - score_sequences(reference, sequences, dtype))
+    return mean_and_error(score_sequences(policy, sequences, how) - score_sequences(reference, sequences, how))
 
 
 @torch.no_grad()
-def compare_pairs(policy: GPT, sft: GPT, reference: GPT, loss: Loss, hyperparameters: dict, pairs: Sequence[EncodedPair], dtype: str) -> tuple[dict, dict]:  # fmt: skip
+def compare_pairs(policy: GPT, sft: GPT, reference: GPT, loss: Loss, hyperparameters: dict, pairs: Sequence[EncodedPair], how: How) -> tuple[dict, dict]:  # fmt: skip
     """What the loop logs of pairs, on held-out ones, before and after preference training: each model's mean log-prob of
     the chosen and of the rejected responses; and how often the policy's reward agrees with the label.
 
-    The reward is the loss's own, and a reference is asked about it only where the loss has one. Losses of
+    The reward is the loss's own, and the reference is asked about it only where the loss has one. Losses of
     single responses are asked twice: which of a pair has the larger reward, and, as in their logs, which sign each
     response's reward has. (A pair counts there as one example: its two responses are not independent.)
     """
-    before = reference_logps(sft, pairs, dtype, BATCH)  # (N, 2)
-    ref_logps = before if reference is sft or not loss.reference else reference_logps(reference, pairs, dtype, BATCH)
+    before = reference_logps(sft, pairs, *how)  # (N, 2)
+    ref_logps = before if reference is sft or not loss.reference else reference_logps(reference, pairs, *how)  # (N, 2)
     known = know_reference(pairs, ref_logps) if loss.reference else pairs
     device, logged = policy.wte.weight.device, []
-    for batch in Batches(known, collate_pairs, BATCH, seed=0).once():
-        with autocast(device, dtype):
+    for batch in look(Batches(known, collate_pairs, how.batch_size, seed=0, tokens=how.tokens), "scoring pairs"):
+        with autocast(device, how.dtype):
             logged.append(preference_metrics(loss, pair_logps(policy, None, batch.to(device)), hyperparameters))
     after = {name: torch.cat([metrics[name] for metrics in logged]).cpu() for name in logged[0]}  # (N,) each
     agreement = named("reward_accuracy", *mean_and_error(after["rewards/accuracies"]))
@@ -182,20 +210,29 @@ def table(summary: dict) -> str:
         ("tokens a response", "response_tokens", "{:.1f}"),
         ("responses cut before their end", "unfinished", "{}"),
     ]
-    columns = {start: sft} | ({heading(summary.get("loss", "dpo")): dpo} if dpo else {})
-    lines = [f"{'on held-out prompts (%d)' % summary['prompts']:42}" + "".join(f"{name:>12}{'':8}" for name in columns)]
-    for label, key, form in rows:
-        if key in sft or key in dpo:
-            lines.append(f"{label:42}" + "".join(cell(column, key, form) for column in columns.values()))
+    rows = [row for row in rows if row[1] in sft or row[1] in dpo]
+    lines = [f"{label:42}" for label in (f"on held-out prompts ({summary['prompts']})", *(label for label, _, _ in rows))]
+    for name, column in {start: sft, **({heading(summary.get("loss", "dpo")): dpo} if dpo else {})}.items():
+        cells = [f"{name:>12}", *(cell(column, key, form) for _, key, form in rows)]
+        width = max(20, *map(len, cells))
+        lines = [line + f"{text:{width}}" for line, text in zip(lines, cells)]
     return "\n".join([line.rstrip() for line in lines] + [""] + remarks(summary))
 
 
 def cell(column: dict, key: str, form: str) -> str:
-    """A number of the table, 12 wide, and its standard error, if it has one, 8 wide."""
+    """A number of the table, 12 wide with a blank before it, and its standard error, if it has one."""
     if key not in column:
-        return f"{'':20}"
-    value, error = column[key], column.get(f"{key}_error")
-    return f"{'over 1e308' if value is None else form.format(value):>12}{'' if error is None else f' ({form.format(error)})':8}"
+        return ""
+    error = column.get(f"{key}_error")
+    return f"{number(column[key], form, 11):>12}" + ("" if error is None else f" ({number(error, form, 11)})")
+
+
+def number(value: float | None, form: str, width: int) -> str:
+    """A number of a summary in at most `width` characters. None is what JSON has for infinity, and for no number."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    text = form.format(value)
+    return text if len(text) <= width else f"{value:.{width - 7}g}"
 
 
 def remarks(summary: dict) -> list[str]:
@@ -211,7 +248,8 @@ def remarks(summary: dict) -> list[str]:
     lines.append("whether or not any skill is lost.")
     if "label_accuracy" in summary:
         lines.append(f"Labels are noisy: the true reward itself agrees with {summary['label_accuracy']:.3f} of them.")
-    falls = [sft[name] - dpo[name] for name in ("logps/chosen", "logps/rejected") if name in dpo]
+    sides = [(sft[name], dpo[name]) for name in ("logps/chosen", "logps/rejected") if name in dpo]
+    falls = [] if None in sum(sides, ()) else [before - after for before, after in sides]
     if falls and min(falls) > 0:
         further = "the rejected one further" if falls[1] > falls[0] else "the chosen one further"
         lines.append(f"Both log-probs fell, {further}: probability went to other responses.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ def generate(
     top_p: float | None = None,
     seed: int | Sequence[int] = 0,
     batch_size: int = 128,
+    watch: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> list[list[int]]:
     """Continue each prompt until end-of-text (kept at the end of the result), `max_new_tokens`, or the context's end.
 
@@ -30,6 +31,7 @@ def generate(
     seed: of all rows together, or one for each row, which then draws what it would draw alone with that seed.
     temperature: divides the logits; 0 takes the likeliest token. top_k: only the k likeliest tokens.
     top_p: only the fewest likeliest tokens that hold this much probability (Holtzman et al., arXiv:1904.09751).
+    watch: is handed the first row of each batch, and hands them on.
     Raises UserError for a prompt that leaves no room for a response, ValueError for settings out of range.
     """
     check_settings(temperature, top_k, top_p)
@@ -40,7 +42,7 @@ def generate(
     responses: list[list[int]] = []
     was_training = model.training
     model.eval()
-    for i in range(0, len(prompts), batch_size):
+    for i in watch(range(0, len(prompts), batch_size)):
         rows = slice(i, i + batch_size)
         choose = lambda logits, u: sample(logits, u, temperature, top_k, top_p)  # noqa: E731
         responses += continue_batch(model, prompts[rows], uniforms[rows], end_of_text, choose)

@@ -365,7 +365,7 @@ def plot_compare(settings: argparse.Namespace) -> None:
         if not any(row["stage"] == "dpo" for row in rows):
             raise UserError(f"{run}: no step of preference training in it; leave it out")
     summaries = {name: read_json(run / "summary.json") for name, run in zip(names, runs) if (run / "summary.json").exists()}
-    judged = all({"reward", "kl"} <= summaries.get(name, {}).get("dpo", {}).keys() for name in names)
+    judged = all(summaries.get(name, {}).get("dpo", {}).get(key) is not None for name in names for key in ("reward", "kl"))
     figure = new_figure()
     draw_runs(figure, logs, summaries if judged else {})
     print(save(figure, Path(settings.out)))

@@ -84,6 +84,7 @@ class Settings:
     data: str | None = option(str, 'preferences, one {"prompt", "chosen", "rejected"} a line, or for losses of single responses {"prompt", "completion", "label"}; without it, the toy shop', metavar="PATH", group=DATA)
     sft_data: str | None = option(str, 'responses to imitate, one {"prompt", "response"} a line; without it, the chosen ones of --data', metavar="PATH", group=DATA)
 
+    held_out: str | None = option(str, "preferences to measure on, in the form of --data; no prompt of theirs is trained on (default: a tenth of the prompts of your files)", metavar="PATH", group=DATA)
     skip_bad: bool = option(bool, "leave out what cannot be used of these files, empty answers for example, and say so, instead of stopping", False, group=DATA)
 
     init_from: str | None = option(str, "start from this checkpoint file, or the SFT model of this run's folder, instead of random weights", metavar="PATH", group=MODEL)
@@ -117,6 +118,8 @@ class Settings:
     compile: bool = option(bool, "translate the model with torch.compile first; gains nothing on a CPU", False, group=BOTH)
     checkpoint_activations: bool = option(bool, "keep only what stands between the blocks and compute their insides again for the gradient: less memory, a third more time", False, group=BOTH)
     eval_every: int | None = option(int, "steps between two looks at the validation data (default: five a stage)", group=BOTH)
+    eval_examples: int = option(int, "held-out examples of a kind that each look, and the closing table, take in at most", 256, group=BOTH)
+    max_new_tokens: int | None = option(int, "longest answer to a held-out prompt, in tokens (default: twice the longest held-out response, 512 at most)", group=BOTH)
     save_every: int = option(int, "steps between two checkpoints", 100, group=BOTH)
 
     loss_options: dict[str, float] = field(default_factory=dict)
@@ -211,7 +214,7 @@ def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
     def present(names: Sequence[str]) -> list[str]:
         return [name for name in names if name in given]
 
-    for name in ("steps", "sft_steps", "batch_size", "tokens_per_batch", "accumulate", "n_layer", "n_head", "n_embd", "context", "eval_every", "save_every"):
+    for name in ("steps", "sft_steps", "batch_size", "tokens_per_batch", "accumulate", "n_layer", "n_head", "n_embd", "context", "eval_every", "eval_examples", "max_new_tokens", "save_every"):
         if name in given and getattr(settings, name) < 1:
             yield f"{flags([name])} must be at least 1, not {getattr(settings, name)}"
     for name in ("lr", "sft_lr", "epochs", "sft_epochs"):
@@ -237,6 +240,8 @@ def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
         yield "--sft-data without --data would mix your SFT data with the toy shop's preferences; give --data, or --stage sft"
     if settings.skip_bad and not (settings.data or settings.sft_data):
         yield "--skip-bad is about your own files; give --data or --sft-data, or leave it out"
+    if settings.held_out and not (settings.data or settings.sft_data):
+        yield "--held-out is in place of a tenth of your own files; give --data or --sft-data, or leave it out"
     if settings.init_from and (extra := present(MODEL_FLAGS)):
         yield f"the model and its tokenizer come from --init-from; leave out {flags(extra)}"
     for prefix in ("", "sft_"):
@@ -280,6 +285,7 @@ def resolve(settings: Settings, loss: Loss) -> Settings:
         s,
         data=full_path(s.data),
         sft_data=full_path(s.sft_data),
+        held_out=full_path(s.held_out),
         init_from=full_path(s.init_from),
         reference=full_path(s.reference),
         batch_size=None if s.tokens_per_batch else s.batch_size or 32,

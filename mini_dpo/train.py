@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import textwrap
@@ -20,12 +21,12 @@ import torch
 from mini_dpo.audit import proposed_weights
 from mini_dpo.checkpoint import build_model, find_model, load_checkpoint, load_model, new_run, read_json, save_checkpoint, write_json, write_jsonl
 from mini_dpo.cli import run_command
-from mini_dpo.corpus import TOY_PREFERENCES, Corpus, HeldOut, describe_choice, files_of, fingerprints, fitted_context, in_single_responses, own_corpus, read_own, toy_corpus
+from mini_dpo.corpus import TOY_PREFERENCES, Corpus, HeldOut, at_most, describe_choice, files_of, fingerprints, fitted_context, in_single_responses, own_corpus, read_own, toy_corpus
 from mini_dpo.data import Batches, collate, collate_feedback, collate_pairs
 from mini_dpo.devices import keep_freed_memory, lacks, one_line, out_of_memory, own_gpu, trouble_with
 from mini_dpo.dpo import freeze, precompute_reference, preference_objective
 from mini_dpo.errors import TrainingFailed, UserError
-from mini_dpo.evaluate import evaluate, heading, table
+from mini_dpo.evaluate import How, answer_length, evaluate, heading, table
 from mini_dpo.losses import find_loss
 from mini_dpo.model import GPT, PRESETS
 from mini_dpo.parallel import join_processes, leave_processes, of_the_first, processes, rank, together, wait_for_all
@@ -34,7 +35,7 @@ from mini_dpo.registry import Loss, shown
 from mini_dpo.settings import WIDE, Settings, default_lr, model_config, parse
 from mini_dpo.sft import sft_objective
 from mini_dpo.tokenizer import Tokenizer, default_vocabulary, load_tokenizer
-from mini_dpo.training import LoopConfig, StageFiles, clock, train
+from mini_dpo.training import LoopConfig, StageFiles, clock, interrupt, on_signals, train
 
 
 def main() -> None:
@@ -50,6 +51,9 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
     if settings.resume:
         folder = Path(settings.resume)
         begun = together(lambda: unchanged_settings(folder))
+        if measured(folder):
+            report(folder, begun)
+            return
         settings = replace(begun, checkpoint_activations=begun.checkpoint_activations or settings.checkpoint_activations)
         settings, tokenizer, model, corpus = together(lambda: prepare(settings))
     else:
@@ -57,7 +61,8 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
         config = {"settings": asdict(settings), "sha256": input_digests(settings)}
         folder = of_the_first(together(lambda: new_run(Path(settings.out) if settings.out else None, config) if rank() == 0 else None))
     try:
-        run(settings, folder, tokenizer, model, replace(corpus, held_out=held_out) if held_out else corpus)
+        with on_signals(interrupt):  # but while it trains: the loop ends its step first
+            run(settings, folder, tokenizer, model, replace(corpus, held_out=held_out) if held_out else corpus)
     except KeyboardInterrupt:
         if rank() == 0:
             print(f"\nstopped; go on with: python -m mini_dpo.train --resume {folder}", file=sys.stderr)
@@ -80,7 +85,7 @@ def what_needs_less(settings: Settings, folder: Path) -> str:
 
 def input_digests(settings: Settings) -> dict[str, str]:
     """The SHA-256 of every file that a run with these settings reads: data, model, loss."""
-    inputs = files_of(settings.data, settings.sft_data)
+    inputs = files_of(settings.data, settings.sft_data, settings.held_out)
     if settings.init_from:
         inputs.append(find_model(Path(settings.init_from)))
     if settings.reference:
@@ -129,14 +134,14 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
             raise UserError(f"{settings.reference}: the reference must have the tokenizer and the context of --init-from ({tokenizer_name}, {model.config.context} tokens), not {reference['tokenizer']}, {reference['config']['context']} tokens")  # fmt: skip
     paired, own = settings.stage == "sft" or loss.paired, None
     if settings.data or settings.sft_data:
-        own = read_own(settings.data, settings.sft_data, tokenizer, paired, settings.skip_bad)
+        own = read_own(settings.data, settings.sft_data, tokenizer, paired, settings.skip_bad, settings.held_out)
         if chosen and settings.model == "toy":
             settings = replace(settings, context=settings.context or fitted_context(own, PRESETS["toy"].context))
             print(describe_choice(own, tokenizer, settings.context, chosen))
     if model is None:
         torch.manual_seed(settings.seed)
         model = GPT(model_config(settings, tokenizer.vocab_size))
-    corpus = own_corpus(own, model.config.context) if own else toy_corpus(tokenizer, model.config.context)
+    corpus = at_most(own_corpus(own, model.config.context) if own else toy_corpus(tokenizer, model.config.context), settings.eval_examples)
     if not paired:
         corpus = in_single_responses(corpus, settings.data or "the toy shop")
     if "desirable_weight" in settings.loss_options and settings.stage != "sft" and (proposal := proposed_weights(corpus.preferences, settings.loss_options["desirable_weight"], settings.loss_options["undesirable_weight"])):  # fmt: skip
@@ -170,7 +175,6 @@ def check_room(settings: Settings, corpus: Corpus, loss: Loss) -> None:
 
 def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corpus: Corpus) -> None:
     """Run the stages, or what is left of them, and measure. Everything that is finished is in `folder`."""
-    started = time.perf_counter()
     together = f", {processes()} processes" if processes() > 1 else ""
     print(f"run {folder}: {sum(p.numel() for p in model.parameters()):,} parameters on {settings.device}{together}, {settings.data or settings.sft_data or 'the toy shop'}", flush=True)
     own_gpu(settings.device)
@@ -182,32 +186,55 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
         model.compile_blocks()
     if settings.stage == "dpo":
         adopt(model, tokenizer, folder / "sft.pt", "sft" if settings.start == "SFT" else "dpo")
+        sft_seconds = 0.0
     else:
-        run_sft(settings, folder, tokenizer, model, corpus)
-    preferences_started = time.perf_counter()
-    policy = None if settings.stage == "sft" else run_preferences(settings, folder, tokenizer, model, corpus)
-    training_seconds = time.perf_counter() - preferences_started
+        sft_seconds = run_sft(settings, folder, tokenizer, model, corpus)
+    policy, seconds = (None, 0.0) if settings.stage == "sft" else run_preferences(settings, folder, tokenizer, model, corpus)
     first = rank() == 0
     leave_processes()
     if first:
-        measure(settings, folder, tokenizer, policy, corpus, started, training_seconds)
+        measure(settings, folder, tokenizer, policy, corpus, sft_seconds, seconds)
 
 
-def measure(settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT | None, corpus: Corpus, started: float, training_seconds: float) -> None:  # fmt: skip
-    """Hold the result against the SFT model on held-out prompts; print the table and some samples, and keep both."""
+def measure(settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT | None, corpus: Corpus, sft_seconds: float, training_seconds: float) -> None:  # fmt: skip
+    """Hold the result against the SFT model on held-out prompts; keep the table and the samples, part by part, and print
+    both. The seconds of a stage, of all processes that worked on it, are what `train` returns."""
     sft = load_frozen(folder / "sft.pt", settings.device)
     reference = load_frozen(find_model(Path(settings.reference)), settings.device) if settings.reference else sft
     if not corpus.held_out.prompts:
         print("nothing is held out (all prompts are the same, or what is held out does not fit), so nothing is measured")
         return
-    print("measuring on held-out prompts ...", flush=True)
-    summary, samples = evaluate(sft, policy, find_loss(settings.loss), settings.loss_options, tokenizer, corpus.held_out, settings.seed, settings.dtype, reference)
-    summary |= {"loss": settings.loss.rsplit(":", 1)[-1], "start": settings.start, "seconds": time.perf_counter() - started}
-    if policy is not None:
-        summary["dpo"]["training_seconds"] = training_seconds
-    write_jsonl(folder / "samples.jsonl", samples)
-    write_json(folder / "summary.json", summary)
-    print("", side_by_side(samples[:3], settings.start, heading(settings.loss)), "", table(summary), "", sep="\n")
+    most = settings.max_new_tokens or answer_length(corpus.held_out, sft.config.context)
+    print(f"measuring on held-out prompts, with answers of {most} tokens at most ...", flush=True)
+    path, started = folder / "summary.json", time.perf_counter()
+    before = read_json(path)["seconds"] if path.exists() else sft_seconds + training_seconds  # there if measuring was stopped
+
+    def keep(summary: dict, samples: list[dict], unfinished: bool = True) -> None:
+        summary |= {"loss": settings.loss.rsplit(":", 1)[-1], "start": settings.start, "seconds": before + time.perf_counter() - started}
+        if "dpo" in summary:
+            summary["dpo"]["training_seconds"] = training_seconds
+        write_jsonl(folder / "samples.jsonl", samples)
+        write_json(path, {**summary, **({"unfinished": True} if unfinished else {})})
+
+    how = How(settings.dtype, settings.batch_size, settings.tokens_per_batch)
+    loss = find_loss(settings.loss)
+    keep(*evaluate(sft, policy, loss, settings.loss_options, tokenizer, corpus.held_out, settings.seed, how, reference, most, keep), unfinished=False)
+    report(folder, settings)
+
+
+def measured(folder: Path) -> dict | None:
+    """The closing table of a run, None where its measuring is not finished."""
+    path = folder / "summary.json"
+    summary = read_json(path) if path.exists() else {"unfinished": True}
+    return None if summary.get("unfinished") else summary
+
+
+def report(folder: Path, settings: Settings) -> None:
+    """Print some samples of a finished run, and its table."""
+    summary = measured(folder)
+    with open(folder / "samples.jsonl", encoding="utf-8") as file:
+        samples = [json.loads(line) for line, _ in zip(file, range(3))]
+    print("", side_by_side(samples, settings.start, heading(settings.loss)), "", table(summary), "", sep="\n")
     print(f"{clock(summary['seconds'])} in all; talk to it: python -m mini_dpo.sample {folder}")
 
 
@@ -218,14 +245,14 @@ def adopt(model: GPT, tokenizer: Tokenizer, path: Path, stage: str) -> None:
     wait_for_all()
 
 
-def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corpus: Corpus) -> None:
-    """Teach the model to talk; the result is `sft.pt`."""
+def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corpus: Corpus) -> float:
+    """Teach the model to talk; the result is `sft.pt`. Returns the seconds that took."""
     batches, valid = (Batches(e, collate, settings.batch_size, settings.seed, settings.tokens_per_batch) for e in (corpus.responses, corpus.valid_responses))
     lr = settings.sft_lr or default_lr("sft", model.config.n_embd)
     optimizer = settings.optimizer or ("muon" if settings.toy_shop and model.config.n_embd < WIDE else "adamw")
     config = loop_config(settings, batches, lr, settings.sft_steps, settings.sft_epochs, optimizer, weight_decay=0.1)
     files = StageFiles("sft", folder, tokenizer.name)
-    train(model, sft_objective, batches, config, files, valid if corpus.valid_responses else None)
+    return train(model, sft_objective, batches, config, files, valid if corpus.valid_responses else None)
 
 
 def load_frozen(path: Path, device: str) -> GPT:
@@ -234,10 +261,13 @@ def load_frozen(path: Path, device: str) -> GPT:
     return model.to(device).eval().requires_grad_(False)
 
 
-def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT, corpus: Corpus) -> GPT:
-    """Teach the SFT model, `policy`, to be liked; the result is `dpo.pt`, and returned. The reference is there only if
-    asked, and only as long."""
-    loss = find_loss(settings.loss)
+def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT, corpus: Corpus) -> tuple[GPT, float]:
+    """Teach the SFT model, `policy`, to be liked; the result is `dpo.pt`, and returned, with the seconds that took. The
+    reference is there only if asked, and only as long."""
+    loss, files = find_loss(settings.loss), StageFiles("dpo", folder, tokenizer.name)
+    if files.checkpoint.exists() and (saved := load_checkpoint(files.checkpoint))["finished"]:
+        policy.load_state_dict(saved["model"])
+        return policy.eval(), saved.get("seconds", 0.0)
     batches = preference_batches(settings, loss, policy, corpus.preferences)
     lr = settings.lr or default_lr("dpo on the toy shop" if settings.toy_shop else "dpo", policy.config.n_embd)
     config = loop_config(settings, batches, lr, settings.steps, settings.epochs, settings.optimizer or "adamw", weight_decay=0.0)
@@ -252,8 +282,8 @@ def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, poli
     if settings.accumulate > 1 and not loss.fact("decomposes", **settings.loss_options):
         size = f"{settings.batch_size or settings.tokens_per_batch} {'examples' if settings.batch_size else 'tokens'}"
         print(f"{loss.name} looks at a batch as a whole: {settings.accumulate} accumulated batches of {size} are not one that is {settings.accumulate} times as large")
-    train(policy, objective, batches, config, StageFiles("dpo", folder, tokenizer.name), valid if watch else None)
-    return policy.eval()
+    seconds = train(policy, objective, batches, config, files, valid if watch else None)
+    return policy.eval(), seconds
 
 
 def preference_batches(settings: Settings, loss: Loss, model: GPT, examples: list) -> Batches:
@@ -299,12 +329,18 @@ def side_by_side(samples: list[dict], before_heading: str, after_heading: str, w
     """Prompts with their answers before and after, in two columns."""
     blocks = []
     for sample in samples:
-        before, after = (textwrap.wrap(sample.get(name, ""), width) or [""] for name in ("sft", "dpo"))
+        prompt = sample["prompt"] if len(sample["prompt"]) <= 4 * width else "\n  ".join(shortened(textwrap.wrap(sample["prompt"], 2 * width)))
+        before, after = (shortened(textwrap.wrap(sample.get(name, ""), width)) or [""] for name in ("sft", "dpo"))
         height = max(len(before), len(after))
         columns = zip([before_heading, *before, *[""] * height], [after_heading if "dpo" in sample else "", *after, *[""] * height])
         lines = [f"  {left:{width}}   {right}".rstrip() for left, right in list(columns)[: height + 1]]
-        blocks.append("\n".join([f"> {sample['prompt']}", *lines]))
+        blocks.append("\n".join([f"> {prompt}", *lines]))
     return "\n\n".join(blocks)
+
+
+def shortened(lines: list[str], most: int = 12) -> list[str]:
+    """The lines; of more than `most` the first ones, and how many are left."""
+    return lines if len(lines) <= most else [*lines[: most - 1], f"... {len(lines) - most + 1} more lines in samples.jsonl"]
 
 
 if __name__ == "__main__":

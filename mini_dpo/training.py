@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -66,11 +66,13 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class StageFiles:
-    """Where a stage's checkpoint and metrics go, and the tokenizer's name, which a checkpoint carries."""
+    """Where a stage's checkpoint and metrics go, the tokenizer's name, which a checkpoint carries, and when this process
+    began with the stage."""
 
     stage: str
     folder: Path
     tokenizer: str
+    started: float = field(default_factory=time.perf_counter)
 
     @property
     def checkpoint(self) -> Path:
@@ -85,56 +87,68 @@ def train(
     files: StageFiles | None = None,
     valid: Batches | None = None,
     name: str = "train",
-) -> None:
+) -> float:
     """Train `policy` in place for `config.steps` steps; with `files`, log, save, and go on where a checkpoint left off.
+    Returns the seconds that the stage has taken, before and after all stops.
 
     batches[k] is batch number k since the start. valid: batches to score now and then. name: stands before each line
     of progress where there are no files.
 
     One seed gives the same weights to the bit on the same CPU, however often the run was stopped and resumed: batch
     and dropout depend on the seed and the step alone. Raises TrainingFailed if loss, gradient or a weight is not finite
-    (the last checkpoint stays good), KeyboardInterrupt after Ctrl-C or SIGTERM (once a checkpoint is written).
+    (the last checkpoint stays good), KeyboardInterrupt after Ctrl-C or SIGTERM (once a checkpoint is written). A look at
+    the validation data is stopped at once; the checkpoint then says what is `owed`, a step's record without it.
     """
-    name = files.stage if files else name
+    name, started = (files.stage, files.started) if files else (name, time.perf_counter())
     saved = load_checkpoint(files.checkpoint) if files and files.checkpoint.exists() else None
     if saved:
         policy.load_state_dict(saved["model"])
         if saved["finished"]:
-            return
+            return saved.get("seconds", 0.0)
     optimizer = make_optimizer(policy, config)
     first, log = resume(optimizer, files, saved) if files else (0, None)
-    progress = Progress(name, first, config.steps)
+    progress = Progress(name, saved["step"] if saved else 0, config.steps)
     records: list[dict[str, Tensor]] = []  # of the last steps, still on the device
+    spent, owed = (saved.get("seconds", 0.0), saved.get("owed")) if saved else (0.0, None)
+    seconds = lambda: spent + time.perf_counter() - started  # noqa: E731
     with ask_before_stopping() as stop_asked:
         for step in range(first, config.steps):
-            micro_batches = [batches[step * config.accumulate + i] for i in range(config.accumulate)]
-            records.append(train_step(policy, optimizer, objective, micro_batches, config, step))
+            if not owed:
+                micro_batches = [batches[step * config.accumulate + i] for i in range(config.accumulate)]
+                records.append(train_step(policy, optimizer, objective, micro_batches, config, step))
+                progress.tokens += sum(batch.n_tokens for batch in micro_batches)
             done = step + 1
             last, stop = done == config.steps, any_process(bool(stop_asked))
             evaluate_now = valid is not None and (last or done % config.eval_every == 0)
             save_now = files is not None and (last or stop or done % config.save_every == 0)
-            progress.tokens += sum(batch.n_tokens for batch in micro_batches)
             if not (evaluate_now or save_now or progress.due(done) or len(records) == LOOK_EVERY):
                 continue
-            settled = settle(records, name, done)
+            settled = [owed] if owed else settle(records, name, done)
+            first_settled, owed = done - len(settled) + 1, None
             records.clear()
             if evaluate_now:
-                scores = score(policy, objective, valid, config.dtype)
-                settled[-1] |= {f"eval_{metric}": value for metric, value in scores.items()}
+                try:
+                    with progress.paused():
+                        scores = score(policy, objective, valid, config.dtype, name, stop_asked)
+                    settled[-1] |= {f"eval_{metric}": value for metric, value in scores.items()}
+                except KeyboardInterrupt:
+                    stop, save_now, owed = True, files is not None, settled.pop()
             if log:
-                for number, record in enumerate(settled, done - len(settled) + 1):
+                for number, record in enumerate(settled, first_settled):
                     log.write({"stage": files.stage, "step": number, **record, "learning_rate": learning_rate(number - 1, config)})
             if save_now or last:
                 check_weights(policy, name, done)
             if save_now:
                 # a finished stage needs its weights only; resuming one needs the optimizer's moments as well
-                moments = {} if last else {"optimizer": optimizer.state_dict()}
+                finished = last and not owed
+                rest = {} if finished else {"optimizer": optimizer.state_dict(), "owed": owed}
                 if log:
-                    save_checkpoint(files.checkpoint, policy, files.tokenizer, step=done, finished=last, log_length=log.length(), **moments)
-            if evaluate_now or progress.due(done):
+                    save_checkpoint(files.checkpoint, policy, files.tokenizer, step=done, finished=finished, log_length=log.length(), seconds=seconds(), **rest)
+            if not owed and (evaluate_now or progress.due(done)):
                 progress.report(done, settled[-1])
             if stop:
                 raise KeyboardInterrupt
+    return seconds()
 
 
 def make_optimizer(policy: GPT, config: LoopConfig) -> torch.optim.AdamW:
@@ -149,11 +163,11 @@ def make_optimizer(policy: GPT, config: LoopConfig) -> torch.optim.AdamW:
 
 
 def resume(optimizer: torch.optim.Optimizer, files: StageFiles, saved: dict | None) -> tuple[int, MetricsLog | None]:
-    """Where to begin: (the first step to take, the log cut back to what the stage's checkpoint, if there is one, has
-    seen). Only the first process has a log, and writes checkpoints."""
+    """Where to begin: (the first step to take, or the one whose record is owed, the log cut back to what the stage's
+    checkpoint, if there is one, has seen). Only the first process has a log, and writes checkpoints."""
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
-    first = saved["step"] if saved else 0
+    first = saved["step"] - bool(saved.get("owed")) if saved else 0
     if rank() > 0:
         return first, None
     if saved:
@@ -227,12 +241,17 @@ def autocast(device: torch.device, dtype: str) -> torch.autocast:
 
 
 @torch.no_grad()
-def score(policy: GPT, objective: Objective, batches: Batches, dtype: str) -> dict[str, float]:
-    """The objective and its metrics over every example once, dropout off."""
-    device = policy.wte.weight.device
+def score(policy: GPT, objective: Objective, batches: Batches, dtype: str, name: str = "train", stop_asked: Sequence[int] = ()) -> dict[str, float]:
+    """The objective and its metrics over every example once, dropout off. Raises KeyboardInterrupt where a stop is asked
+    for: at once, but several processes, which wait for each other, together and between two batches."""
+    device, outcomes = policy.wte.weight.device, []
     policy.eval()
-    with autocast(device, dtype):
-        scores = means([objective(policy, batch.to(device)) for batch in batches.once()])
+    with on_signals(interrupt) if processes() == 1 else nullcontext(), autocast(device, dtype):
+        for batch in look(batches, f"{name}  held-out loss"):
+            if any_process(bool(stop_asked)):
+                raise KeyboardInterrupt
+            outcomes.append(objective(policy, batch.to(device)))
+        scores = means(outcomes)
     return {name: float(value) for name, value in scores.items() if not value.isnan()}
 
 
@@ -242,6 +261,22 @@ def means(outcomes: list[Outcome]) -> dict[str, Tensor]:
     loss = sum(outcome.loss for outcome in outcomes) / sum(outcome.count for outcome in outcomes)
     metrics = {name: torch.cat([outcome.metrics[name] for outcome in outcomes]) for name in outcomes[0].metrics}
     return {"loss": loss, **{name: values.nanmean() for name, values in metrics.items()}}
+
+
+@contextmanager
+def on_signals(handler: Callable) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM call `handler`."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def interrupt(signum: int, frame: object) -> None:
+    """A handler that stops at once."""
+    raise KeyboardInterrupt
 
 
 @contextmanager
@@ -258,12 +293,27 @@ def ask_before_stopping() -> Iterator[list[int]]:
         asked.append(signum)
         print("\nstopping after this step (again to stop at once)", flush=True)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signals(ask):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+SILENCE = 10  # seconds, after which work that goes on says how far it is
+Item = TypeVar("Item")
+
+
+def watched(items: Iterable[Item], n: int, what: str) -> Iterator[Item]:
+    """The `n` items, with a line on the screen every ten seconds or so."""
+    said = time.perf_counter()
+    for i, item in enumerate(items):
+        if time.perf_counter() - said > SILENCE:
+            print(f"{what}: {i} of {n} batches", flush=True)
+            said = time.perf_counter()
+        yield item
+
+
+def look(batches: Batches, what: str) -> Iterator[AnyBatch]:
+    """Every example once, watched."""
+    return watched(batches.once(), len(batches.cut(range(len(batches.examples)))), what)
 
 
 class Progress:
@@ -275,16 +325,23 @@ class Progress:
         self.start, self.first = time.perf_counter(), first
         self.tokens = 0
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that counts for neither speed nor time left."""
+        begun = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - begun
+
     def due(self, step: int) -> bool:
         return step % self.every == 0 or step == self.steps
 
     def report(self, step: int, record: dict[str, float]) -> None:
         seconds = time.perf_counter() - self.start
-        left = seconds / (step - self.first) * (self.steps - step)
         watched = [("loss", "loss"), ("eval_loss", "held-out loss"), ("rewards/margins", "margin"), ("rewards/accuracies", "accuracy")]
         values = "  ".join(f"{label} {record[name]:.3f}" for name, label in watched if name in record)
-        speed = f"{self.tokens / seconds:,.0f} tokens/s"
-        print(f"{self.stage}  step {step:>{len(str(self.steps))}}/{self.steps}  {values}  {speed}  {clock(left)} left", flush=True)
+        taken = step - self.first  # none where only a look was owed
+        speed = f"  {self.tokens / seconds:,.0f} tokens/s  {clock(seconds / taken * (self.steps - step))} left" if taken else ""
+        print(f"{self.stage}  step {step:>{len(str(self.steps))}}/{self.steps}  {values}{speed}", flush=True)
 
 
 def clock(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """`python -m mini_dpo.compare` in small: what it makes, that it goes on, what it refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,8 @@ SMALL = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16"]
 def folder(tmp_path, monkeypatch, capsys):
     """A comparison whose SFT model is there already, a small one of two steps that passes for the one that is asked for."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "PROMPTS", 8)
+    few = lambda held_out: replace(held_out, prompts=held_out.prompts[:8])  # noqa: E731
+    monkeypatch.setattr(train, "evaluate", lambda *args: evaluate.evaluate(*args[:5], few(args[5]), *args[6:]))
     assert run(monkeypatch, capsys, train, "--stage", "sft", *SMALL, "--steps", 2, "--out", "c/sft")[0] == 0
     change_settings(tmp_path / "c/sft", **vars(parse(["--stage", "sft"])))
     return tmp_path / "c"
@@ -53,6 +55,9 @@ def test_what_lies_there_must_be_what_is_asked(folder, monkeypatch, capsys):
     (folder / "ipo/summary.json").unlink()  # stopped before its end: that run is not gone on with either
     assert once("--epochs", 50)[0] == 2
     assert once()[0] == 0
+    summary = json.loads((folder / "ipo/summary.json").read_text())
+    (folder / "ipo/summary.json").write_text(json.dumps({**summary, "unfinished": True}))  # stopped while it was measured
+    assert once()[0] == 0 and "unfinished" not in json.loads((folder / "ipo/summary.json").read_text())
     folder.rename(folder.with_name("moved"))
     assert once(out="moved")[0] == 0
 

@@ -350,7 +350,7 @@ def test_no_float64_in_the_measuring():
     shape = dict(vocab_size=tokenizer.vocab_size, context=30)
     sft, policy = (elsewhere(tiny_gpt(seed, **shape)) for seed in (0, 1))
     pairs = [evaluate.EncodedPair(*tree) for tree in TREES]
-    summary, _ = evaluate.evaluate(sft, policy, tokenizer, HeldOut(["x", "y"], [pair.chosen for pair in pairs], [], pairs, None), 0, "float32")
+    summary, _ = evaluate.evaluate(sft, policy, LOSSES["dpo"], {"beta": 0.1}, tokenizer, HeldOut(["x", "y"], [pair.chosen for pair in pairs], [], pairs, None), 0, evaluate.How())
     assert math.isfinite(summary["dpo"]["kl"])
 
 

@@ -12,20 +12,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mini_dpo import dpo
 from mini_dpo import evaluate as evaluation
 from mini_dpo.bradley_terry import kl
 from mini_dpo.corpus import HeldOut
 from mini_dpo.data import Encoded, EncodedPair, Preference, join
 from mini_dpo.dpo import freeze
-from mini_dpo.evaluate import answer, compare_pairs, estimate_kl, evaluate, mean_and_error, perplexity, table
+from mini_dpo.evaluate import How, answer, compare_pairs, estimate_kl, evaluate, mean_and_error, perplexity, table
 from mini_dpo.losses import LOSSES
 from mini_dpo.metrics import preference_metrics, wins
+from mini_dpo.model import GPT
 from mini_dpo.registry import PairLogps, Responses
 from mini_dpo.shop import Verdict, win_rate
 from tests.oracles import response_logp
 from tests.strategies import tiny_gpt
 
 END = 2
+HOW = How()
 
 
 class LetterTokenizer:
@@ -57,35 +60,35 @@ def test_estimated_kl_agrees_with_the_exact_one():
     exact, opposite = float(kl(all_logps(policy), all_logps(reference))), float(kl(all_logps(reference), all_logps(policy)))
     prompts = ["0"] * 4000
     responses = answer(policy, LetterTokenizer(), prompts, max_new_tokens=9, seed=0)
-    estimate, error = estimate_kl(policy, reference, LetterTokenizer(), prompts, responses, "float32")
+    estimate, error = estimate_kl(policy, reference, LetterTokenizer(), prompts, responses, HOW)
     assert abs(estimate - exact) < 4 * error < 0.3 < abs(exact - opposite)
-    assert estimate_kl(policy, freeze(policy), LetterTokenizer(), prompts[:2], responses[:2], "float32") == (0, 0)
-    assert estimate_kl(policy, reference, LetterTokenizer(), prompts[:1], responses[:1], "float32")[1] is None
+    assert estimate_kl(policy, freeze(policy), LetterTokenizer(), prompts[:2], responses[:2], HOW) == (0, 0)
+    assert estimate_kl(policy, reference, LetterTokenizer(), prompts[:1], responses[:1], HOW)[1] is None
 
 
 def test_perplexity_by_hand():
     model = small_gpt(1)
     responses = [[1, END], [0, 1, 1]]
     total = sum(response_logp(model, [0], r) for r in responses)
-    value, error = perplexity(model, [join([0], r) for r in responses], "float32")
+    value, error = perplexity(model, [join([0], r) for r in responses], HOW)
     assert value == pytest.approx(math.exp(-total / 5)) and 0 < error < value
-    assert perplexity(model, [join([0], responses[0])], "float32")[1] is None
+    assert perplexity(model, [join([0], responses[0])], HOW)[1] is None
     with torch.no_grad():
         model.wte.weight.mul_(1e6)
-    assert perplexity(model, [join([0], r) for r in responses], "float32") == (None, None), "infinity is no JSON"
+    assert perplexity(model, [join([0], r) for r in responses], HOW)[0] == math.inf
 
 
 def test_perplexity_s_error_is_how_far_it_moves_with_other_responses(monkeypatch):
     """Against the spread over 1,000 draws of 60 responses. Long ones cost more nats: an error that forgets by how much
     would be twice as large."""
     costs = {2: [1.0, 2.0], 9: [9.0, 14.0]}  # tokens: nats of the responses that long
-    monkeypatch.setattr(evaluation, "score_sequences", lambda model, drawn, dtype: -torch.tensor([cost for cost, _ in drawn]))
+    monkeypatch.setattr(evaluation, "score_sequences", lambda model, drawn, how: -torch.tensor([cost for cost, _ in drawn]))
     rng = random.Random(0)
     found, forgetful = [], []
     for _ in range(1000):
         lengths = rng.choices(list(costs), k=60)
         drawn = [Drawn(rng.choice(costs[length]), [True] * length) for length in lengths]
-        found.append(perplexity(None, drawn, "float32"))
+        found.append(perplexity(None, drawn, HOW))
         forgetful.append(found[-1][0] * stdev(cost for cost, _ in drawn) / math.sqrt(60) / fmean(lengths))
     spread = stdev(value for value, _ in found)
     assert fmean(error for _, error in found) == pytest.approx(spread, rel=0.1) and fmean(forgetful) > 2 * spread
@@ -103,7 +106,7 @@ PAIRS[1] = EncodedPair(PAIRS[1].rejected, PAIRS[1].chosen)
 
 
 def compare(policy, sft, pairs, loss="dpo"):
-    return compare_pairs(policy, sft, sft, LOSSES[loss], LOSSES[loss].hyperparameters, pairs, "float32")
+    return compare_pairs(policy, sft, sft, LOSSES[loss], LOSSES[loss].hyperparameters, pairs, HOW)
 
 
 def test_pairs_are_compared_with_the_reference_taken_away():
@@ -120,7 +123,7 @@ def test_pairs_are_compared_with_the_reference_taken_away():
 
 def test_another_reference_than_the_starting_model_is_the_rewards_alone():
     policy, start, reference = (small_gpt(seed).float() for seed in (1, 2, 3))
-    before, after = compare_pairs(policy, start, reference, LOSSES["dpo"], {"beta": 0.1}, PAIRS[:1], "float32")
+    before, after = compare_pairs(policy, start, reference, LOSSES["dpo"], {"beta": 0.1}, PAIRS[:1], HOW)
     assert before == compare(policy, start, PAIRS[:1])[0]
     h = [response_logp(m, [0], [1, END]) - response_logp(m, [0], [END]) for m in (policy, reference)]
     assert after["reward_accuracy"] == float(h[0] > h[1])
@@ -188,7 +191,7 @@ def test_the_summary_has_the_paired_error_of_the_gain_and_the_marks_of_each_answ
     """Prompts of very different difficulty: the gain's error is that of the differences, far below the two models' own."""
     judge = lambda prompt, response: Verdict(facts=100 * int(prompt[-1]), tone=len(response), length=-0.25)  # noqa: E731
     prompts = ["00", "01", "10", "11"]
-    summary, samples = evaluate(small_gpt(2).float(), small_gpt(1).float(), LOSSES["dpo"], {"beta": 0.1}, LetterTokenizer(), held_out(prompts, judge), 0, "float32")
+    summary, samples = evaluate(small_gpt(2).float(), small_gpt(1).float(), LOSSES["dpo"], {"beta": 0.1}, LetterTokenizer(), held_out(prompts, judge), 0, HOW)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary and json.dumps(samples, allow_nan=False)
     sft, dpo = summary["sft"], summary["dpo"]
     for sample in samples:
@@ -207,7 +210,7 @@ def test_the_summary_has_the_paired_error_of_the_gain_and_the_marks_of_each_answ
 
 def test_a_single_held_out_prompt_has_numbers_without_errors():
     judge = lambda prompt, response: Verdict(facts=1, tone=0, length=0)  # noqa: E731
-    summary, _ = evaluate(small_gpt(2).float(), small_gpt(1).float(), LOSSES["kto"], {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}, LetterTokenizer(), held_out(["0"], judge), 0, "float32")  # fmt: skip
+    summary, _ = evaluate(small_gpt(2).float(), small_gpt(1).float(), LOSSES["kto"], {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}, LetterTokenizer(), held_out(["0"], judge), 0, HOW)  # fmt: skip
     errors = [value for column in (summary["sft"], summary["dpo"]) for name, value in column.items() if name.endswith("_error")]
     assert set(errors) == {None} and "(" not in table(summary).split("\n\n")[0].split("length")[1].split("KL")[0]
     json.dumps(summary, allow_nan=False)
@@ -222,7 +225,48 @@ def test_the_table_has_each_error_beside_its_number_and_fits_the_screen():
     lines = {line[:42].strip(): line[42:].split() for line in shown.splitlines()}
     assert lines["true reward"] == ["-10.25", "(12.50)"] * 2 and lines["gain over SFT, prompt by prompt"] == ["1.50", "(0.12)"]
     assert lines["perplexity on held-out SFT responses"] == ["-10.250", "(12.500)"] * 2 and lines["tokens a response"] == ["123.4", "123.4"]
-    assert "over 1e308" in table({"prompts": 3, "pairs": 0, "sft": {"perplexity": None, "perplexity_error": None}})
+    assert "not finite" in table({"prompts": 3, "pairs": 0, "sft": {"perplexity": None, "perplexity_error": None}})
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(), st.floats(-1e9, 1e9)), min_size=8, max_size=8))
+def test_no_number_of_the_table_runs_into_its_neighbour(values):
+    """Whatever its size: as many numbers and errors in a line as the summary has, in columns that begin where theirs do."""
+    names = ["kl", "kl_error", "logps/chosen", "logps/rejected"]
+    columns = [dict(zip(names, half)) for half in (values[:4], values[4:])]
+    shown = table({"prompts": 3, "pairs": 3, "loss": "dpo", "sft": columns[0], "dpo": columns[1]}).split("\n\n")[0].splitlines()
+    for line, name in zip(shown[1:], ("kl", "logps/chosen", "logps/rejected")):
+        found = line[42:].replace("not finite", "none").replace("(", " (").split()
+        errors = sum(column.get(f"{name}_error") is not None for column in columns)
+        assert len(found) == 2 + errors and line[42] == " ", shown
+        for value, text in zip([column[name] for column in columns], [text for text in found if "(" not in text]):
+            finite = value is not None and math.isfinite(value)
+            assert float(text) == pytest.approx(value, rel=1e-3, abs=0.06) if finite else text == "none"
+
+
+@given(batch_size=st.integers(1, 9), tokens=st.one_of(st.none(), st.integers(9, 40)), n=st.integers(1, 12))
+def test_the_measuring_stays_within_the_training_s_batches(batch_size, tokens, n):
+    """Answers, responses, pairs and the reference: no batch has more examples, or more tokens, than one in training."""
+    sizes, rows = [], []
+    prompts = [format(i, "b") for i in range(n)]  # of one to four tokens
+    models = [tiny_gpt(seed, vocab_size=3, context=12).float() for seed in (1, 2)]
+    how = How("float32", None if tokens else batch_size, tokens)
+
+    def watched_logps(function):
+        return lambda model, batch: sizes.append((len(batch.lengths), batch.n_tokens)) or function(model, batch)
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (evaluation, dpo):
+            patched.setattr(module, "response_logps", watched_logps(module.response_logps))
+        patched.setattr(GPT, "empty_cache", lambda self, b, t: rows.append((b, t)) or empty_cache(self, b, t))
+        evaluate(*models, LOSSES["dpo"], {"beta": 0.1}, LetterTokenizer(), held_out(prompts, None), 0, how)
+    assert sizes and rows
+    if tokens:
+        assert max(n_tokens for _, n_tokens in sizes) <= max(tokens, 12) and max(b * t for b, t in rows) <= max(tokens, 12)
+    else:
+        assert max(b for b, _ in sizes) <= 2 * batch_size and max(b for b, _ in rows) <= 2 * batch_size
+
+
+empty_cache = GPT.empty_cache
 
 
 def test_the_table_says_so_when_both_log_probs_fall():

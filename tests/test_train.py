@@ -5,15 +5,16 @@ import json
 import math
 import os
 import re
+import signal
 from dataclasses import fields, replace
 
 import pytest
 import torch
 
-from mini_dpo import compare, dpo, exact, sample, show, train
+from mini_dpo import compare, dpo, evaluate, exact, sample, show, train
 from mini_dpo.checkpoint import load_checkpoint, load_model
-from mini_dpo.corpus import own_corpus, read_own
-from mini_dpo.data import same_prompt
+from mini_dpo.corpus import HeldOut, at_most, own_corpus, read_own
+from mini_dpo.data import Encoded, same_prompt
 from mini_dpo.losses import LOSSES
 from mini_dpo.settings import Settings, parse
 from mini_dpo.tokenizer import load_tokenizer
@@ -352,11 +353,132 @@ def test_weights_that_overflow_in_the_last_step_are_not_a_finished_stage(go, her
     assert not (here / "runs/1/dpo.pt").exists()
 
 
-def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
-    go("--data", own, *SMALL, *SHORT)
-    before = {name: (here / "runs/1" / name).read_bytes() for name in ("metrics.jsonl", "samples.jsonl", "sft.pt", "dpo.pt")}
-    assert go("--resume", "runs/1")[0] == 0
-    assert before == {name: (here / "runs/1" / name).read_bytes() for name in before}
+# ---------------------------------------------------------------------------------------------------- the measuring
+
+
+def whole(folder):
+    """Every file of a run: its bytes, and when it was written."""
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def test_a_finished_run_that_is_resumed_prints_its_table_and_changes_nothing(go, here, own, monkeypatch):
+    _, out, _ = go("--data", own, *SMALL, *SHORT)
+    before = whole(here / "runs/1")
+    monkeypatch.setattr(train, "run", None)  # nothing is trained, scored or measured
+    status, again, err = go("--resume", "runs/1")
+    assert (status, err) == (0, "") and whole(here / "runs/1") == before
+    assert again == out[out.index("\n> ") :] and "on held-out prompts" in again and "in all; talk to it" in again
+
+
+@pytest.mark.parametrize("part", ["judge_all", "perplexity", "estimate_kl", "compare_pairs"])
+def test_what_was_measured_before_a_failure_is_kept(go, here, monkeypatch, part):
+    def fail(*args):
+        raise ZeroDivisionError(part)
+
+    job = [*SMALL, "--context", 128, "--eval-examples", 8]
+    assert go(*job, *SHORT, "--out", "good")[0] == 0
+    with monkeypatch.context() as broken:
+        broken.setattr(evaluate, part, fail)
+        with pytest.raises(ZeroDivisionError):
+            go(*job, *SHORT, "--out", "bad")
+    good, bad = here / "good", here / "bad"
+    assert [row["dpo"] for row in rows(bad / "samples.jsonl")] == [row["dpo"] for row in rows(good / "samples.jsonl")]
+    summary = json.loads((bad / "summary.json").read_text())
+    assert summary["unfinished"] and summary["dpo"]["response_tokens"] > 0 and ("kl" in summary["dpo"]) == (part == "compare_pairs")
+    models = [(bad / name).read_bytes() for name in ("sft.pt", "dpo.pt")]
+    status, out, err = go("--resume", "bad")
+    assert (status, err) == (0, "") and "measuring" in out and "step" not in out and "scoring" not in out
+    assert [(bad / name).read_bytes() for name in ("sft.pt", "dpo.pt")] == models
+    assert (bad / "samples.jsonl").read_bytes() == (good / "samples.jsonl").read_bytes()
+    after, wanted = (json.loads((folder / "summary.json").read_text()) for folder in (bad, good))
+    assert after["seconds"] > summary["seconds"] > after["dpo"]["training_seconds"] and after["sft"] == wanted["sft"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["measuring", "reference"])
+def test_a_stop_outside_of_the_loop_is_obeyed_at_once(go, here, own, monkeypatch, number, where):
+    """While the result is measured and while the reference is scored: with the line that says how to go on."""
+    calls = []
+
+    def stop(*args, **kwargs):
+        calls.append(where)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(*((evaluate, "generate") if where == "measuring" else (dpo, "score_reference")), stop)
+        status, _, err = go("--data", own, *SMALL, *SHORT)
+    assert (status, len(calls)) == (130, 1) and "stopped; go on with: python -m mini_dpo.train --resume runs/1" in err
+    assert signal.getsignal(number) is before
+    assert go("--resume", "runs/1")[0] == 0 and (here / "runs/1/summary.json").exists()
+
+
+def test_each_look_takes_in_a_bounded_number_of_examples_and_says_so(go, here, monkeypatch):
+    """In the loop, in the reference's log-probs and in the closing table; those taken are spread over all."""
+    sizes = []
+    precompute = train.precompute_reference
+    monkeypatch.setattr(train, "precompute_reference", lambda reference, examples, *how: sizes.append(len(examples)) or precompute(reference, examples, *how))
+    own = preference_file(here / "mine.jsonl", n=200)
+    status, out, _ = go("--data", own, *SMALL, "--sft-steps", 1, "--epochs", 2, "--batch-size", 60, "--eval-examples", 7)
+    summary = json.loads((here / "runs/1/summary.json").read_text())
+    assert status == 0 and "of 20 held-out examples, 7 are looked at each time; --eval-examples changes that" in out
+    assert (summary["prompts"], summary["pairs"], sizes) == (7, 7, [187])
+    corpus = own_corpus(read_own(str(own), None, load_tokenizer("toy"), paired=True), 40)
+    few, prompts = at_most(corpus, 7).held_out, corpus.held_out.prompts
+    assert few.prompts == [p.prompt for p in few.preferences] and [prompts.index(p) for p in few.prompts] == [0, 2, 5, 8, 11, 14, 17]
+    assert at_most(corpus, 20) == corpus
+
+
+def test_answers_have_an_end(go, here, own):
+    assert "with answers of 3 tokens at most" in go("--data", own, *SMALL, *SHORT, "--max-new-tokens", 3)[1]
+    assert json.loads((here / "runs/1/summary.json").read_text())["sft"]["response_tokens"] <= 3
+    long = Encoded([0] * 4000, [False] + [True] * 3999)
+    for responses, n in (([], 80), ([long], 512), ([Encoded([0] * 9, [True] * 9)], 18)):
+        assert evaluate.answer_length(HeldOut(["x"], responses, [], [], None), 40) == n
+
+
+def test_a_diverged_run_has_a_table_and_strict_json(go, here, own):
+    """Weights that are finite, and nothing else is: no number of the two columns runs into its neighbour."""
+    status, out, err = go("--data", own, *SMALL, "--sft-steps", 2, "--steps", 1, "--lr", 1e36)
+    assert (status, err) == (0, "") and "not finite" in out and (here / "runs/1/dpo.pt").exists()
+    refuse = lambda name: pytest.fail(f"{name} is no JSON")  # noqa: E731
+    summary = json.loads((here / "runs/1/summary.json").read_text(), parse_constant=refuse)
+    assert summary["dpo"]["perplexity"] is None
+    assert compare.table({"dpo": {**summary, "dpo": {**summary["dpo"], "reward": 1.0, "win_rate": 0.5}, "sft": {**summary["sft"], "reward": 1.0}}})
+
+
+def test_long_samples_are_short_on_the_screen_and_whole_in_the_file(go, here, monkeypatch):
+    words = " ".join(f"word{i}" for i in range(1000))
+    blocks = train.side_by_side([{"prompt": words, "sft": words, "dpo": "short"}], "SFT", "DPO")
+    assert len(blocks.splitlines()) == 12 + 1 + 12 and max(map(len, blocks.splitlines())) <= 110
+    assert blocks.count("more lines in samples.jsonl") == 2 and "word999" not in blocks
+    assert train.side_by_side([{"prompt": "a\nb", "sft": "c", "dpo": "d"}], "SFT", "DPO").startswith("> a\nb\n  SFT")
+    monkeypatch.setattr(evaluate, "answer", lambda model, tokenizer, prompts, *how: [tokenizer.encode_response(words) for _ in prompts])
+    monkeypatch.setattr(evaluate, "estimate_kl", lambda *args: (0.0, None))  # such an answer does not fit the model
+    _, out, _ = go("--data", preference_file(here / "mine.jsonl"), *SMALL, *SHORT)
+    assert "more lines in samples.jsonl" in out and rows(here / "runs/1/samples.jsonl")[0]["dpo"] == words
+
+
+def test_held_out_preferences_of_one_s_own(go, here, own):
+    """They take the tenth's place, whatever form their prompts have; nothing else is held out, and none is trained on."""
+    kept = here / "kept.jsonl"
+    kept.write_text("".join(json.dumps({"prompt": p, "chosen": "yes", "rejected": "no"}) + "\n" for p in (" SAY 3", "say 5", "ask 1")))
+    demonstrations = here / "sft.jsonl"
+    demonstrations.write_text("".join(json.dumps({"prompt": p, "response": "well"}) + "\n" for p in ("Say 5", "tell", "tell me")))
+    for sft_data, others in ((None, 2), (str(demonstrations), 3)):
+        corpus = own_corpus(read_own(str(own), sft_data, load_tokenizer("toy"), True, held_out=str(kept)), 40)
+        assert corpus.held_out.prompts == [" SAY 3", "say 5", "ask 1"] and len(corpus.valid_preferences) == len(corpus.valid_responses) == 3
+        assert len(corpus.preferences) == 10 and len(corpus.responses) == (2 if sft_data else 10)
+        trained_on = {same_prompt(load_tokenizer("toy").decode(s.split()[0][1:-1])) for s in [*corpus.responses, *(p.chosen for p in corpus.preferences)]}
+        assert not trained_on & {"say 3", "say 5", "ask 1"}
+        args = ["--data", own, "--held-out", kept, *(["--sft-data", sft_data] if sft_data else [])]
+        status, out, err = go(*args, *SMALL, *SHORT)
+        assert (status, err) == (0, "") and f"kept.jsonl: 3 examples are held out, in place of a tenth; {others} others have their prompts, and are not trained on" in out
+    kept.write_text(kept.read_text().replace("yes", "yes!"))
+    status, _, err = go("--resume", "runs/1")
+    assert status == 2 and "kept.jsonl has changed since" in err
+    status, _, err = go("--data", own, "--held-out", own, *SMALL, *SHORT)
+    assert status == 2 and "mine.jsonl: every prompt is held out in the other file" in err
 
 
 # --------------------------------------------------------------------------------------------- it refuses, clearly
@@ -405,6 +527,9 @@ def test_a_finished_run_can_be_resumed_and_measures_the_same(go, here, own):
         "--stage sft --reference x": "--stage sft does not read --reference",
         "--stage dpo --init-from x --reference y --loss simpo": "--loss simpo has no reference; leave out --reference",
         "--skip-bad": "--skip-bad is about your own files",
+        "--held-out x": "--held-out is in place of a tenth of your own files; give --data or --sft-data",
+        "--eval-examples 0": "--eval-examples must be at least 1, not 0",
+        "--max-new-tokens 0": "--max-new-tokens must be at least 1, not 0",
         "--resume none": "none/config.json: cannot be read",
         "--resume none --beta 1": "leave out --beta, or start a new run",
     }.items(),
@@ -740,7 +865,7 @@ def test_show_says_which_tokens_are_trained_on(monkeypatch, capsys, here, own):
     assert [line.split("position ")[1] for line in lines[marker + 1 : end + 1]] == [str(i) for i in range(marker, end)]
     assert lines[end + 1] == f"{end - marker} of {end + 1} tokens are trained on"
     assert run(monkeypatch, capsys, show, "--data", own, "--line", 99)[0] == 2
-    out = run(monkeypatch, capsys, show, "--data", preference_file(here / "bytes.jsonl", chosen="\u2019 \ufffd\n"))[1]
+    out = run(monkeypatch, capsys, show, "--data", preference_file(here / "bytes.jsonl", chosen="\u2019 \ufffd\n"), "--tokenizer", "toy")[1]
     assert all(f"  {token:24}  yes" in out for token in ("b'\\xe2'", "b'\\x80'", "b'\\x99'", "'\\n'")) and "\ufffd" not in out
     assert "line 1, response:" in run(monkeypatch, capsys, show, "--sft-data", sft_file(here / "s.jsonl"))[1]
     assert "line 1, completion (disliked):" in run(monkeypatch, capsys, show, "--data", feedback_file(here / "f.jsonl"))[1]

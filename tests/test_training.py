@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mini_dpo import training
 from mini_dpo.checkpoint import load_checkpoint
 from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_feedback, collate_pairs, join, split_pairs
 from mini_dpo.dpo import freeze, pair_logps, precompute_reference, preference_objective, score_reference, unpaired_logps
@@ -18,7 +19,7 @@ from mini_dpo.errors import TrainingFailed
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import LOSSES
 from mini_dpo.sft import sft_objective
-from mini_dpo.training import LOOK_EVERY, LoopConfig, Outcome, StageFiles, learning_rate, make_optimizer, means, score, settle, train, train_step
+from mini_dpo.training import LOOK_EVERY, LoopConfig, Outcome, StageFiles, learning_rate, make_optimizer, means, score, settle, train, train_step, watched
 from tests.oracles import response_logp
 from tests.strategies import encoded_pairs, tiny_gpt
 
@@ -457,3 +458,102 @@ def test_ctrl_c_saves_at_the_end_of_the_step(tmp_path, number, steps):
     assert (saved["step"], saved["finished"]) == (4, steps == 4)
     assert len((tmp_path / "metrics.jsonl").read_bytes().splitlines()) == 4
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step, at", [(3, 0), (3, 2), (6, 1), (10, 0)])
+def test_a_look_is_stopped_at_once_and_made_up_for(tmp_path, number, step, at):
+    """In the middle of a batch of it, at a step with a checkpoint and without, and after the last one: no step is lost,
+    and weights and log are those of a run that nobody stopped. at: the batch of the look."""
+    config = LoopConfig(steps=10, lr=1e-2, warmup=2, save_every=6, eval_every=3)
+    batches, looks, logs = Batches(some_sequences(), collate, 3, seed=0), [], []
+
+    def objective(policy, batch):
+        if not torch.is_grad_enabled():
+            looks.append(batch)
+            if len(looks) == (step + 2) // 3 * 8 - 8 + at + 1 and stopping:
+                os.kill(os.getpid(), number)
+                pytest.fail("the batch went on")
+        return sft_objective(policy, batch)
+
+    for stopping in (False, True):
+        looks.clear()
+        folder = tmp_path / str(stopping)
+        folder.mkdir()
+        files, before = StageFiles("sft", folder, "toy"), signal.getsignal(number)
+        if stopping:
+            with pytest.raises(KeyboardInterrupt):
+                train(tiny_gpt(dropout=0.1), objective, batches, config, files, batches)
+            saved = load_checkpoint(files.checkpoint)
+            assert (saved["step"], saved["finished"], saved["owed"].keys()) == (step, False, {"loss", "grad_norm"})
+            assert len((folder / "metrics.jsonl").read_bytes().splitlines()) == step - 1 and signal.getsignal(number) is before
+        policy = tiny_gpt(dropout=0.1)
+        train(policy, objective, batches, config, files, batches)
+        logs.append((folder / "metrics.jsonl").read_bytes())
+        weights = policy if not stopping else weights
+    assert logs[0] == logs[1] and same_weights(policy, weights) and load_checkpoint(files.checkpoint)["finished"]
+
+
+def test_a_stop_that_is_asked_for_in_a_step_does_not_wait_for_the_look(tmp_path):
+    def objective(policy, batch):
+        assert torch.is_grad_enabled(), "a look was begun"
+        os.kill(os.getpid(), signal.SIGINT)
+        return sft_objective(policy, batch)
+
+    files, batches = StageFiles("sft", tmp_path, "toy"), Batches(some_sequences(), collate, 4, 0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_gpt(), objective, batches, LoopConfig(steps=5, lr=1e-3, eval_every=1), files, batches)
+    assert load_checkpoint(files.checkpoint)["owed"]
+
+
+class Clock:
+    """In place of `time`, for training.py: a step takes a second, a batch of a look a thousand."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def objective(self, policy, batch):
+        self.now += 1 if torch.is_grad_enabled() else 1000
+        return sft_objective(policy, batch)
+
+
+def test_a_look_counts_for_neither_speed_nor_time_left_and_is_seen(tmp_path, monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+    batches = Batches(some_sequences(), collate, 12, seed=0)
+    tokens = sum(s.n_tokens for s in some_sequences())
+    train(tiny_gpt(), clock.objective, batches, LoopConfig(steps=20, lr=1e-3, eval_every=2), valid=batches)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "step" in line]
+    assert len(lines) == 10
+    for i, line in enumerate(lines):
+        assert f"{round(tokens / 2):,} tokens/s  0:{18 - 2 * i:02} left" in line
+
+
+def test_seconds_add_up_over_stops(tmp_path, monkeypatch, capsys):
+    """Those before a stop, those of the looks, and those from when the stage began to its first step."""
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+    batches, config = Batches(some_sequences(), collate, 12, seed=0), LoopConfig(steps=8, lr=1e-3, eval_every=8)
+
+    def stopped(policy, batch):
+        if clock.now == 14:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return clock.objective(policy, batch)
+
+    started, clock.now = clock.now, 10.0  # ten seconds went by before the first step
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_gpt(), stopped, batches, config, StageFiles("sft", tmp_path, "toy", started), batches)
+    clock.now = 1e6
+    for _ in range(2):  # a stage that is finished says the same
+        assert train(tiny_gpt(), clock.objective, batches, config, StageFiles("sft", tmp_path, "toy", 1e6), batches) == 10 + 8 + 2000
+
+
+def test_work_that_goes_on_says_so_now_and_then(monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+    for item in watched("abcdefgh", 8, "looking"):
+        clock.now += 4
+    assert item == "h" and capsys.readouterr().out.splitlines() == ["looking: 3 of 8 batches", "looking: 6 of 8 batches"]
