@@ -338,7 +338,7 @@ def test_no_float64_in_the_loop(loss):
         if known:
             examples, reference = precompute_reference(reference, examples, "float32", 2), None
         collate = {True: collate_pairs, False: partial(collate_feedback, context=12 if loss and loss.facts["mismatched"] else None)}[bool(loss and loss.paired)]
-        batches = Batches(examples, (lambda these: pack([[s] for s in these])) if loss is None else collate, 2, seed=0)
+        batches = Batches(examples, (lambda these: pack([[s] for s in these])) if loss is None else collate, 2, seed=0, mixed=bool(loss and loss.facts["mismatched"]))
         objective = sft_objective if loss is None else preference_objective(loss, loss.hyperparameters, reference if loss.reference else None, sft_weight=0.1)
         train(policy, objective, batches, LoopConfig(steps=2, lr=1e-3, eval_every=1), valid=batches)
         assert isinstance(policy.wte.weight, Elsewhere)
@@ -359,7 +359,7 @@ def test_what_is_logged_is_to_the_bit_what_was_computed(pairs):
     """A float32 is the same number as it is fetched."""
     policy = tiny_gpt().float()
     outcome = sft_objective(policy, collate_pairs(pairs).sequences)
-    record = {"loss": outcome.loss.detach(), "grad_norm": torch.tensor(1.0), "liked": torch.tensor(torch.nan)}
+    record = {"loss": outcome.loss.detach(), "grad_norm": torch.tensor(1.0), "liked": torch.tensor(torch.nan), "taken": torch.tensor(True)}
     (settled,) = training.settle([record], "sft", 1)
     assert settled == {"loss": outcome.loss.item(), "grad_norm": 1.0}
 

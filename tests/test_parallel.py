@@ -70,7 +70,7 @@ def steps_of(name: str) -> dict:
     for step in range(len(batches) // 2):
         record = train_step(policy, optimizer, objective, batches[2 * step : 2 * step + 2], config, step)
     (logged,) = settle([record], name, 1)
-    held_out = score(policy, objective, Batches(examples, collate_them, 3, seed=0), "float32")
+    held_out = score(policy, objective, Batches(examples, collate_them, 3, seed=0, mixed=name == "kto"), "float32")
     return {"weights": [p.detach() for p in policy.parameters()], "gradients": [p.grad for p in policy.parameters() if p.grad is not None], "logged": logged, "held out": held_out}
 
 
