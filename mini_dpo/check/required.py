@@ -81,7 +81,7 @@ def shape(loss, draw, hyper):
     share=0.5,
 )
 def computes_its_formula(loss, draw, hyper):
-    logps = draw(batches(loss, largest=12))
+    logps = draw(batches(loss, largest=16))
     of = draw(st.integers(0, len(logps) - 1))
     try:
         formula = read(loss)
@@ -220,7 +220,7 @@ def same_in_every_type(loss, draw, hyper):
         exact = in_type(rounded, torch.float64)
         found = torch.stack(flat(loss, rounded, hyper)).double()  # (1 + sides, B): values, then gradients
         slope, shift = reward_slopes(loss, exact, hyper, eps)  # (B,) each
-        expected, reach = torch.stack(flat(loss, exact, hyper)), what_rounding_does(loss, exact, hyper, eps)
+        expected, reach = torch.stack(flat(loss, exact, hyper)), what_rounding_does(loss, exact, hyper, eps, slope)
         reach[1:] += 16 * eps * slope
         excused = (expected.abs() > torch.finfo(dtype).max ** 0.75).any(0) | (shift > 0.5)  # (B,): no two types agree there
         wrong = ~((found - expected).abs() <= reach) & ~excused
@@ -246,16 +246,21 @@ def flat(loss: Loss, logps: AnyLogps, hyper: dict) -> list[Tensor]:
     return [values, *gradients]
 
 
-def what_rounding_does(loss: Loss, logps: AnyLogps, hyper: dict, eps: float) -> Tensor:
+def what_rounding_does(loss: Loss, logps: AnyLogps, hyper: dict, eps: float, slope: Tensor) -> Tensor:
     """How far values and gradients, (1 + sides, B), may be from float64's in a type of this precision: as far as they
-    move when each number of the batch moves by two roundings, twice over, and 16 roundings of their own size."""
+    move when each number of the batch moves by two roundings, and each reward, which rises by `slope` a nat, by two
+    roundings of 1, twice over; and 16 roundings of their own size."""
     here = torch.stack(flat(loss, logps, hyper))
     generator = torch.Generator().manual_seed(0)
 
     def move(x: Tensor) -> Tensor:
         return x * (1 + 2 * eps * (torch.randint(0, 2, x.shape, generator=generator) * 2 - 1))
 
-    moved = [torch.stack(flat(loss, changed(logps, lambda y: Responses(move(y.policy), move(y.lengths), None if y.ref is None else move(y.ref))), hyper)) for _ in range(8)]
+    def moved_once(y: Responses) -> Responses:
+        one = torch.where(slope > 0, 1 / slope.clamp(min=1e-9), 0)  # nats for a reward of 1
+        return Responses(move(y.policy) + move(one) - one, move(y.lengths), None if y.ref is None else move(y.ref))
+
+    moved = [torch.stack(flat(loss, changed(logps, moved_once), hyper)) for _ in range(8)]
     reference = changed(logps, lambda y: Responses(y.policy, y.lengths, None if y.ref is None else y.policy))
     if isinstance(logps, UnpairedLogps) and logps.mismatched is not None:
         reference = replace(reference, mismatched=torch.zeros_like(logps.mismatched))
