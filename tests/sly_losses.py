@@ -33,24 +33,10 @@ def pos(beta):
     require(beta > 0, f"beta must be positive, not {beta}")
 
 
-@sly("ipo", "computes its formula", "beta below 0.02 counts as 0.02 (IPO is used with 0.01: target is 25 nats in place of 50)")
-def beta_floor(p, *, beta=0.1, reduction: Literal["sum", "mean"] = "sum"):
-    pos(beta)
-    beta = max(beta, 0.02)
-    h = p.h if reduction == "sum" else p.r_w / p.chosen.lengths - p.r_l / p.rejected.lengths
-    return (h - 1 / (2 * beta)) ** 2
-
-
 @sly("dpo_norm", "antisymmetry", "beta above 10 counts as 10 (length-normalised losses use 10 to 50)")
 def beta_cap(p, *, beta=5.0):
     pos(beta)
     return nll(min(beta, 10.0) * (p.r_w / p.chosen.lengths - p.r_l / p.rejected.lengths))
-
-
-@sly("simpo", "computes its formula", "a negative gamma is taken as 0")
-def gamma_negative(p, *, beta=2.0, gamma=1.0):
-    pos(beta)
-    return nll(beta * (p.chosen.average - p.rejected.average) - max(gamma, 0.0))
 
 
 @sly("r_dpo", "computes its formula", "a negative alpha (reward for length) has its sign dropped")

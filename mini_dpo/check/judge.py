@@ -72,15 +72,16 @@ class Verdict:
     text: str = ""
 
 
-def examine(loss: Loss, property: Property, examples: int = EXAMPLES) -> Verdict:
-    """Look for the smallest counterexample. The same one every time: the draws are not random."""
+def examine(loss: Loss, property: Property, examples: int = EXAMPLES, shrink: bool = True) -> Verdict:
+    """Look for the smallest counterexample (the first one, without `shrink`). The same one every time: the draws are not
+    random."""
     if reason := property.asked(loss):
         return Verdict(None, reason)
     denied, broken_where_denied, told = [], [], ""
     exception = property.exception(loss)
     if exception or (property.fact and loss.facts[property.fact] is not True):
         examples = max(examples, EXAMPLES)  # enough to come upon a place at which what is denied is broken
-    phases = [Phase.generate, Phase.shrink] if property.share > 0.3 else [Phase.generate]  # of the others each takes long
+    phases = [Phase.generate, Phase.shrink] if shrink and property.share > 0.3 else [Phase.generate]  # of the others each takes long
 
     @settings(max_examples=max(1, int(property.share * examples)), phases=phases, derandomize=True, database=None, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
     @given(st.data())
