@@ -152,7 +152,7 @@ def read_prompts(path: str) -> list[tuple[str, str]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     if Path(path).suffix in (".jsonl", ".json") or content.lstrip().startswith(b"{"):
-        return [(f"{path}, line {line}: the prompt", row["prompt"]) for line, row in read_rows(path, ("prompt",))]
+        return [(f"{path}, line {line}: the prompt", row["prompt"]) for line, row in read_rows(path, ("prompt",), say=lambda text: None, skip_bad=False)]
     prompts = []
     for i, line in enumerate(content.split(b"\n"), 1):
         try:

@@ -99,7 +99,7 @@ def test_a_file_that_is_there_is_not_written_over(go, tmp_path):
         ("p.jsonl", b'{"prompt": "fine"}\n{"text": "what"}\n', "p.jsonl, line 2: no 'prompt'"),
         ("p.txt", b'{"prompt": "fine"}\nplain\n', "p.txt, line 2: not JSON"),
         ("p.jsonl", b'{"prompt": "\\ud800"}\n', "p.jsonl, line 1: "),
-        ("p.json", b'[{"prompt": "fine"}]\n', "p.json, line 1: "),
+        ("p.json", b'[{"prompt": "fine"}]\n', "p.json: "),
     ],
 )
 def test_a_bad_file_of_prompts_is_refused_before_the_first_answer(go, tmp_path, name, content, message):
