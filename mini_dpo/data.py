@@ -95,11 +95,7 @@ def load_demonstrations(path: str | Path, say: Say = print, skip_bad: bool = Fal
 
 def holds_pairs(path: str | Path) -> bool:
     """Whether the first object of a JSONL file looks like a preference pair."""
-    try:
-        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError:
-        return True  # reading it in earnest will say what is wrong with it
-    for line in lines:
+    for line in read_content(path).split(b"\n"):
         try:
             return bool({"chosen", "rejected"} & parse_line(line).keys())
         except UserError:
@@ -107,14 +103,18 @@ def holds_pairs(path: str | Path) -> bool:
     return True
 
 
+def read_content(path: str | Path) -> bytes:
+    """A file's bytes, without those that some editors put first. Raises UserError where it cannot be read."""
+    try:
+        return Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
 def read_rows(path: str | Path, keys: Sequence[str], say: Say, skip_bad: bool) -> list[tuple[int, dict]]:
     """The line numbers and the named values of a JSONL file's objects; blank lines are skipped. Raises UserError for a
     file that is none, for columns that change the meaning, and for faulty lines; with skip_bad, `say` hears of these."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    content = content.removeprefix(b"\xef\xbb\xbf")  # the bytes that some editors put first
+    content = read_content(path)
     if form := form_of(content):
         raise UserError(f"{path}: {form}; it needs one JSON object a line, like {example_of(keys)}")
     rows: dict[int, dict] = {}

@@ -83,15 +83,21 @@ def precompute_reference(reference: GPT, examples: Sequence[EncodedPair] | Seque
 
 def reference_logps(reference: GPT, examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], dtype: str, batch_size: int | None, tokens: int | None = None) -> Tensor:  # fmt: skip
     """The reference's log-probs of all examples: (n, 2) for pairs, the chosen response first, else (n,)."""
-    device = reference.wte.weight.device
     paired = bool(examples) and isinstance(examples[0], EncodedPair)
-    scored = []
     batches = Batches(examples, collate_pairs if paired else collate_feedback, batch_size, seed=0, tokens=tokens)
-    for batch in look(batches, "scoring the reference"):
-        with autocast(device, dtype):
-            scored.append(score_reference(reference, batch.sequences.to(device)))  # (2B,) or (B,)
-    logps = torch.cat(scored).cpu() if scored else torch.zeros(0)
+    logps = score_batches(reference, batches, dtype, "scoring the reference")  # (2n,) or (n,)
     return logps.view(-1, 2) if paired else logps
+
+
+def score_batches(model: GPT, batches: Batches, dtype: str, what: str) -> Tensor:
+    """A model's log-probs of the responses of all batches, in their order: (S,), on the CPU. what: stands before a line
+    of progress."""
+    device, scored = model.wte.weight.device, []
+    for batch in look(batches, what):
+        sequences = batch if isinstance(batch, Batch) else batch.sequences
+        with autocast(device, dtype):
+            scored.append(score_reference(model, sequences.to(device)))
+    return torch.cat(scored).cpu() if scored else torch.zeros(0)
 
 
 def know_reference(examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], logps: Tensor) -> list:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from mini_dpo.corpus import HeldOut
 from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_pairs, join
-from mini_dpo.dpo import know_reference, pair_logps, reference_logps
+from mini_dpo.dpo import know_reference, pair_logps, reference_logps, score_batches
 from mini_dpo.generate import generate
-from mini_dpo.logprobs import response_logps
 from mini_dpo.metrics import preference_metrics, wins
 from mini_dpo.model import GPT
 from mini_dpo.registry import Loss
@@ -23,7 +22,6 @@ from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.training import autocast, look, watched
 
 LONGEST_ANSWER = 512  # tokens, where nobody says otherwise
-MARKS = ("reward", "facts", "tone", "length")  # the judge's
 
 
 class How(NamedTuple):
@@ -72,7 +70,7 @@ def evaluate(sft: GPT, policy: GPT | None, loss: Loss, hyperparameters: dict, to
             marks[name] = judge_all(held_out.judge, prompts, [sample[name] for sample in samples])
             for sample, verdict in zip(samples, marks[name]):
                 sample.setdefault("marks", {})[name] = verdict
-            for mark in MARKS:
+            for mark in marks[name][0]:
                 summary[name] |= named(mark, *mean_and_error([verdict[mark] for verdict in marks[name]]))
         keep(summary, samples)
     if policy is None:
@@ -117,8 +115,7 @@ def named(name: str, value: float | None, error: float | None) -> dict[str, floa
 
 def judge_all(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) -> list[dict[str, float]]:
     """The judge's marks for each response."""
-    verdicts = [judge(prompt, response) for prompt, response in zip(prompts, responses)]
-    return [{mark: float(getattr(verdict, mark)) for mark in MARKS} for verdict in verdicts]
+    return [{mark: float(x) for mark, x in judge(prompt, response).marks.items()} for prompt, response in zip(prompts, responses)]
 
 
 def answer(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int, seed: int, how: How = How()) -> list[list[int]]:
@@ -129,14 +126,9 @@ def answer(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tok
     return generate(model, encoded, end_of_text=tokenizer.end_of_text, max_new_tokens=max_new_tokens, seed=seed, batch_size=rows, watch=watch)
 
 
-@torch.no_grad()
 def score_sequences(model: GPT, sequences: Sequence[Encoded], how: How) -> Tensor:
     """log pi(response | prompt) of each sequence, in nats: (N,), on the CPU."""
-    device, scored = model.wte.weight.device, []
-    for batch in look(Batches(sequences, collate, how.batch_size, seed=0, tokens=how.tokens), "scoring responses"):
-        with autocast(device, how.dtype):
-            scored.append(response_logps(model, batch.to(device)))
-    return torch.cat(scored).cpu()
+    return score_batches(model, Batches(sequences, collate, how.batch_size, seed=0, tokens=how.tokens), how.dtype, "scoring responses")
 
 
 def perplexity(model: GPT, responses: Sequence[Encoded], how: How) -> tuple[float, float | None]:

@@ -51,9 +51,13 @@ def each_alone(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
     return (value if together else one_by_one)(loss, logps, hyper)
 
 
-def pick(logps: PairLogps, which: list[int]) -> PairLogps:
+def pick(logps: PairLogps | UnpairedLogps, which: list[int]) -> PairLogps | UnpairedLogps:
+    """Some examples of a batch in this order, and their mismatched log-ratios if each has one."""
     index = torch.tensor(which)
-    return PairLogps(logps.chosen[index], logps.rejected[index])
+    if isinstance(logps, PairLogps):
+        return PairLogps(logps.chosen[index], logps.rejected[index])
+    of_each = logps.mismatched is not None and len(logps.mismatched) == len(logps)
+    return UnpairedLogps(logps.responses[index], logps.desirable[index], logps.mismatched[index] if of_each else logps.mismatched)
 
 
 def margin(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
@@ -74,5 +78,5 @@ def try_loss(loss: Loss, hyper: dict) -> str:
             except ValueError as error:  # it refuses its hyperparameters, or what it returns is refused
                 return f"{loss.name}: {str(error).removeprefix(loss.name + ' ')}"
     except UserError as error:
-        return f"{loss.name} fails on a batch of two: {error}"
+        return f"{loss.name} fails on a batch of two, {error}"
     return ""

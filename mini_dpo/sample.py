@@ -12,14 +12,14 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import TextIO
 
 from mini_dpo.checkpoint import find_model, load_model, read_json
 from mini_dpo.cli import option, parser_for, run_command
-from mini_dpo.data import check_text, read_rows
+from mini_dpo.data import check_text, read_content, read_rows
 from mini_dpo.errors import UserError
 from mini_dpo.evaluate import heading
 from mini_dpo.generate import check_room, check_settings, generate
@@ -147,10 +147,7 @@ def answer_all(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSetting
 def read_prompts(path: str) -> list[tuple[str, str]]:
     """Where each prompt of a file stands, and the prompt: the line itself; in a file whose name ends in .jsonl or .json, or
     that begins with "{", the "prompt" of the line's JSON object. Blank lines are skipped."""
-    try:
-        content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")  # the bytes that some editors put first
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    content = read_content(path)
     if Path(path).suffix in (".jsonl", ".json") or content.lstrip().startswith(b"{"):
         return [(f"{path}, line {line}: the prompt", row["prompt"]) for line, row in read_rows(path, ("prompt",), say=lambda text: None, skip_bad=False)]
     prompts = []
@@ -209,8 +206,7 @@ def answer(models: dict[str, tuple[GPT, Tokenizer]], prompts: Sequence[str], set
             text = tokenizer.decode_response(ids)
             row = {"prompt": prompt, "model": name, "response": text, "finished": ids[-1] == tokenizer.end_of_text, "tokens": len(ids), "seed": seeds[k]}
             if read_prompt(prompt) is not None:  # the shop's judge understands it
-                verdict = judge(prompt, text)
-                row["marks"] = {"reward": verdict.reward, **asdict(verdict)}
+                row["marks"] = judge(prompt, text).marks
             rows[k // settings.n].append(row)
     return rows
 

@@ -102,6 +102,11 @@ class Verdict:
     def reward(self) -> float:
         return self.facts + self.tone + self.length
 
+    @property
+    def marks(self) -> dict[str, float]:
+        """The reward and what it is made of, by name."""
+        return {"reward": self.reward, **asdict(self)}
+
 
 Judge = Callable[[str, str], Verdict]
 

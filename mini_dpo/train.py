@@ -216,9 +216,8 @@ def measure(settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT 
         write_jsonl(folder / "samples.jsonl", samples)
         write_json(path, {**summary, **({"unfinished": True} if unfinished else {})})
 
-    how = How(settings.dtype, settings.batch_size, settings.tokens_per_batch)
     loss = find_loss(settings.loss)
-    keep(*evaluate(sft, policy, loss, settings.loss_options, tokenizer, corpus.held_out, settings.seed, how, reference, most, keep), unfinished=False)
+    keep(*evaluate(sft, policy, loss, settings.loss_options, tokenizer, corpus.held_out, settings.seed, scoring(settings), reference, most, keep), unfinished=False)
     report(folder, settings)
 
 
@@ -299,13 +298,18 @@ def reference_for(settings: Settings, loss: Loss, policy: GPT, examples: list, t
     if not loss.reference:
         return examples, None
     reference = load_frozen(find_model(Path(settings.reference)), settings.device) if settings.reference else freeze(policy)
-    how = settings.dtype, settings.batch_size, settings.tokens_per_batch
+    how = scoring(settings)
     if settings.precompute_ref:
         return cached_reference(reference, examples, Path(settings.data) if settings.data else TOY_PREFERENCES["train"], tokenizer.name, *how), None
     if passes < 1 or loss.facts["mismatched"]:  # mismatched responses are new in every pass
         return examples, reference
     print("scoring the reference, once for all passes over the data ...", flush=True)
     return precompute_reference(reference, examples, *how), None
+
+
+def scoring(settings: Settings) -> How:
+    """How examples are scored without a gradient: as they are trained on."""
+    return How(settings.dtype, settings.batch_size, settings.tokens_per_batch)
 
 
 def loop_config(settings: Settings, batches: Batches, lr: float, steps: int | None, epochs: float | None, optimizer: str, weight_decay: float) -> LoopConfig:  # fmt: skip

@@ -1,16 +1,13 @@
 """More wrong losses, sly ones: each claims a right loss's formula, facts and flags, and is wrong where people seldom look.
 
-SLY: name -> (the loss, what is wrong, the property that must reject it)."""
-
-from dataclasses import replace
-from typing import Literal
+SLY: what is wrong -> as in WRONG of wrong_losses.py."""
 
 import torch
 from torch.nn import functional as F
 
 from mini_dpo.losses import LOSSES, log_odds, require
+from tests.wrong_losses import handwritten, kto_with, nll
 
-nll = lambda m: -F.logsigmoid(m)  # noqa: E731
 SLY = {}
 
 
@@ -18,15 +15,16 @@ def sly(name, property, wrong):
     """Register the function below as a wrong version of the loss `name`."""
 
     def register(function):
-        function.__doc__ = LOSSES[name].function.__doc__
-        SLY[function.__name__] = (replace(LOSSES[name], function=function), wrong, property)
+        function.__doc__ = LOSSES[name].docstring
+        SLY[wrong] = (name, function, property)
         return function
 
     return register
 
 
-def reward(key, name, new, wrong):
-    SLY[key] = (replace(LOSSES[name], reward=new), wrong, "reward rises")
+def reward(name, new, wrong):
+    """Register a wrong reward of a right loss."""
+    SLY[wrong] = (name, LOSSES[name].function, "reward rises", dict(reward=new))
 
 
 def pos(beta):
@@ -74,27 +72,23 @@ def negative_weights(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.
     return torch.where(p.desirable, desirable_weight * (beta * (z - p.r)).sigmoid(), undesirable_weight * (beta * (p.r - z)).sigmoid())
 
 
-def kto_like(p, beta, d, u, z):
-    return torch.where(p.desirable, d * (beta * (z - p.r)).sigmoid(), u * (beta * (p.r - z)).sigmoid())
-
-
 @sly("kto", "computes its formula", "z is bounded by 20 nats")
 def z_cap(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     pos(beta)
-    return kto_like(p, beta, desirable_weight, undesirable_weight, p.mismatched.mean().clamp(0, 20).detach())
+    return kto_with(p, beta, desirable_weight, undesirable_weight, p.mismatched.mean().clamp(0, 20).detach())
 
 
 @sly("kto", "computes its formula", "z divides by the batch's size, not by the number M <= B of mismatched ones")
 def z_by_batch(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     pos(beta)
-    return kto_like(p, beta, desirable_weight, undesirable_weight, (p.mismatched.sum() / len(p)).clamp(min=0).detach())
+    return kto_with(p, beta, desirable_weight, undesirable_weight, (p.mismatched.sum() / len(p)).clamp(min=0).detach())
 
 
 @sly("kto", "computes its formula", "z is a trimmed mean: an eighth is cut at both ends, so from 8 examples on")
 def z_trimmed(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     pos(beta)
     x, k = p.mismatched.sort().values, len(p.mismatched) // 8
-    return kto_like(p, beta, desirable_weight, undesirable_weight, x[k : len(x) - k].mean().clamp(min=0).detach())
+    return kto_with(p, beta, desirable_weight, undesirable_weight, x[k : len(x) - k].mean().clamp(min=0).detach())
 
 
 @sly("kto", "computes its formula", "z is the median from 4 on (mean below)")
@@ -102,13 +96,13 @@ def z_median(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     pos(beta)
     x = p.mismatched
     z = x.mean() if len(x) < 4 else x.median()
-    return kto_like(p, beta, desirable_weight, undesirable_weight, z.clamp(min=0).detach())
+    return kto_with(p, beta, desirable_weight, undesirable_weight, z.clamp(min=0).detach())
 
 
 @sly("kto", "no gradient elsewhere", "no detach of z, and a bound of 30 nats that hides it from the +-50 that the judge adds")
 def z_bound_no_detach(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     pos(beta)
-    return kto_like(p, beta, desirable_weight, undesirable_weight, p.mismatched.mean().clamp(0, 30))
+    return kto_with(p, beta, desirable_weight, undesirable_weight, p.mismatched.mean().clamp(0, 30))
 
 
 @sly("aot", "computes its formula", "compares only quartiles: from 5 pairs on, each pair's rank is replaced by its quartile's mean")
@@ -130,22 +124,13 @@ def aot_sort_down(p, *, beta=0.1, label_smoothing=0.0):
     return (1 - label_smoothing) * nll(m) + label_smoothing * nll(-m)
 
 
-class UpstreamForgotten(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, m):
-        ctx.save_for_backward(m)
-        return nll(m)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (m,) = ctx.saved_tensors
-        return -(-m).sigmoid()  # not times gradient
+upstream_lost = handwritten(lambda m, gradient: -(-m).sigmoid())  # not times gradient
 
 
 @sly("dpo", "computes its formula", "a handwritten backward that forgets to multiply by grad_output: a mean over B gives B times the gradient")
 def upstream_forgotten(p, *, beta=0.1):
     pos(beta)
-    return UpstreamForgotten.apply(beta * p.h)
+    return upstream_lost(beta * p.h)
 
 
 @sly("dpo", "computes its formula", "only the 4 hardest pairs of a batch get a gradient (values are all right)")
@@ -271,7 +256,7 @@ def in_place_mismatched(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight
     with torch.no_grad():
         z = p.mismatched.mean().clamp(min=0).clone()
         p.mismatched.fill_(z)
-    return kto_like(p, beta, desirable_weight, undesirable_weight, z)
+    return kto_with(p, beta, desirable_weight, undesirable_weight, z)
 
 
 @sly("kto", "computes its formula", "log-probs and references below -500 count as -500")
@@ -286,15 +271,7 @@ def kto_floor(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
 @sly("orpo", "computes its formula", "handwritten backward of log sigma forgets grad_output (no best_margin: nothing sees it): under a mean over B the term counts B times")
 def upstream_orpo(p, *, odds_weight=0.1):
     require(odds_weight >= 0, "")
-    class Weighted(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, m):
-            ctx.save_for_backward(m)
-            return odds_weight * nll(m)
-        @staticmethod
-        def backward(ctx, gradient):
-            return -odds_weight * (-ctx.saved_tensors[0]).sigmoid()
-    return -p.chosen.average + Weighted.apply(log_odds(p.chosen.average) - log_odds(p.rejected.average))
+    return -p.chosen.average + odds_weight * upstream_lost(log_odds(p.chosen.average) - log_odds(p.rejected.average))
 
 
 @sly("orpo", "computes its formula", "a hook on the values replaces the gradient from above by ones")
@@ -313,10 +290,10 @@ def first_four(p, *, beta=0.1):
     return nll(beta * torch.cat([h[:4], h[4:].detach()]))
 
 
-reward("reward_kto_noref", "kto", lambda y, beta, desirable_weight, undesirable_weight: beta * y.policy, "KTO's reward without the reference")
-reward("reward_kto_plus", "kto", lambda y, beta, desirable_weight, undesirable_weight: beta * (y.policy + y.ref), "KTO's reward with the reference added")
-reward("reward_apo_down_ref", "apo_down", lambda y, beta: beta * (y.policy - 2 * y.ref), "APO-down's reward with the reference twice")
-reward("reward_discopop", "discopop", lambda y, beta, tau: beta * y.policy, "DiscoPOP's reward without the reference")
-reward("reward_chipo_overflow", "chipo", lambda y, beta, r_max: beta * (y.logratio.exp() + y.logratio), "chi-PO's reward overflows in float32 from 88 nats on")
-reward("reward_constant", "discopop", lambda y, beta, tau: 0 * beta * y.logratio, "a reward that is always 0")
-reward("reward_float32", "apo_zero", lambda y, beta: beta * y.logratio if y.policy.dtype == torch.float64 else -beta * y.logratio, "a reward that is upside down in float32")
+reward("kto", lambda y, beta, desirable_weight, undesirable_weight: beta * y.policy, "KTO's reward without the reference")
+reward("kto", lambda y, beta, desirable_weight, undesirable_weight: beta * (y.policy + y.ref), "KTO's reward with the reference added")
+reward("apo_down", lambda y, beta: beta * (y.policy - 2 * y.ref), "APO-down's reward with the reference twice")
+reward("discopop", lambda y, beta, tau: beta * y.policy, "DiscoPOP's reward without the reference")
+reward("chipo", lambda y, beta, r_max: beta * (y.logratio.exp() + y.logratio), "chi-PO's reward overflows in float32 from 88 nats on")
+reward("discopop", lambda y, beta, tau: 0 * beta * y.logratio, "a reward that is always 0")
+reward("apo_zero", lambda y, beta: beta * y.logratio if y.policy.dtype == torch.float64 else -beta * y.logratio, "a reward that is upside down in float32")

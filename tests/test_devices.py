@@ -408,7 +408,7 @@ PLACES = {  # (module, function, at which call memory is used up)
     "validation": (training, "score", 2),
     "reference scoring": (dpo, "score_reference", 1),
     "answers": (evaluate, "generate", 1),
-    "measuring": (evaluate, "response_logps", 1),
+    "measuring": (evaluate, "score_batches", 1),
 }
 
 

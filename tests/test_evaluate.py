@@ -255,8 +255,7 @@ def test_the_measuring_stays_within_the_training_s_batches(batch_size, tokens, n
         return lambda model, batch: sizes.append((len(batch.lengths), batch.n_tokens)) or function(model, batch)
 
     with pytest.MonkeyPatch.context() as patched:
-        for module in (evaluation, dpo):
-            patched.setattr(module, "response_logps", watched_logps(module.response_logps))
+        patched.setattr(dpo, "response_logps", watched_logps(dpo.response_logps))
         patched.setattr(GPT, "empty_cache", lambda self, b, t: rows.append((b, t)) or empty_cache(self, b, t))
         evaluate(*models, LOSSES["dpo"], {"beta": 0.1}, LetterTokenizer(), held_out(prompts, None), 0, how)
     assert sizes and rows

@@ -72,10 +72,15 @@ def test_a_file_is_run_once_for_a_command(written, tmp_path):
 @pytest.mark.parametrize("endless, line", [(HEAD + "while True: pass\n" + BODY, 6), (HEAD + BODY.replace("    return", "    while logps.h.sum() > 0.6 or beta > 0.2: pass\n    return"), 15)])
 def test_ctrl_c_says_where_an_endless_loss_was(written, endless, line):
     name = written(endless)
-    process = subprocess.Popen([sys.executable, "-c", f"import sys; sys.argv = ['check', {name!r}]; from mini_dpo.check.__main__ import main; from mini_dpo.cli import run_command; print('loaded', flush=True); run_command(main)"], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
-    while "loaded" not in process.stdout.readline():
-        pass
-    time.sleep(2)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    # whoever runs the tests in the background has had SIGINT ignored, and a child inherits that
+    script = f"import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = ['check', {name!r}]; from mini_dpo.check.__main__ import main; from mini_dpo.cli import run_command; print('loaded', flush=True); run_command(main)"  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while "loaded" not in process.stdout.readline():
+            pass
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130 and err.strip() == f"interrupted in mine.py, line {line}", err

@@ -18,6 +18,7 @@ from tests.sly_losses import SLY
 from tests.wrong_losses import FALSE_FACTS, WRONG
 
 THOROUGH = os.environ.get("MINI_DPO_TESTS") == "thorough"
+ALL_WRONG = {**WRONG, **SLY}
 EXAMPLES = 60 if THOROUGH else 5  # of each property; `check` draws 60
 
 
@@ -35,9 +36,9 @@ def changed(loss, function, changes=()):
     return replace(loss, function=function, facts=facts, **changes)
 
 
-@pytest.mark.parametrize("mistake", WRONG)
+@pytest.mark.parametrize("mistake", ALL_WRONG)
 def test_a_wrong_version_breaks_the_property_that_names_its_mistake(mistake):
-    name, function, property, *changes = WRONG[mistake]
+    name, function, property, *changes = ALL_WRONG[mistake]
     verdict = examine(changed(LOSSES[name], function, *changes), PROPERTIES[property], shrink=False)
     assert verdict.held is False and len(verdict.text) > 10, mistake
 
@@ -60,7 +61,7 @@ def test_a_false_value_at_the_reference_is_found(name):
     assert examine(lie, PROPERTIES["value at the reference"], shrink=False).held is (None if name in () else False)
 
 
-@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.best_margin])
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.best_margin] if THOROUGH else ["dpo", "cdpo", "rdpo", "ipo", "hinge", "simpo", "kto"])
 def test_a_false_minimiser_is_found(name):
     """A tenth too far, or finite where it is infinite."""
     truth = LOSSES[name].best_margin
@@ -96,13 +97,7 @@ def test_a_loss_that_stops_the_gradient_does_not_train():
     assert "not finite" in examine(replace(LOSSES["dpo"], function=frozen), PROPERTIES["trains"]).text
 
 
-# ------------------------------------------------------------------------------------------- sly ones, and right ones
-
-
-@pytest.mark.parametrize("key", SLY)
-def test_a_sly_version_breaks_the_property_that_names_its_mistake(key):
-    loss, wrong, property = SLY[key]
-    assert examine(loss, PROPERTIES[property], shrink=False).held is False, wrong
+# ------------------------------------------------------------------------------------------------------- right ones
 
 
 RIGHT = Path(__file__).parent / "right_losses.py"
@@ -214,19 +209,19 @@ def mine(tmp_path):
 
 
 def test_check_on_a_right_loss_of_one_s_own(monkeypatch, capsys, mine):
-    status, out, err = run(monkeypatch, capsys, check, f"{mine}:squared")
+    status, out, err = run(monkeypatch, capsys, check, f"{mine}:squared", "--examples", 12)
     assert (status, err) == (0, "") and "L = (1 - beta h)^2" in out and " 0 broken, 1 not asked" in out
     assert all(name in out for name in PROPERTIES)
 
 
 def test_check_finds_the_minimiser_of_the_exponential_loss(monkeypatch, capsys, mine):
-    status, out, _ = run(monkeypatch, capsys, check, f"{mine}:exponential")
+    status, out, _ = run(monkeypatch, capsys, check, f"{mine}:exponential", "--examples", 12)
     assert status == 0 and " 0 broken" in out, "its minimiser is half the logit, found by training"
 
 
 def test_check_on_a_wrong_loss_shows_a_counterexample(monkeypatch, capsys, mine):
     """DPO by means, declared invariant: y_w of one token and y_l of two, everything else equal, is enough to see it."""
-    status, out, _ = run(monkeypatch, capsys, check, f"{mine}:averaged", "--examples", 40)
+    status, out, _ = run(monkeypatch, capsys, check, f"{mine}:averaged", "--examples", 20)
     assert status == 1 and "BROKEN  shift invariance" in out and "BROKEN  population minimiser" in out
     assert "the partition function no longer cancels" in out and "declare shift_invariant=False" in out
     assert "chosen and rejected: log-probs" in out and "less for both log-probs" in out

@@ -16,7 +16,7 @@ from mini_dpo.checkpoint import load_checkpoint
 from tests.commands import SMALL, preference_file
 
 ROOT = Path(__file__).resolve().parent.parent
-MOMENTS = 40 if os.environ.get("MINI_DPO_TESTS") == "thorough" else 10
+MOMENTS = 40 if os.environ.get("MINI_DPO_TESTS") == "thorough" else 5
 # a checkpoint at every step: much of the time is spent saving, so many of the kills fall into it
 JOB = [*SMALL, "--dropout", "0.1", "--optimizer", "muon", "--save-every", "1", "--eval-every", "7", "--sft-steps", "60", "--steps", "60", "--data", "mine.jsonl"]
 

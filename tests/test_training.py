@@ -310,7 +310,7 @@ def interrupted(objective, at):
     return wrapped
 
 
-@pytest.mark.parametrize("name, dropout, at, kind", [*product(["sft", "dpo"], [0.0, 0.2], [0, 2, 5, 9, 11, 16], ["adamw", "muon"]), ("tokens", 0.0, 9, "adamw")])
+@pytest.mark.parametrize("name, dropout, at, kind", [*product(["sft", "dpo"], [0.2], [0, 2, 5, 9, 11, 16], ["adamw", "muon"]), ("tokens", 0.0, 9, "adamw")])
 def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(tmp_path, name, dropout, at, kind):
     objective, batches = objectives()[name]
     config = LoopConfig(steps=11, lr=1e-2, warmup=2, optimizer=kind, save_every=4, eval_every=3)
@@ -467,6 +467,7 @@ def test_a_look_is_stopped_at_once_and_made_up_for(tmp_path, number, step, at):
     and weights and log are those of a run that nobody stopped. at: the batch of the look."""
     config = LoopConfig(steps=10, lr=1e-2, warmup=2, save_every=6, eval_every=3)
     batches, looks, logs = Batches(some_sequences(), collate, 3, seed=0), [], []
+    ends = []
 
     def objective(policy, batch):
         if not torch.is_grad_enabled():
@@ -490,8 +491,8 @@ def test_a_look_is_stopped_at_once_and_made_up_for(tmp_path, number, step, at):
         policy = tiny_gpt(dropout=0.1)
         train(policy, objective, batches, config, files, batches)
         logs.append((folder / "metrics.jsonl").read_bytes())
-        weights = policy if not stopping else weights
-    assert logs[0] == logs[1] and same_weights(policy, weights) and load_checkpoint(files.checkpoint)["finished"]
+        ends.append(policy)
+    assert logs[0] == logs[1] and same_weights(*ends) and load_checkpoint(files.checkpoint)["finished"]
 
 
 def test_a_stop_that_is_asked_for_in_a_step_does_not_wait_for_the_look(tmp_path):

@@ -1,33 +1,29 @@
 """The tutorial: every block of every chapter is run, and what the page shows is what comes out."""
 
-import importlib.util
 import re
-from functools import partial
 
 import pytest
 
 from mini_dpo import plot
 from tests.commands import run
+from tests.conftest import CAN_DRAW
 from tutorials import chapters, pictures
 from tutorials.chapters import HERE, ROOT, Block, Step, chapter_paths, code_blocks, read_blocks, run_chapter, same, write_outputs
 from tutorials.exercises.checking import load_checks
 
 CHAPTERS = chapter_paths()
 PAGES = {**{path.name: path for path in CHAPTERS.values()}, "README.md": HERE / "README.md"}
-CAN_DRAW = importlib.util.find_spec("matplotlib") is not None
 
 
 @pytest.mark.parametrize("number", CHAPTERS)
-def test_every_block_prints_what_the_chapter_shows(number, tmp_path):
-    """With the drawing library, the chapter's pictures are drawn as well, at the place of their command."""
+def test_every_block_prints_what_the_chapter_shows(number, chapters_run):
     path = CHAPTERS[number]
-    ran = 0
-    for step in run_chapter(path, partial(pictures.draw, number, tmp_path) if CAN_DRAW else None):
-        ran += 1
+    steps, drawn = chapters_run[number].get()
+    for step in steps:
         assert step.as_shown, f"{path.name}, line {step.shown.first + 1} shows\n\n{step.shown.text}\n\nand what comes out is\n\n{step.printed}"
-    assert ran == sum(block.kind in ("python", "sh") for block in read_blocks(path))
+    assert len(steps) == sum(block.kind in ("python", "sh") for block in read_blocks(path))
     if CAN_DRAW:
-        assert sorted(p.stem for p in tmp_path.glob("*.png")) == sorted(function.__name__ for function in pictures.DRAWINGS[number])
+        assert drawn == sorted(function.__name__ for function in pictures.DRAWINGS[number])
 
 
 # ------------------------------------------------------------------------------------------------ what a chapter has

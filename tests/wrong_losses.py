@@ -121,14 +121,19 @@ def odds_unstable(average):
 # ------------------------------------------------------------------------------------------- wrong in hidden places
 
 
+def kto_with(p, beta, weight_w, weight_l, z_w, z_l=None):
+    """KTO with these weights and this z, or one for each kind of response."""
+    z_l = z_w if z_l is None else z_l
+    return torch.where(p.desirable, weight_w * (beta * (z_w - p.r)).sigmoid(), weight_l * (beta * (p.r - z_l)).sigmoid())
+
+
 def kto_z(z, lam=lambda d, u: (d, u), detach=(True, True)):
     """KTO with another z, (mismatched mean, r, beta) -> z; with weights exchanged; with z detached in one branch only."""
 
     def wrong(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
         require(beta > 0, "")
         z_w, z_l = (x.detach() if stop else x for x, stop in zip((z(p.mismatched.mean(), beta),) * 2, detach))
-        weight_w, weight_l = lam(desirable_weight, undesirable_weight)
-        return torch.where(p.desirable, weight_w * (beta * (z_w - p.r)).sigmoid(), weight_l * (beta * (p.r - z_l)).sigmoid())
+        return kto_with(p, beta, *lam(desirable_weight, undesirable_weight), z_w, z_l)
 
     return wrong
 
@@ -150,18 +155,23 @@ def dpo_where(where, otherwise=lambda m: nll(-m)):
     return wrong
 
 
-class ReversedBackward(torch.autograd.Function):
-    """-log sigma(m) with a handwritten gradient that has the wrong sign in one type."""
+def handwritten(backward):
+    """-log sigma(m) with a handwritten gradient, backward(m, what comes from above)."""
 
-    @staticmethod
-    def forward(ctx, m):
-        ctx.save_for_backward(m)
-        return nll(m)
+    class Handwritten(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, m):
+            ctx.save_for_backward(m)
+            return nll(m)
 
-    @staticmethod
-    def backward(ctx, gradient):
-        (m,) = ctx.saved_tensors
-        return gradient * (-m).sigmoid() * (1 if m.dtype == torch.float32 else -1)
+        @staticmethod
+        def backward(ctx, gradient):
+            return backward(*ctx.saved_tensors, gradient)
+
+    return Handwritten.apply
+
+
+reversed_in_float32 = handwritten(lambda m, gradient: gradient * (-m).sigmoid() * (1 if m.dtype == torch.float32 else -1))
 
 
 def counting(after, otherwise=lambda m: nll(-m)):
@@ -250,7 +260,7 @@ WRONG |= {
     # wrong outside float64
     "the sign reversed in float32": ("dpo", dpo_where(lambda p, m: m.dtype == torch.float32), "the same in every type"),
     "the sign reversed in bfloat16": ("dpo", dpo_where(lambda p, m: m.dtype == torch.bfloat16), "the same in every type"),
-    "a backward that is reversed in float32": ("dpo", lambda p, *, beta=0.1: ReversedBackward.apply(beta * p.h), "the same in every type"),
+    "a backward that is reversed in float32": ("dpo", lambda p, *, beta=0.1: reversed_in_float32(beta * p.h), "the same in every type"),
     "a sigmoid bounded by the type's smallest": ("dpo", lambda p, *, beta=0.1: -(beta * p.h).sigmoid().clamp(min=torch.finfo(p.h.dtype).tiny).log(), "the same in every type"),
     # wrong where people seldom look
     "the sign reversed for more than 20 tokens": ("dpo", dpo_where(lambda p, m: lengths(p)), "favours the chosen"),
@@ -275,9 +285,8 @@ WRONG |= {
     "ORPO with a summed SFT term": ("orpo", orpo_summed, "computes its formula"),
     "DiscoPOP with 2 tau": ("discopop", discopop_twice, "computes its formula"),
 }  # fmt: skip
-for mistake, (name, function, *rest) in WRONG.items():  # they claim the right loss's formula
-    if not hasattr(function, "__wrapped__") and not function.__doc__:
-        function.__doc__ = LOSSES[name].docstring
+for name, function, *_ in WRONG.values():  # they claim the right loss's formula
+    function.__doc__ = function.__doc__ or LOSSES[name].docstring
 
 
 # Facts that are false: (the loss, the fact or value, what it is made to say, the property that must notice)

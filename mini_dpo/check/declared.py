@@ -9,9 +9,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mini_dpo.check.examples import batches, equal, example_shown, numbers, pairs, picked, settings_shown
+from mini_dpo.check.examples import batches, changed, equal, example_shown, numbers, pairs, settings_shown
 from mini_dpo.check.judge import Broken, prop
-from mini_dpo.probe import FAR, START, along_margin, each_alone, margin, value, without_reference
+from mini_dpo.probe import FAR, START, along_margin, each_alone, margin, pick, value, without_reference
 from mini_dpo.registry import Loss, PairLogps, Responses
 from mini_dpo.tabular import expected_loss, minimise
 
@@ -38,7 +38,7 @@ def at_reference(loss, draw, hyper):
 def shift_invariance(loss, draw, hyper):
     logps = draw(pairs())
     shift = torch.tensor([float(draw(st.integers(1, 20))) for _ in range(len(logps))], dtype=torch.float64)
-    moved = PairLogps(*(Responses(y.policy - shift, y.lengths, y.ref) for y in (logps.chosen, logps.rejected)))
+    moved = changed(logps, lambda y: Responses(y.policy - shift, y.lengths, y.ref))
     before, after = value(loss, logps, hyper), value(loss, moved, hyper)
     if not equal(before, after):
         raise Broken(f"{example_shown(logps, hyper)}\nthe loss gives {numbers(before)}; with {numbers(shift)} less for both log-probs, {numbers(after)}")
@@ -120,7 +120,7 @@ def antisymmetry(loss, draw, hyper):
 def decomposes(loss, draw, hyper):
     logps = draw(batches(loss))
     together = loss(logps, **hyper)
-    alone = torch.cat([loss(picked(logps, [i]), **hyper) for i in range(len(logps))])
+    alone = torch.cat([loss(pick(logps, [i]), **hyper) for i in range(len(logps))])
     if not equal(together, alone):
         raise Broken(f"{example_shown(logps, hyper)}\ntogether they give {numbers(together)}, each in a batch of its own {numbers(alone)}")
 
@@ -151,7 +151,7 @@ def reads_reference(loss, draw, hyper):
 )
 def beta_scales(loss, draw, hyper):
     logps = draw(pairs())
-    doubled = PairLogps(*(Responses(2 * y.policy, y.lengths, 2 * y.ref) for y in (logps.chosen, logps.rejected)))
+    doubled = changed(logps, lambda y: Responses(2 * y.policy, y.lengths, 2 * y.ref))
     before, after = value(loss, logps, hyper), value(loss, doubled, {**hyper, "beta": hyper["beta"] / 2})
     if not equal(before, after):
         raise Broken(f"{example_shown(logps, hyper)}\nthe loss gives {numbers(before)}; all log-probs doubled and beta halved, {numbers(after)}")

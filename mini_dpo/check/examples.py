@@ -127,19 +127,14 @@ def with_policies(logps: AnyLogps, policies: list[Tensor]) -> AnyLogps:
 
 def in_type(logps: AnyLogps, dtype: torch.dtype) -> AnyLogps:
     """The batch with its numbers rounded to another type."""
-    rounded = changed(logps, lambda y: Responses(y.policy.to(dtype), y.lengths.to(dtype), None if y.ref is None else y.ref.to(dtype)))
+    rounded = changed(logps, lambda y: rounded_to(y, dtype))
     if isinstance(logps, PairLogps) or logps.mismatched is None:
         return rounded
     return replace(rounded, mismatched=logps.mismatched.to(dtype))
 
 
-def picked(logps: AnyLogps, which: list[int]) -> AnyLogps:
-    """Some examples of a batch in this order, and their mismatched log-ratios if each has one."""
-    index = torch.tensor(which)
-    if isinstance(logps, PairLogps):
-        return PairLogps(logps.chosen[index], logps.rejected[index])
-    of_each = logps.mismatched is not None and len(logps.mismatched) == len(logps)
-    return UnpairedLogps(logps.responses[index], logps.desirable[index], logps.mismatched[index] if of_each else logps.mismatched)
+def rounded_to(y: Responses, dtype: torch.dtype) -> Responses:
+    return Responses(y.policy.to(dtype), y.lengths.to(dtype), None if y.ref is None else y.ref.to(dtype))
 
 
 def ask(loss: Loss, logps: AnyLogps, hyper: dict) -> tuple[Tensor, list[Tensor]]:
@@ -150,6 +145,14 @@ def ask(loss: Loss, logps: AnyLogps, hyper: dict) -> tuple[Tensor, list[Tensor]]
         return values, [torch.zeros_like(leaf) for leaf in leaves]
     gradients = torch.autograd.grad(values.sum() / 4, leaves, allow_unused=True)  # as in a mean: not with a weight of 1
     return values.detach(), [torch.zeros_like(leaf) if g is None else 4 * g for leaf, g in zip(leaves, gradients)]
+
+
+def rewards_and_slopes(loss: Loss, y: Responses, hyper: dict) -> tuple[Tensor, Tensor]:
+    """The rewards of responses, and by how much each rises a nat of its log-prob: (B,) each."""
+    leaf = y.policy.detach().clone().requires_grad_()
+    rewards = loss.rewards(Responses(leaf, y.lengths, y.ref), **hyper)
+    (slopes,) = torch.autograd.grad(rewards.sum(), leaf)
+    return rewards.detach(), slopes
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
@@ -180,6 +183,11 @@ def single_shown(logps: UnpairedLogps, i: int) -> str:
     y = logps.responses[i : i + 1]
     ref = f", reference {y.ref.item():g}" if y.ref is not None else ""
     return f"{'liked' if logps.desirable[i] else 'disliked'}: log-prob {y.policy.item():g}{ref}, tokens {y.lengths.item():g}"
+
+
+def names_of_sides(loss: Loss) -> tuple[str, ...]:
+    """What the sides of a batch are called."""
+    return ("chosen log-prob", "rejected log-prob") if loss.paired else ("log-prob",)
 
 
 def settings_shown(hyper: dict) -> str:

@@ -1,4 +1,4 @@
-"""Reading the formula in a loss's docstring, and computing it with as many digits as it takes.
+"""Reading the formula in a loss's docstring. (decimals.py computes it.)
 
     L = -(1 - epsilon) log sigma(m) - epsilon log sigma(-m),   m = beta h
 
@@ -19,12 +19,13 @@ Where a formula could be read in two ways (1 / 2 x), it is not read at all.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from decimal import MAX_EMAX, MIN_EMIN, Decimal, DecimalException, localcontext
+from decimal import Decimal
 
-from mini_dpo.registry import Loss, PairLogps, UnpairedLogps
+from mini_dpo.registry import Loss
 
 TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?(?:e-?\d+)?)|([^\W\d]\w*'*)|([-+*/^()\[\]|,<>=]))")
 GREEK = str.maketrans({"σ": "sigma", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "λ": "lambda", "τ": "tau", "α": "alpha", "·": "*", "−": "-"})
@@ -193,17 +194,16 @@ class Reader:
         left = self.sum()
         if self.next not in ("<", ">"):
             return left
-        sign, right = self.take(), self.sum()
-        return lambda place: left(place) < right(place) if sign == "<" else left(place) > right(place)
+        sign = self.take()
+        return combined(operator.lt if sign == "<" else operator.gt, left, self.sum())
 
     def sum(self) -> Body:
         total = self.product()
         while self.next in ("+", "-"):
-            sign, left = self.take(), total
+            sign = self.take()
             if self.next in ("+", "-"):
                 raise Unreadable(f"{sign!r} before {self.next!r}: a positive part is max(0, x)")
-            right = self.product()
-            total = (lambda a, b: lambda place: a(place) + b(place))(left, right) if sign == "+" else (lambda a, b: lambda place: a(place) - b(place))(left, right)
+            total = combined(operator.add if sign == "+" else operator.sub, total, self.product())
         return total
 
     def product(self) -> Body:
@@ -223,8 +223,8 @@ class Reader:
             if divided and not sign and not (plain and (self.next in self.functions or self.next in "([")):
                 raise Unreadable(f"what stands before {self.next!r} could be divided by more than one thing: use brackets")
             plain = plain and sign == "/" and self.next[:1].isdecimal()
-            left, right, divided = value, self.power(), sign == "/"
-            value = (lambda a, b: lambda place: a(place) / b(place))(left, right) if divided else (lambda a, b: lambda place: a(place) * b(place))(left, right)
+            divided = sign == "/"
+            value = combined(operator.truediv if divided else operator.mul, value, self.power())
         return value
 
     def starts_factor(self) -> bool:
@@ -302,6 +302,10 @@ class Reader:
         return value
 
 
+def combined(operation: Callable, left: Body, right: Body) -> Body:
+    return lambda place: operation(left(place), right(place))
+
+
 def over_batch(name: str, argument: Body) -> Body:
     """mean(...) and sorted(...). A mean of r' is one over the mismatched log-ratios."""
 
@@ -348,95 +352,3 @@ def read(loss: Loss) -> dict[str, Equation]:
     if next(iter(equations)) != "L" or len(equations) < len(sides):
         raise Unreadable("the first equation must be that of L, and each name be defined once")
     return equations
-
-
-# ---------------------------------------------------------------------------------------------------- its value
-
-
-def place(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: dict[str, Equation]) -> Place:
-    """A batch in exact numbers, and everything else that a formula may name."""
-
-    def responses(which) -> list[Response]:
-        refs = [None] * len(which) if which.ref is None else [Decimal(x) for x in which.ref.tolist()]
-        return [Response(Decimal(s), ref, Decimal(n)) for s, ref, n in zip(which.policy.tolist(), refs, which.lengths.tolist())]
-
-    symbols = {}
-    for name, x in hyper.items():
-        if not isinstance(x, str):
-            symbols[name] = Decimal(x)
-            if match := re.match(r"([^\W\d]\w*),", loss.describe(name)):
-                symbol = match[1].translate(GREEK)
-                if symbol in symbols and symbol != name:
-                    raise Unreadable(f"{symbol} is the symbol of two hyperparameters")
-                if symbol not in ("h", "r", "r_w", "r_l", "e", "s"):
-                    symbols[symbol] = Decimal(x)
-    words = frozenset(x for x in hyper.values() if isinstance(x, str))
-    if isinstance(logps, PairLogps):
-        examples, liked, mismatched = [{"w": w, "l": l} for w, l in zip(responses(logps.chosen), responses(logps.rejected))], [], []
-    else:
-        examples, liked = [{"": y} for y in responses(logps.responses)], logps.desirable.tolist()
-        mismatched = [] if logps.mismatched is None else [Decimal(x) for x in logps.mismatched.tolist()]
-    return Place(examples, liked, mismatched, symbols, words, formula)
-
-
-def exactly(evaluate: Callable[[], Decimal], within: str = "1e-20") -> Decimal | None:
-    """The value once twice the digits give the same; None where it has none, or takes more than a thousand digits."""
-    before = None
-    for digits in (60, 120, 240, 480, 960):
-        with localcontext(prec=digits, Emax=MAX_EMAX, Emin=MIN_EMIN):
-            try:
-                value = evaluate()
-            except OutOfReach:
-                return None
-            except DecimalException:
-                before = None
-                continue
-            if before is not None and before.is_finite() and value.is_finite() and abs(value - before) <= Decimal(within) * (1 + abs(value)):
-                return value
-            before = value
-    return None
-
-
-STEP = Decimal("1e-25")
-
-
-def values_and_slopes(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: dict[str, Equation], of: int = 0) -> tuple[list, list]:
-    """What the formula gives: the value of each example, and for each response of example number `of` (chosen before
-    rejected) the slopes of the batch's total by s, from below and from above. None where floats do not reach."""
-    here = place(loss, logps, hyper, formula)
-    constant = here if loss.facts["estimate"] else None
-    whole_batch = re.search(r"\b(mean|sorted)\b", loss.formula)
-
-    def value(at: Place, i: int) -> Decimal:
-        try:
-            found = formula["L"].body(replace(at, i=i))
-        except (TypeError, RecursionError) as error:
-            raise Unreadable(f"a function has too few or too many arguments, or something is defined by itself ({type(error).__name__})") from error
-        if isinstance(found, bool):
-            raise Unreadable("L is a comparison")
-        return found
-
-    def total(at: Place) -> Decimal:
-        """Of those examples that a move of this one can change."""
-        return sum(value(replace(at, constant=constant), i) for i in (range(len(at.examples)) if whole_batch else [of]))
-
-    def moved(side: str, step: Decimal) -> Place:
-        examples = list(here.examples)
-        examples[of] = {**examples[of], side: replace(examples[of][side], s=examples[of][side].s + step)}
-        return replace(here, examples=examples)
-
-    values = [exactly(lambda i=i: value(here, i)) for i in range(len(here.examples))]
-    slopes = [[exactly(lambda side=side, step=step: (total(moved(side, step)) - total(here)) / step, "1e-12") for step in (-STEP, STEP)] for side in here.examples[of]]
-    return values, slopes
-
-
-def holds_where(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, condition: str) -> list[bool]:
-    """Whether a condition in the formula's symbols holds, for each example. Raises Unreadable."""
-    try:
-        formula = read(loss)
-    except Unreadable:
-        formula = {}  # the condition may need none of its definitions
-    body = Reader(condition, {*FUNCTIONS, "mean", "sorted", *(name for name, equation in formula.items() if equation.parameter)}, set()).all()
-    here = place(loss, logps, hyper, formula)
-    with localcontext(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN):
-        return [bool(body(replace(here, i=i))) for i in range(len(here.examples))]
