@@ -251,7 +251,7 @@ def check_text(place: str, text: object, may_be_empty: bool) -> None:
         raise UserError(f"{place} must be a string, not {json_kind(text)}{whole}")
     if not may_be_empty and not text.strip():
         raise UserError(f"{place} is empty; a response needs at least one visible character")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if re.search("[\ud800-\udfff]", text):
         raise UserError(f"{place} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it")
 
 

@@ -27,6 +27,11 @@ def test_the_gpt_lands_on_the_optimum(seed=0):
     assert landed < 1e-6 and before > 0.1
 
 
+def test_a_few_steps_go_towards_the_optimum():
+    landed, before = distance(steps=25)
+    assert landed < 0.9 * before
+
+
 def test_all_responses_are_listed(gpt):
     responses = list_responses()
     assert len(responses) == 15 == len(set(map(tuple, responses)))

@@ -133,7 +133,7 @@ BUGS = {
     "two models answer the same prompts, and the error forgets it": (evaluate, "evaluate", "mean_and_error(ours - theirs)", "mean_and_error(ours)", test_evaluate.test_the_summary_has_the_paired_error_of_the_gain_and_the_marks_of_each_answer),
     "0 log 0 is no number": (bradley_terry, "kl", ".masked_fill(p_logps.isneginf(), 0)", "", test_bradley_terry.test_kl_with_zeros),
     # the proof
-    "pairs without people's probabilities": (exact, "expected_dpo", "probabilities * LOSSES", "LOSSES", test_exact.test_the_gpt_lands_on_the_optimum),
+    "pairs without people's probabilities": (exact, "expected_dpo", "probabilities * LOSSES", "LOSSES", test_exact.test_a_few_steps_go_towards_the_optimum),
 }  # fmt: skip
 
 

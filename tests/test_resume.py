@@ -16,7 +16,7 @@ from mini_dpo.checkpoint import load_checkpoint
 from tests.commands import SMALL, preference_file
 
 ROOT = Path(__file__).resolve().parent.parent
-MOMENTS = 40 if os.environ.get("MINI_DPO_TESTS") == "thorough" else 5
+MOMENTS = 40 if os.environ.get("MINI_DPO_TESTS") == "thorough" else 4
 # a checkpoint at every step: much of the time is spent saving, so many of the kills fall into it
 JOB = [*SMALL, "--dropout", "0.1", "--optimizer", "muon", "--save-every", "1", "--eval-every", "7", "--sft-steps", "60", "--steps", "60", "--data", "mine.jsonl"]
 
@@ -98,6 +98,6 @@ def test_ctrl_c_says_how_to_go_on(whole):
 def test_two_runs_at_once_get_folders_of_their_own(tmp_path):
     preference_file(tmp_path / "mine.jsonl")
     args = [*SMALL, "--sft-steps", "1", "--steps", "1", "--data", "mine.jsonl"]
-    for process in [start(tmp_path, *args) for _ in range(3)]:
+    for process in [start(tmp_path, *args) for _ in range(2)]:
         assert finish(process)[0] == 0
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["1", "2", "3"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["1", "2"]

@@ -42,11 +42,11 @@ def options(loss: Loss, name: str, wide: bool = True) -> list:
     if isinstance(default, int):
         near, far = [default, 1, 2], [2 * default, 3, 5, 0, 10]
     elif name == "beta":
-        near, far = [1.0, default, 0.5, 2.0], [0.1, 5.0, 10.0, 0.01, 50.0, 0.7, 3.0]
+        near, far = [1.0, default, 0.5, 2.0], [0.1, 20.0, 5.0, 0.01, 50.0, 0.7, 10.0]
     elif default:
         near, far = [default, 0.5 * default, 2 * default, 0.0], [10 * default, 0.2 * default, 1.0, -default, 0.3, 3.5 * default, 0.45]
     else:
-        near, far = [0.0, 0.5], [1.0, 3.0, 0.2, -0.5, 10.0]
+        near, far = [0.0, 0.5], [1.0, 10.0, 0.2, -0.5, 3.0, -10.0, 30.0]
     return list(dict.fromkeys(near + far * wide))
 
 
@@ -84,7 +84,10 @@ def responses(draw, B: int, at_reference: bool, nats: int, tokens: int) -> Respo
     logps = lambda: torch.tensor([draw(few | many | least) for _ in range(B)], dtype=torch.float64)  # noqa: E731
     lengths = torch.tensor([draw(st.integers(1, 20) | st.integers(1, tokens)) for _ in range(B)])
     policy = logps()
-    return Responses(policy, lengths, policy if at_reference else logps())
+    if at_reference or not draw(st.booleans()):
+        return Responses(policy, lengths, policy if at_reference else logps())
+    apart = torch.tensor([draw(st.integers(-40, 40)) / 2 for _ in range(B)])
+    return Responses(policy, lengths, (policy + apart).clamp(max=-0.01))  # near the reference, wherever that is
 
 
 @st.composite
@@ -104,8 +107,9 @@ def batches(draw, loss: Loss, size: int | None = None, largest: int = 40, nats: 
     B = size or draw(st.sampled_from([n for n in SIZES if n <= largest]))
     drawn = draw(responses(B, False, nats, 2000))
     liked = torch.tensor(draw(st.lists(st.booleans(), min_size=B, max_size=B)))
-    M = draw(st.sampled_from([B, B, (B + 1) // 2]))  # a prompt that fits with no other response has none
-    mismatched = torch.tensor([draw(st.integers(-40, 40) | st.integers(-400, 400)) / 2 for _ in range(M)], dtype=torch.float64)
+    M = draw(st.sampled_from([B, (B + 1) // 2]))  # a prompt that fits with no other response has none
+    level = draw(st.sampled_from([0.0, 30.0, -30.0, 100.0, 0.0]))  # where their mean, KTO's z, roughly is
+    mismatched = torch.tensor([level + draw(st.integers(-40, 40) | st.integers(-400, 400)) / 2 for _ in range(M)], dtype=torch.float64)
     return UnpairedLogps(drawn if loss.reference else Responses(drawn.policy, drawn.lengths), liked, mismatched)
 
 

@@ -27,6 +27,10 @@ class Broken(AssertionError):
         self.excused = excused
 
 
+class Enough(Exception):
+    """What a loss denies is seen broken: nothing more is to be found out."""
+
+
 class NotAsked(Exception):
     """A property cannot be asked of this loss; the message says why."""
 
@@ -81,7 +85,8 @@ def examine(loss: Loss, property: Property, examples: int = EXAMPLES, shrink: bo
     exception = property.exception(loss)
     if exception or (property.fact and loss.facts[property.fact] is not True):
         examples = max(examples, EXAMPLES)  # enough to come upon a place at which what is denied is broken
-    phases = [Phase.generate, Phase.shrink] if shrink and property.share > 0.3 else [Phase.generate]  # of the others each takes long
+    on_purpose = property.fact is not None and loss.facts[property.fact] is False
+    phases = [Phase.generate, Phase.shrink] if shrink and property.share > 0.3 and not on_purpose else [Phase.generate]  # of the others each takes long
 
     @settings(max_examples=max(1, int(property.share * examples)), phases=phases, derandomize=True, database=None, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
     @given(st.data())
@@ -95,6 +100,8 @@ def examine(loss: Loss, property: Property, examples: int = EXAMPLES, shrink: bo
             if declared and not broken.excused:
                 raise
             broken_where_denied.append(hyper)
+            if on_purpose:
+                raise Enough from None
         if not declared:
             denied.append(hyper)
 
@@ -102,6 +109,8 @@ def examine(loss: Loss, property: Property, examples: int = EXAMPLES, shrink: bo
         search()
     except Broken as broken:
         return Verdict(False, str(broken))
+    except Enough:
+        return Verdict(True, "declared not to hold, and it does not")
     except NotAsked as reason:
         return Verdict(None, str(reason))
     except Flaky:
@@ -114,5 +123,4 @@ def examine(loss: Loss, property: Property, examples: int = EXAMPLES, shrink: bo
         return Verdict(False, f"an exception is declared where {exception}, and no example there needs it: leave it out")
     if exception:
         return Verdict(True, f"but where {exception}, as the loss declares")
-    on_purpose = property.fact and loss.facts[property.fact] is False
-    return Verdict(True, "declared not to hold, and it does not" if on_purpose else told)
+    return Verdict(True, told)

@@ -154,11 +154,11 @@ def gradient(loss, draw, hyper):
 
 def measured_slopes(total: Callable, here: float, leaves: list[Tensor], side: int, i: int, slope: float) -> tuple[float, float, float]:
     """Between what a slope that autograd says is `slope` must lie, and the step that measures it best: the one at which
-    curvature and rounding leave the least doubt. At a kink it is anything between the two sides; where no step is
-    sure, as on a slope so steep that a step leaves it, any step may be right."""
+    both sides, a smaller step and rounding leave the least doubt. At a kink it is anything between the two sides; where
+    no step is sure, as on a slope so steep that a step leaves it, any step may be right."""
     s = abs(float(leaves[side].detach()[i]))
-    found = []
-    for step in (1e-3, 1e-5, 1e-7, 1e-9, min(1e-3, 1e-3 * (1 + abs(here)) / (1 + abs(slope)))):
+    found, middle = [], math.nan  # middle: the slope over both sides of the step before
+    for step in sorted([1e-3, 1e-5, 1e-7, 1e-9, min(1e-3, 1e-3 * (1 + abs(here)) / (1 + abs(slope)))]):
         slopes = []
         for e in (-step, step):
             moved = [leaf.detach().clone().requires_grad_() for leaf in leaves]
@@ -168,7 +168,9 @@ def measured_slopes(total: Callable, here: float, leaves: list[Tensor], side: in
         size = 1e-9 + max(map(abs, slopes))
         noise = 1e-15 * (1 + abs(here) + s * max(size, abs(slope))) / step
         slack = 3 * noise + 1e-4 * size
-        found.append(((abs(slopes[1] - slopes[0]) + noise) / size, min(slopes) - slack, max(slopes) + slack, step))
+        smaller, middle = middle, sum(slopes) / 2
+        doubt = abs(slopes[1] - slopes[0]) + noise + (abs(middle - smaller) if found else 0)
+        found.append((doubt / size, min(slopes) - slack, max(slopes) + slack, step))
     doubt, _, _, step = min((f for f in found if math.isfinite(f[0])), default=(math.inf, 0, 0, 0))
     if math.isinf(doubt):  # a step from here is where floats end
         return -math.inf, math.inf, step

@@ -71,7 +71,6 @@ def shape(loss, draw, hyper):
     "computes its formula",
     says="value and gradient are the docstring's formula's, at 60 digits or more",
     usually="the code or the formula has a wrong sign, factor, symbol or bracket; or a clamp that the formula does not have",
-    share=0.5,
 )
 def computes_its_formula(loss, draw, hyper):
     logps = draw(batches(loss, largest=16))
