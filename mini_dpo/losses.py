@@ -47,9 +47,14 @@ def offset_logit(p: float, gamma: float) -> float:
     return math.log(((odds - 1) + math.sqrt((odds - 1) ** 2 + 4 * odds * g * g)) / (2 * g))
 
 
+def bounded(x: Tensor) -> Tensor:
+    """An exponent cut at four fifths of what the type can hold: 70 in float32, where TRL has 80."""
+    return x.clamp(max=0.8 * math.log(torch.finfo(x.dtype).max))
+
+
 def bounded_exp(x: Tensor) -> Tensor:
-    """exp(x), with x cut at four fifths of what the type can hold: 70 in float32, where TRL has 80."""
-    return x.clamp(max=0.8 * math.log(torch.finfo(x.dtype).max)).exp()
+    """exp(x), with x cut as above."""
+    return bounded(x).exp()
 
 
 # --------------------------------------------------------------------------------------- DPO and its relatives
@@ -579,7 +584,7 @@ def simpo(logps: PairLogps, *, beta: float = 2.0, gamma: float = 1.0) -> Tensor:
 
 @loss(
     paper="Gupta et al. 2025, arXiv:2501.03884",
-    reward=lambda y, beta, gamma, alpha: -beta * bounded_exp(-alpha * y.average) / alpha,
+    reward=lambda y, beta, gamma, alpha: -beta * torch.expm1(bounded(-alpha * y.average)) / alpha,
     best_margin=lambda p, beta, gamma, alpha: offset_logit(p, gamma),
     reference=False,
     shift_invariant=False,
@@ -598,7 +603,7 @@ def alphapo(logps: PairLogps, *, beta: float = 2.5, gamma: float = 0.1, alpha: f
     """
     require(beta > 0, f"beta must be positive, not {beta}")
     require(alpha > 0, f"alpha must be positive, not {alpha}")
-    w, l = bounded_exp(-alpha * logps.chosen.average), bounded_exp(-alpha * logps.rejected.average)  # P^-alpha, (B,)
+    w, l = (torch.expm1(bounded(-alpha * y.average)) for y in (logps.chosen, logps.rejected))  # P^-alpha - 1, (B,)
     return -F.logsigmoid(beta * (l - w) / alpha - gamma)
 
 
@@ -617,11 +622,12 @@ def log_odds(average: Tensor) -> Tensor:
 def orpo(logps: PairLogps, *, odds_weight: float = 0.1) -> Tensor:
     """Odds-ratio PO: SFT on the chosen response, and its odds against those of the rejected one. No reference.
 
-        L = -s(y_w) / |y_w| - lambda log sigma(log odds_w - log odds_l),   odds = P / (1 - P),   P = exp(s(y) / |y|)
+        L = -s(y_w) / |y_w| - lambda log sigma(log odds_w - log odds_l),   odds = P / (1 - P),   P = exp(min(s(y) / |y|, -1e-6))
 
     odds_weight: lambda, weight of the odds ratio against SFT; at least 0 (TRL calls it beta)
     Returns (B,), in nats a token. The SFT term is over the response. TRL's and the authors' is over prompt and response,
-    averaged over the tokens of the batch. The gradient grows like 1 / (1 - P) for near-certain responses.
+    averaged over the tokens of the batch. The gradient grows like 1 / (1 - P) for near-certain responses; without the
+    min(...) it would have no bound.
     """
     require(odds_weight >= 0, f"odds_weight must be at least 0, not {odds_weight}")
     margin = log_odds(logps.chosen.average) - log_odds(logps.rejected.average)  # (B,)

@@ -37,10 +37,11 @@ def place(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: di
     return Place(examples, liked, mismatched, symbols, words, formula)
 
 
-def exactly(evaluate: Callable[[], Decimal], within: str = "1e-20") -> Decimal | None:
-    """The value once twice the digits give the same; None where it has none, or takes more than a thousand digits."""
+def exactly(evaluate: Callable[[], Decimal], within: str = "1e-20", least: int = 60) -> Decimal | None:
+    """The value once twice the digits give the same; None where it has none, or takes more than a thousand digits.
+    least: the fewest digits that can tell anything."""
     before = None
-    for digits in (60, 120, 240, 480, 960):
+    for digits in (n for n in (60, 120, 240, 480, 960) if n >= least):
         with localcontext(prec=digits, Emax=MAX_EMAX, Emin=MIN_EMIN):
             try:
                 value = evaluate()
@@ -55,7 +56,9 @@ def exactly(evaluate: Callable[[], Decimal], within: str = "1e-20") -> Decimal |
     return None
 
 
-STEP = Decimal("1e-25")
+# in nats, and how many digits a step takes to be seen; the second where the slope is so steep that the first leaves it
+STEPS = (Decimal("1e-25"), 60), (Decimal("1e-280"), 480)
+STEEP = Decimal("1e15")
 
 
 def values_and_slopes(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: dict[str, Equation], of: int = 0) -> tuple[list, list]:
@@ -83,9 +86,15 @@ def values_and_slopes(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict,
         examples[of] = {**examples[of], side: replace(examples[of][side], s=examples[of][side].s + step)}
         return replace(here, examples=examples)
 
+    def slope(side: str, sign: int) -> Decimal | None:
+        for step, digits in STEPS:
+            found = exactly(lambda: (total(moved(side, sign * step)) - total(here)) / (sign * step), "1e-12", digits)
+            if found is None or abs(found) < STEEP:
+                break
+        return found
+
     values = [exactly(lambda i=i: value(here, i)) for i in range(len(here.examples))]
-    slopes = [[exactly(lambda side=side, step=step: (total(moved(side, step)) - total(here)) / step, "1e-12") for step in (-STEP, STEP)] for side in here.examples[of]]
-    return values, slopes
+    return values, [[slope(side, sign) for sign in (-1, 1)] for side in here.examples[of]]
 
 
 def holds_where(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, condition: str) -> list[bool]:

@@ -46,7 +46,7 @@ def options(loss: Loss, name: str, wide: bool = True) -> list:
     elif default:
         near, far = [default, 0.5 * default, 2 * default, 0.0], [10 * default, 0.2 * default, 1.0, -default, 0.3, 3.5 * default, 0.45]
     else:
-        near, far = [0.0, 0.5], [1.0, 10.0, 0.2, -0.5, 3.0, -10.0, 30.0]
+        near, far = [0.0, 0.5, 0.2], [1.0, 10.0, 0.1, -0.5, 0.4, -10.0, 30.0]
     return list(dict.fromkeys(near + far * wide))
 
 
@@ -157,6 +157,18 @@ def rewards_and_slopes(loss: Loss, y: Responses, hyper: dict) -> tuple[Tensor, T
     rewards = loss.rewards(Responses(leaf, y.lengths, y.ref), **hyper)
     (slopes,) = torch.autograd.grad(rewards.sum(), leaf)
     return rewards.detach(), slopes
+
+
+def rewards_in_type(loss: Loss, logps: AnyLogps, hyper: dict, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """By how much an example's rewards rise a nat, how large they are, at least 1, and by how much one rounding of its
+    log-probs or of the rewards moves these: (B,) each."""
+    slope, shift, size = torch.zeros(len(logps)).double(), torch.zeros(len(logps)).double(), torch.ones(len(logps)).double()
+    for y in sides(logps):
+        rewards, rise = (x.abs() for x in rewards_and_slopes(loss, y, hyper))
+        nats = y.policy.abs() if y.ref is None else y.policy.abs() + y.ref.abs()
+        slope, size = torch.maximum(slope, rise), torch.maximum(size, rewards)
+        shift = torch.maximum(shift, eps * torch.maximum(rise * nats, rewards))
+    return slope, size, shift
 
 
 def equal(a: Tensor, b: Tensor) -> bool:

@@ -19,6 +19,7 @@ Where a formula could be read in two ways (1 / 2 x), it is not read at all.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterator
@@ -132,6 +133,13 @@ def power(base: Decimal, exponent: Decimal) -> Decimal:
     return base**exponent
 
 
+def quotient(a: Decimal, b: Decimal) -> Decimal:
+    found = a / b
+    if found and found.adjusted() > LARGEST / math.log(10):
+        raise OutOfReach
+    return found
+
+
 FUNCTIONS: dict[str, Callable[..., Decimal]] = {
     "log": lambda x: x.ln(),
     "exp": bounded_exp,
@@ -224,7 +232,7 @@ class Reader:
                 raise Unreadable(f"what stands before {self.next!r} could be divided by more than one thing: use brackets")
             plain = plain and sign == "/" and self.next[:1].isdecimal()
             divided = sign == "/"
-            value = combined(operator.truediv if divided else operator.mul, value, self.power())
+            value = combined(quotient if divided else operator.mul, value, self.power())
         return value
 
     def starts_factor(self) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mini_dpo.check.decimals import holds_where, values_and_slopes
-from mini_dpo.check.examples import AnyLogps, ask, batches, example_shown, names_of_sides, numbers, rewards_and_slopes, rounded_to, settings_shown, sides, with_policies
+from mini_dpo.check.examples import AnyLogps, ask, batches, example_shown, names_of_sides, numbers, rewards_and_slopes, rewards_in_type, rounded_to, settings_shown, sides, with_policies
 from mini_dpo.check.formula import Incomplete, Unreadable, read
 from mini_dpo.check.judge import Broken, NotAsked, prop
 from mini_dpo.probe import along_margin, each_alone, pick
@@ -85,13 +85,15 @@ def computes_its_formula(loss, draw, hyper):
     except Unreadable as reason:
         raise NotAsked(f"the formula cannot be read: {reason}") from reason
     found, gradients = ask(loss, logps, hyper)
+    steep, _, shift = rewards_in_type(loss, logps, hyper, eps=1e-15)  # (B,): the formula is free of float64's rounding, the loss is not
     for i, (exact, here) in enumerate(zip(expected, found.tolist())):
-        if exact is not None and not abs(float(exact) - here) <= 1e-9 * (1 + abs(float(exact))):
+        if exact is not None and not abs(float(exact) - here) <= 1e-9 * (1 + abs(float(exact))) + shift.max():
             raise Broken(f"{example_shown(logps, hyper)}\nthe loss of example {i + 1} is {here:.9g}; its formula gives {float(exact):.9g}")
     for name, exact, gradient in zip(names_of_sides(loss), slopes, gradients):
         if None not in exact:
             low, high = sorted(map(float, exact))  # the two differ at a kink
-            if not low - 1e-8 * (1 + abs(low)) <= gradient[of] <= high + 1e-8 * (1 + abs(high)):
+            rounding = (steep * shift).max()
+            if not low - 1e-8 * (1 + abs(low)) - rounding <= gradient[of] <= high + 1e-8 * (1 + abs(high)) + rounding:
                 raise Broken(f"{example_shown(logps, hyper)}\nthe gradient by the {name} of example {of + 1} is {gradient[of]:.9g}; its formula gives {low:.9g}")
 
 
@@ -119,7 +121,7 @@ def favours_the_chosen(loss, draw, hyper):
         fall, scale = gradients[0] - gradients[1], gradients[0].abs() + gradients[1].abs()  # (B,) each
     else:
         fall, scale = torch.where(logps.desirable, gradients[0], -gradients[0]), gradients[0].abs()
-    wrong = fall > 1e-9 * scale
+    wrong = fall > 1e-9 * scale + 1e-15  # by more than 1 - sigma(h) is rounded by
     if wrong.any():
         try:
             excused = holds_where(loss, logps, hyper, loss.reversed_where) if loss.reversed_where else [False] * len(logps)
