@@ -67,14 +67,20 @@ def margin(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
     return loss.rewards(logps.chosen, **hyper) - loss.rewards(logps.rejected, **hyper)
 
 
+def at_the_reference(loss: Loss, logps: Tensor) -> PairLogps | UnpairedLogps:
+    """What a loss takes, where the policy is the reference: responses of 1, 2, ... tokens with these log-probs, (B,),
+    each of them both chosen and rejected, or the first one liked."""
+    lengths = torch.arange(1, len(logps) + 1)
+    responses = Responses(logps, lengths, logps if loss.reference else None)
+    return PairLogps(responses, responses) if loss.paired else UnpairedLogps(responses, lengths == 1, torch.zeros_like(logps))
+
+
 def try_loss(loss: Loss, hyper: dict) -> str:
     """Call a loss on a batch of two, as training will: "" if it can be called, else what is wrong and where."""
-    lengths, logps = torch.tensor([1, 2]), torch.tensor([-1.0, -2.0])
-    responses = Responses(logps, lengths, logps if loss.reference else None)
     try:
         with set_apart(loss.function.__code__.co_filename):
             try:
-                loss(PairLogps(responses, responses) if loss.paired else UnpairedLogps(responses, lengths == 1, torch.zeros(2)), **hyper)
+                loss(at_the_reference(loss, torch.tensor([-1.0, -2.0])), **hyper)
             except ValueError as error:  # it refuses its hyperparameters, or what it returns is refused
                 return f"{loss.name}: {str(error).removeprefix(loss.name + ' ')}"
     except UserError as error:

@@ -159,15 +159,19 @@ def rewards_and_slopes(loss: Loss, y: Responses, hyper: dict) -> tuple[Tensor, T
     return rewards.detach(), slopes
 
 
+def nats_of(y: Responses) -> Tensor:
+    """How large the numbers are that a log-ratio is made of, and rounded with: (B,)."""
+    return y.policy.abs() if y.ref is None else y.policy.abs() + y.ref.abs()
+
+
 def rewards_in_type(loss: Loss, logps: AnyLogps, hyper: dict, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """By how much an example's rewards rise a nat, how large they are, at least 1, and by how much one rounding of its
     log-probs or of the rewards moves these: (B,) each."""
     slope, shift, size = torch.zeros(len(logps)).double(), torch.zeros(len(logps)).double(), torch.ones(len(logps)).double()
     for y in sides(logps):
         rewards, rise = (x.abs() for x in rewards_and_slopes(loss, y, hyper))
-        nats = y.policy.abs() if y.ref is None else y.policy.abs() + y.ref.abs()
         slope, size = torch.maximum(slope, rise), torch.maximum(size, rewards)
-        shift = torch.maximum(shift, eps * torch.maximum(rise * nats, rewards))
+        shift = torch.maximum(shift, eps * torch.maximum(rise * nats_of(y), rewards))
     return slope, size, shift
 
 

@@ -1,7 +1,8 @@
 """A property, and the search for the smallest example that breaks it.
 
-A property either must hold for all losses (required.py, numerics.py, usable.py), or is a fact that a loss declares (declared.py): then it must
-hold where it is declared and be broken somewhere where it is denied, so that a false statement fails either way.
+A property either must hold for all losses (required.py, numerics.py, usable.py), or is a fact that a loss declares
+(declared.py): then it must hold where it is declared and be broken somewhere where it is denied, so that a false
+statement fails either way.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mini_dpo.check.examples import AnyLogps, ask, batches, changed, example_shown, in_type, names_of_sides, numbers, rewards_in_type, settings_shown, sides, with_policies
+from mini_dpo.check.examples import AnyLogps, ask, batches, changed, example_shown, in_type, names_of_sides, nats_of, numbers, rewards_in_type, settings_shown, sides, with_policies
 from mini_dpo.check.judge import Broken, prop
 from mini_dpo.probe import each_alone, pick, value
 from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps
@@ -137,11 +137,10 @@ def gradient(loss, draw, hyper):
         raise Broken(f"{example_shown(logps, hyper)}\nthe value does not depend on the policy at all, as far as autograd knows")
     gradients = torch.autograd.grad(here, leaves, allow_unused=True)
     for side, (name, found) in enumerate(zip(names_of_sides(loss), gradients)):
+        nats = nats_of(sides(logps)[side])  # (B,)
         for i in range(len(logps)):
             slope = 0.0 if found is None else float(found[i])
-            y = sides(logps)[side]
-            nats = float(y.policy[i].abs() + (0 if y.ref is None else y.ref[i].abs()))
-            low, high, step = measured_slopes(lambda moved: float(total(moved, kept).detach()), float(here.detach()), leaves, side, i, slope, nats)
+            low, high, step = measured_slopes(lambda moved: float(total(moved, kept).detach()), float(here.detach()), leaves, side, i, slope, float(nats[i]))
             if not low <= slope <= high:
                 raise Broken(f"{example_shown(logps, hyper)}\nby the {name} of example {i + 1}: autograd says {slope:.6g}, steps of {step:g} say {low:.6g} to {high:.6g}")
 

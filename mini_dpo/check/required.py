@@ -12,8 +12,8 @@ from mini_dpo.check.decimals import holds_where, values_and_slopes
 from mini_dpo.check.examples import AnyLogps, ask, batches, example_shown, names_of_sides, numbers, rewards_and_slopes, rewards_in_type, rounded_to, settings_shown, sides, with_policies
 from mini_dpo.check.formula import Incomplete, Unreadable, read
 from mini_dpo.check.judge import Broken, NotAsked, prop
-from mini_dpo.probe import along_margin, each_alone, pick
-from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps
+from mini_dpo.probe import along_margin, at_the_reference, each_alone, pick
+from mini_dpo.registry import Loss, Responses
 
 
 @prop(
@@ -78,7 +78,7 @@ def computes_its_formula(loss, draw, hyper):
     try:
         formula = read(loss)
         expected, slopes = values_and_slopes(loss, logps, hyper, formula, of)
-        if not any(expected) and values_and_slopes(loss, plain(loss), loss.hyperparameters, formula)[0] == [None]:
+        if not any(expected) and values_and_slopes(loss, at_the_reference(loss, torch.tensor([-1.0]).double()), loss.hyperparameters, formula)[0] == [None]:
             raise Unreadable("it has no value where the policy is the reference")
     except Incomplete as gap:
         raise Broken(f"{settings_shown(hyper)}\nthe formula does not cover this: {gap}") from gap
@@ -89,18 +89,12 @@ def computes_its_formula(loss, draw, hyper):
     for i, (exact, here) in enumerate(zip(expected, found.tolist())):
         if exact is not None and not abs(float(exact) - here) <= 1e-9 * (1 + abs(float(exact))) + shift.max():
             raise Broken(f"{example_shown(logps, hyper)}\nthe loss of example {i + 1} is {here:.9g}; its formula gives {float(exact):.9g}")
+    rounding = (steep * shift).max()
     for name, exact, gradient in zip(names_of_sides(loss), slopes, gradients):
         if None not in exact:
             low, high = sorted(map(float, exact))  # the two differ at a kink
-            rounding = (steep * shift).max()
             if not low - 1e-8 * (1 + abs(low)) - rounding <= gradient[of] <= high + 1e-8 * (1 + abs(high)) + rounding:
                 raise Broken(f"{example_shown(logps, hyper)}\nthe gradient by the {name} of example {of + 1} is {gradient[of]:.9g}; its formula gives {low:.9g}")
-
-
-def plain(loss: Loss) -> AnyLogps:
-    """A pair, or a liked response, at the reference."""
-    one = Responses(*torch.tensor([[-1.0], [1.0]]).double(), torch.tensor([-1.0]).double() if loss.reference else None)
-    return PairLogps(one, one) if loss.paired else UnpairedLogps(one, torch.tensor([True]), torch.zeros(1).double())
 
 
 @prop(
