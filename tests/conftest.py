@@ -7,8 +7,11 @@ import os
 from functools import partial
 from pathlib import Path
 
+# Models and batches are small, and two processes share the cores: threads would mostly wait for each other. Before torch
+# is imported, so that it holds here and in every process that a test or a chapter starts.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
 from tests.strategies import tiny_gpt
@@ -19,7 +22,6 @@ QUIET = dict(deadline=None, database=None, suppress_health_check=list(HealthChec
 settings.register_profile("quick", max_examples=25, derandomize=True, **QUIET)
 settings.register_profile("thorough", max_examples=500, **QUIET)
 CAN_DRAW = importlib.util.find_spec("matplotlib") is not None
-torch.set_num_threads(1)  # models and batches are small: threads would mostly wait for each other
 settings.load_profile(os.environ.get("MINI_DPO_TESTS", "quick"))
 
 

@@ -111,7 +111,6 @@ def fail_in_the_second(number: int) -> None:
 def work(number: int, folder: Path, ports: list[int]) -> None:
     """A process: the same as one alone would do; the command from its beginning to its end; the command again, until
     the second process, and only that, hears a Ctrl-C."""
-    torch.set_num_threads(1)
     os.chdir(folder)
     sys.stdout = sys.stderr = open(f"out-{number}.txt", "w")
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2)
@@ -254,7 +253,7 @@ def test_what_two_processes_left_off_one_goes_on_with(folder, one):
 def test_torchrun_and_ctrl_c_in_a_terminal(folder, one):
     """The terminal sends Ctrl-C to everybody at once, and torchrun sends it to its processes once more."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mini_dpo.train"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([*torchrun, *BROKEN, "--out", "broken"], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     while not (folder / "broken/dpo.pt").exists() and process.poll() is None:
         time.sleep(0.005)

@@ -22,7 +22,7 @@ JOB = [*SMALL, "--dropout", "0.1", "--optimizer", "muon", "--save-every", "1", "
 
 
 def start(folder, *args):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "mini_dpo.train", *args]
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
