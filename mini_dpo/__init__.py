@@ -1,1 +1,7 @@
 """mini_dpo: Direct Preference Optimization from scratch, small enough to read in an evening."""
+
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"]:  # a command is loading, `python -m mini_dpo.X`: until it can answer, Ctrl-C ends it without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mini_dpo.checkpoint import write_json
+from mini_dpo.files import write_json
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.data import Encoded, EncodedPair, PairBatch, collate, collate_pairs, join
 from mini_dpo.devices import NO_DEVICE, keep_freed_memory, pick_device, trouble_with
 from mini_dpo.dpo import freeze, precompute_reference, preference_objective
-from mini_dpo.errors import UserError
+from mini_dpo.errors import UserError, did_you_mean
 from mini_dpo.losses import LOSSES, PairLogps, Responses
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.training import LoopConfig, Objective, Outcome, make_optimizer, train_step
@@ -76,6 +76,8 @@ def main() -> None:
         batch_size=settings.batch_size or (8 if small else 4),
         batches=settings.batches or (8 if small else 4),
     )
+    if settings.row and settings.row not in MEASUREMENTS:
+        raise UserError(f"there is no row {settings.row}{did_you_mean(settings.row, MEASUREMENTS)}; the rows are {', '.join(MEASUREMENTS)}")
     if settings.row:
         print(json.dumps(MEASUREMENTS[settings.row](settings)))
         return

@@ -1,75 +1,28 @@
-"""Files that are whole or not there at all: checkpoints, and the folder of a run.
+"""Checkpoints, and the folder of a run.
 
     runs/1/config.json      what was asked for, complete: a resumed run needs nothing else
     runs/1/sft.pt, dpo.pt   the last checkpoint of each stage; when the stage is over, its model
     runs/1/metrics.jsonl    one JSON object a training step
     runs/1/samples.jsonl    held-out prompts, answered before and after, with the marks of a judge if there is one
     runs/1/summary.json     the closing table; "unfinished" while it is measured, and where that failed
-
-A file is written beside its name, forced to disk, and then renamed over it, which happens at once or not at all.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
+from mini_dpo.devices import one_line
 from mini_dpo.errors import UserError
+from mini_dpo.files import json_line, no_link, read_archive, settle_names, write_json, write_whole
 from mini_dpo.model import GPT, GPTConfig
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Have `write` fill a file that appears as `path` when it is complete. Raises UserError where the disk refuses,
-    leaving whatever stood at `path` as it was."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with open(beside, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a failed write as a RuntimeError
-        beside.unlink(missing_ok=True)
-        kept = "; the file that was there is kept" if path.exists() else ""
-        raise UserError(f"{path}: cannot be written ({error}){kept}; make room or choose another place") from error
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write one JSON value, indented for people. A number that is not finite becomes null: JSON knows none."""
-    text = json.dumps(only_finite(value), indent=2, allow_nan=False)
-    write_whole(path, lambda file: file.write(text.encode() + b"\n"))
-
-
-def only_finite(value: Any) -> Any:
-    """The same JSON value with None for each number in it that is not finite."""
-    if isinstance(value, dict):
-        return {key: only_finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [only_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """Write one JSON object a line."""
-    write_whole(path, lambda file: file.writelines(json.dumps(row).encode() + b"\n" for row in rows))
-
-
-def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote. Raises UserError where it is not there or not JSON."""
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
+from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 
 
 # ---------------------------------------------------------------------------------------------------- checkpoints
@@ -82,35 +35,52 @@ def save_checkpoint(path: Path, model: GPT, tokenizer: str, **state: Any) -> Non
     write_whole(path, lambda file: torch.save(payload, file))
 
 
+# What a checkpoint holds, and of which type; what follows `stage` is for going on with a run.
+ENTRIES = {"model": dict, "config": dict, "tokenizer": str, "stage": str, "step": int, "finished": bool, "log_length": int, "log_sha256": str, "seconds": float}  # fmt: skip
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, executing nothing that is in it. Raises UserError where it cannot be."""
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    with file:
-        try:
-            payload = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged or foreign file fails in many ways, none with a class of its own
-            raise UserError(f"{path}: not a checkpoint of mini_dpo, or a damaged one ({type(error).__name__})") from error
-    if not isinstance(payload, dict) or not {"model", "config", "tokenizer"} <= payload.keys():
-        raise UserError(f"{path}: not a checkpoint of mini_dpo (no model, config and tokenizer in it)")
+    payload = read_archive(path)
+    if not isinstance(payload, dict) or not {"model", "config", "tokenizer", "stage"} <= payload.keys():
+        raise UserError(f"{path}: not a checkpoint of mini_dpo (no model, config, tokenizer and stage in it)")
+    if wrong := [name for name, kind in ENTRIES.items() if name in payload and not isinstance(payload[name], kind)]:
+        raise UserError(f"{path}: not a checkpoint of mini_dpo ({wrong[0]} is of type {type(payload[wrong[0]]).__name__})")
     return payload
 
 
-def load_model(path: Path, **changes: Any) -> tuple[GPT, str]:
-    """The model in a checkpoint and its tokenizer's name; `changes` override fields of its config (say, dropout=0)."""
+def load_model(path: Path, **changes: Any) -> tuple[GPT, Tokenizer]:
+    """The model in a checkpoint and its tokenizer; `changes` override fields of its config (say, dropout=0)."""
     return build_model(path, load_checkpoint(path), **changes)
 
 
-def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GPT, str]:
-    """The same from what `load_checkpoint` has read from `path`."""
+def check_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
+    """Raise UserError unless `weights`, from `path`, are those of such a model: each a plain tensor of finite numbers."""
+    wanted = {name: weight.shape for name, weight in model.state_dict().items()}
+    plain = all(isinstance(w, torch.Tensor) and (w.layout, w.dtype) == (torch.strided, torch.float32) for w in weights.values())
+    if not plain or wanted != {name: weight.shape for name, weight in weights.items()}:
+        raise UserError(f"{path}: the weights do not fit the model they claim to be: other names, shapes or types")
+    if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+        raise UserError(f"{path}: a weight is not a finite number; the file is of no use")
+
+
+def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GPT, Tokenizer]:
+    """The same from what `load_checkpoint` has read from `path`. Raises UserError where the weights are not those of such
+    a model, before memory for one is asked for."""
     try:
-        model = GPT(GPTConfig(**{**payload["config"], **changes}))
-        model.load_state_dict(payload["model"])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: the weights do not fit the model they claim to be ({error})") from error
-    return model, payload["tokenizer"]
+        config = replace(GPTConfig(**payload["config"]), **changes)
+        if config.n_layer > len(payload["model"]):
+            raise ValueError(f"{config.n_layer} blocks, and {len(payload['model'])} tensors in all")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: there is no such model ({one_line(error)})") from error
+    with torch.device("meta"):  # shapes without numbers
+        check_weights(path, GPT(config), payload["model"])
+    model = GPT(config)
+    model.load_state_dict(payload["model"])
+    tokenizer = load_tokenizer(payload["tokenizer"])
+    if tokenizer.vocab_size != config.vocab_size:
+        raise UserError(f"{path}: a model of {config.vocab_size} tokens, and the tokenizer {tokenizer.name} has {tokenizer.vocab_size}")
+    return model, tokenizer
 
 
 def find_model(path: Path) -> Path:
@@ -143,6 +113,7 @@ def new_run(out: Path | None, config: dict[str, Any]) -> Path:
                     raise UserError(f"{out} exists; choose another --out, or go on with it: --resume {out}")
                 try:
                     filled.rename(run)  # fails if another run has just taken the number
+                    settle_names(parent)
                     return run
                 except OSError:
                     if out or not run.exists():
@@ -152,27 +123,33 @@ def new_run(out: Path | None, config: dict[str, Any]) -> Path:
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object a step. A checkpoint remembers how long the file was, and resuming cuts it back
-    to that length, so that no step stands in it twice and no line is half written."""
+    """`metrics.jsonl`: one JSON object a step. A checkpoint remembers how long the file was and what was in it, and
+    resuming cuts it back to that length, so that no step stands in it twice and no line is half written."""
 
-    def __init__(self, path: Path, length: int) -> None:
+    def __init__(self, path: Path, saved: dict[str, Any]) -> None:
+        """Open the log as the checkpoint `saved` knows it, {} before the first. Raises UserError if it was changed."""
         self.path = path
+        length, expected = saved.get("log_length", 0), saved.get("log_sha256", hashlib.sha256().hexdigest())
         try:
-            self.file = open(path, "ab")
-            if self.file.tell() < length:
-                raise UserError(f"{path}: shorter than the checkpoint remembers; it was changed, and the run cannot go on")
+            self.file = open(path, "a+b", opener=no_link)
+            self.file.seek(0)
+            self.digest = hashlib.sha256(self.file.read(length))
+            if self.file.tell() < length or self.digest.hexdigest() != expected:
+                raise UserError(f"{path}: not what the checkpoint remembers; it was changed, and the run cannot go on")
             self.file.truncate(length)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
     def write(self, record: dict[str, Any]) -> None:
+        line = json_line(record)
         try:
-            self.file.write(json.dumps(record).encode() + b"\n")
+            self.file.write(line)
             self.file.flush()
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); make room, then --resume {self.path.parent}") from error
+        self.digest.update(line)
 
-    def length(self) -> int:
-        """The file's length in bytes, once all of it is on the disk."""
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint remembers of it, once all of it is on the disk."""
         os.fsync(self.file.fileno())
-        return self.path.stat().st_size
+        return {"log_length": self.path.stat().st_size, "log_sha256": self.digest.hexdigest()}

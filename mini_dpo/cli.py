@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import field, fields
 from typing import Any, NoReturn
 
@@ -48,6 +51,8 @@ class Parser(argparse.ArgumentParser):
             near = did_you_mean(here, self._option_string_actions)
             problem = f"there is no flag {word}{near}" if word.startswith("-") else f"{word!r} belongs to no flag"
             raise UserError(f"{problem}; {self.prog} --help shows what there is")
+        if empty := [name for name, value in vars(found).items() if value == []]:  # what argparse makes of --seed=--
+            raise UserError(f"--{empty[0].replace('_', '-')} needs a value; {self.prog} --help says more")
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
@@ -93,40 +98,99 @@ def add_flag(parser: argparse._ActionsContainer, name: str, kind: type, help: st
     if not choices:
         metavar = metavar or {int: "N", float: "X", str: "TEXT"}[kind]
     shown = "" if default is None else f" (default: {default})"
+    parser.add_argument(flag, type=lambda text: checked(flag, kind, text), choices=choices or None, metavar=metavar, help=help + shown)
 
-    def number(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value):  # no flag means infinity either
-            raise UserError(f"{flag} must be a finite number, not {text}")
-        return value
 
-    parser.add_argument(flag, type=number if kind is float else kind, choices=choices or None, metavar=metavar, help=help + shown)
+WHAT = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+LARGEST = 2**31 - 1  # what torch takes for a seed everywhere; of anything that is counted here, more than a machine does in its life
+
+
+def checked(flag: str, kind: type, given: Any) -> Any:
+    """The value of a flag, given on the command line (a text) or by a run's config.json (whatever is there). Raises
+    UserError where it is none of its kind, or where no machine could do it."""
+    value, shown = given, str(given)[:40]
+    try:
+        if isinstance(given, str) and kind is not bool or type(given) is int and kind is float:
+            value = kind(given)
+        if type(value) is not kind:
+            raise ValueError
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{flag} must be {WHAT[kind]}, not {repr(given)[:40]}") from error
+    if kind is str and "\0" in value:
+        raise UserError(f"{flag}: there is a null byte in it")
+    if kind is float and not math.isfinite(value):  # no flag means infinity either
+        raise UserError(f"{flag} must be a finite number, not {shown}")
+    if kind is int and abs(value) > LARGEST:
+        raise UserError(f"{flag} {shown} is out of all reach; {LARGEST:,} is the largest number here")
+    return value
 
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a command; whatever is the user's to mend becomes one line on standard error and an exit status."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as the package has left it while it was loading
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with redirect_stdout(Escaped(sys.stdout)), redirect_stderr(Escaped(sys.stderr)):
+        status = status_of(main)
+    if status:
+        sys.exit(status)
+
+
+def status_of(main: Callable[[], None]) -> int:
+    """Run a command and say what went wrong: the exit status."""
     try:
         main()
+        sys.stdout.flush()
+        return 0
     except UserError as error:
-        sys.exit(fail(error, 2))
+        return fail(error, 2)
     except TrainingFailed as error:
-        sys.exit(fail(error, 1))
+        return fail(error, 1)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        sys.exit(fail(f"out of memory ({one_line(error)}); a smaller model, batch or context needs less", 1))
+        return fail(f"out of memory ({one_line(error)}); a smaller model, batch or context needs less", 1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
     except BrokenPipeError:  # `... | head` has seen enough
-        sys.stderr.close()
+        return drop_output(141)
+    except OSError as error:  # a full disk below the standard output, a name that is too long
+        return fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1 if error.filename else drop_output(1))
     finally:
         leave_processes()
+
+
+def drop_output(status: int) -> int:
+    """Nothing more can be written where the output went: what is still on its way there is dropped."""
+    with suppress(OSError):  # not every stream is a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 
 def fail(error: Exception | str, status: int) -> int:
     """Say what is wrong. Of several processes the first speaks for all, and the others, if they are still together, wait
     until it has: torchrun ends everybody as soon as one has ended."""
     if speaks():
-        print(f"error: {error}", file=sys.stderr)
+        lines = f"error: {error}".split("\n")[:10]
+        print("\n".join(line if len(line) <= 1000 else f"{line[:600]} ... {line[-300:]}" for line in lines), file=sys.stderr)
     wait_for_all()
     return status
+
+
+# Characters that a terminal obeys rather than shows: control characters, and marks that turn the direction of a line.
+OBEYED = [*range(32), *range(127, 160), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
+ESCAPES = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in OBEYED if chr(code) not in "\n\t"}
+
+
+class Escaped:
+    """A stream on which everything can be shown, wherever it comes from: what a terminal would obey, or the stream's
+    encoding does not have, is written out as an escape."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        return self.stream.write(text.translate(ESCAPES).encode(encoding, "backslashreplace").decode(encoding))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)

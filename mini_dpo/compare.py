@@ -18,17 +18,17 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from mini_dpo.checkpoint import read_json
-from mini_dpo.cli import option, parser_for, run_command
+from mini_dpo.cli import Escaped, option, parser_for, run_command
 from mini_dpo.corpus import HeldOut, toy_corpus
 from mini_dpo.errors import TrainingFailed, UserError
 from mini_dpo.evaluate import number
+from mini_dpo.files import read_json
 from mini_dpo.losses import LOSSES, find_loss
 from mini_dpo.model import PRESETS
 from mini_dpo.plot import draw_compare
-from mini_dpo.settings import EPOCHS, TOY_DEFAULTS, parse
+from mini_dpo.settings import EPOCHS, TOY_DEFAULTS, parse, read_config
 from mini_dpo.tokenizer import load_tokenizer
-from mini_dpo.train import input_digests, measured, read_config, start
+from mini_dpo.train import input_digests, measured, start
 from mini_dpo.training import clock
 
 # Settings in which a run may differ from what is asked: where it is, on what it was computed (the SFT model that it
@@ -77,6 +77,7 @@ def main() -> None:
     losses = [find_loss(name) for name in names]  # an unknown name shows before anything is trained
     if settings.tune and (unknown := [loss.name for loss in losses if loss.name not in SEARCH]):
         raise UserError(f"--tune knows what to try for the losses of the package only, not for {', '.join(unknown)}")
+    parse(["--epochs", str(settings.epochs), "--seed", str(settings.seed)])  # as does a number that is out of range
     folder = Path(settings.out)
     train_aloud(folder / "sft", ["--stage", "sft", "--seed", str(settings.seed)])
     if settings.tune:
@@ -126,10 +127,12 @@ def train_once(folder: Path, arguments: Sequence[str], held_out: HeldOut | None 
     if measured(folder):
         return None
     begun = (folder / "config.json").exists()
+    name = dict(zip(arguments, arguments[1:])).get("--loss", "")
+    loss = ["--loss", name] if ".py:" in name else []
     folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with open(folder.with_name(folder.name + ".log"), "a", encoding="utf-8") as log, redirect_stdout(log):
-        start(parse(["--resume", str(folder)] if begun else [*arguments, "--out", str(folder)]), held_out)
+    with open(folder.with_name(folder.name + ".log"), "a", encoding="utf-8") as log, redirect_stdout(Escaped(log)):
+        start(parse(["--resume", str(folder), *loss] if begun else [*arguments, "--out", str(folder)]), held_out)
     return time.perf_counter() - started
 
 
@@ -185,7 +188,7 @@ def tune(settings: CompareSettings, folder: Path, names: Sequence[str]) -> None:
         for i, options in enumerate(SEARCH[name]):
             target = folder / "tune" / f"{name}-{i}"
             flags = [text for key, value in options.items() for text in ("--" + key.replace("_", "-"), str(value))]
-            arguments = ["--stage", "dpo", "--init-from", str(folder / "sft"), "--loss", name, "--epochs", str(settings.epochs), "--lr", "2e-4", "--seed", str(settings.seed)]
+            arguments = ["--stage", "dpo", "--init-from", str(folder / "sft"), "--loss", name, "--epochs", str(settings.epochs), "--seed", str(settings.seed)]
             try:
                 train_once(target, [*arguments, *flags], valid)
                 dpo = read_json(target / "summary.json")["dpo"]

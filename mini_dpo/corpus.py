@@ -28,6 +28,7 @@ from mini_dpo.data import (
     split_pairs,
 )
 from mini_dpo.errors import UserError
+from mini_dpo.files import read_bytes
 from mini_dpo.shop import Judge, judge
 from mini_dpo.tokenizer import DATA, Tokenizer
 
@@ -67,10 +68,7 @@ def files_of(data: str | None, sft_data: str | None, held_out: str | None = None
 
 def fingerprints(paths: Sequence[Path]) -> dict[str, str]:
     """The SHA-256 of each file's bytes. Raises UserError where one cannot be read."""
-    try:
-        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check the path") from error
+    return {str(path): hashlib.sha256(read_bytes(path)).hexdigest() for path in paths}
 
 
 def toy_corpus(tokenizer: Tokenizer, context: int, held_out: str = "test") -> Corpus:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.errors import UserError
+from mini_dpo.files import read_bytes
 from mini_dpo.logprobs import Batch, index_responses
 from mini_dpo.packing import lay_out, send
 from mini_dpo.parallel import processes, rank
@@ -105,10 +106,7 @@ def holds_pairs(path: str | Path) -> bool:
 
 def read_content(path: str | Path) -> bytes:
     """A file's bytes, without those that some editors put first. Raises UserError where it cannot be read."""
-    try:
-        return Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return read_bytes(path).removeprefix(b"\xef\xbb\xbf")
 
 
 def read_rows(path: str | Path, keys: Sequence[str], say: Say, skip_bad: bool) -> list[tuple[int, dict]]:
@@ -244,6 +242,9 @@ def check_row(row: dict, keys: Sequence[str]) -> None:
             raise UserError(f"'label' must be true or false, not {json.dumps(row[key])[:40]}")
 
 
+LONGEST_TEXT = 1_000_000  # characters: at least 10,000 tokens of any kind, and more than a model here reads
+
+
 def check_text(place: str, text: object, may_be_empty: bool) -> None:
     """Raise UserError unless `text` is a string that can be encoded and, for a response, says something."""
     if not isinstance(text, str):
@@ -251,6 +252,8 @@ def check_text(place: str, text: object, may_be_empty: bool) -> None:
         raise UserError(f"{place} must be a string, not {json_kind(text)}{whole}")
     if not may_be_empty and not text.strip():
         raise UserError(f"{place} is empty; a response needs at least one visible character")
+    if len(text) > LONGEST_TEXT:
+        raise UserError(f"{place} has {len(text):,} characters; more than {LONGEST_TEXT:,} fit no context here")
     if re.search("[\ud800-\udfff]", text):
         raise UserError(f"{place} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it")
 
@@ -513,7 +516,8 @@ class Batches(Generic[E]):
         """How many batches `epochs` passes over the examples are, at least one."""
         whole = int(epochs)
         part = round((epochs - whole) * len(self.plan(whole))) if epochs > whole else 0
-        return max(1, sum(len(self.plan(epoch)) for epoch in range(whole)) + part)
+        in_whole = sum(len(self.plan(epoch)) for epoch in range(whole)) if self.tokens else whole * len(self.plan(0))
+        return max(1, in_whole + part)
 
     def once(self) -> Iterator[Batch | PairBatch | FeedbackBatch]:
         """Every example once, in file order: for evaluation."""

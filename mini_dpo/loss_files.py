@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
+from mini_dpo.devices import out_of_memory
 from mini_dpo.errors import UserError
 from mini_dpo.registry import LOSSES, Loss
 
+MODULE = "loss_file_"  # begins the name of the module that such a file is here
 RUN: dict[tuple[Path, bytes], object] = {}  # the modules of files that were run, by what was in them
 
 
@@ -37,7 +39,7 @@ def load_loss(path: str, name: str) -> Loss:
 
 def run_file(path: str, file: Path) -> object:
     """Run a file as a module. What an earlier version of it left among the losses is not in its way."""
-    spec = importlib.util.spec_from_file_location(f"loss_file_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(MODULE + file.stem, file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     before = {name: loss for name, loss in LOSSES.items() if loss.function.__module__ != spec.name}
@@ -57,19 +59,40 @@ def run_file(path: str, file: Path) -> object:
 
 @contextmanager
 def set_apart(path: str) -> Iterator[io.StringIO]:
-    """Inside, code of the user's file `path` runs: what it prints is kept from the page, and what it raises, whatever
-    that is, becomes a UserError with the line. Ctrl-C says where it was, and goes on as Ctrl-C."""
-    with redirect_stdout(io.StringIO()) as printed:
-        try:
-            yield printed
-        except KeyboardInterrupt as interrupt:
-            print(f"\ninterrupted in {path}, line {line_in(path, interrupt)}", file=sys.stderr)
+    """As `in_a_line`; what the code prints is kept from the page."""
+    with redirect_stdout(io.StringIO()) as printed, in_a_line(path):
+        yield printed
+
+
+@contextmanager
+def in_a_line(path: str) -> Iterator[None]:
+    """Inside, code of the user's file `path` runs: what it raises, whatever that is, becomes a UserError with the line.
+    Ctrl-C says where it was, and goes on as Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        print(f"\ninterrupted in {path}, line {line_in(path, interrupt)}", file=sys.stderr)
+        raise
+    except UserError:
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) and out_of_memory(error):
             raise
-        except UserError:
+        line = getattr(error, "lineno", None) or line_in(path, error)
+        raise UserError(f"{path}, line {line}: {type(error).__name__}: {' '.join(str(getattr(error, 'msg', error))[:300].split())}") from error
+
+
+@contextmanager
+def calling(loss: Loss) -> Iterator[None]:
+    """Inside, a loss is called somewhere: an error that comes out of a file of the user's own becomes a UserError."""
+    try:
+        yield
+    except BaseException as error:
+        file = loss.function.__code__.co_filename
+        if not loss.function.__module__.startswith(MODULE) or file not in {frame.filename for frame in traceback.extract_tb(error.__traceback__)}:
             raise
-        except BaseException as error:
-            line = getattr(error, "lineno", None) or line_in(path, error)
-            raise UserError(f"{path}, line {line}: {type(error).__name__}: {getattr(error, 'msg', error)}") from error
+        with in_a_line(file):
+            raise
 
 
 def line_in(path: str, error: BaseException) -> int:

@@ -27,6 +27,10 @@ from mini_dpo.packing import Layout, attention
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries, keys, values (..., H, T, D) -> (..., H, T, D)
 
 
+# A hundred times what GPT-2's largest has: what is beyond is a slip, and would be noticed only when memory is used up.
+LARGEST = {"vocab_size": 5_000_000, "context": 100_000, "n_layer": 4_800, "n_head": 2_500, "n_embd": 160_000}
+
+
 @dataclass(frozen=True)
 class GPTConfig:
     """The shape of a GPT. The defaults are GPT-2's smallest: 124,439,808 parameters.
@@ -44,12 +48,13 @@ class GPTConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, most in LARGEST.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name} must be a whole number from 1 to {most:,}, not {str(value)[:40]}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
-        if not 0 <= self.dropout < 1:
+        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
 
 

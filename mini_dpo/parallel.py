@@ -24,9 +24,12 @@ T = TypeVar("T")
 
 def join_processes() -> None:
     """Meet the other processes, if torchrun started any. Only the first goes on speaking."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if os.environ.get("WORLD_SIZE", "1") == "1" or dist.is_initialized():
         return
-    dist.init_process_group()
+    try:
+        dist.init_process_group()
+    except (ValueError, RuntimeError) as error:  # RuntimeError: torch.distributed's own
+        raise UserError(f"WORLD_SIZE is set, and the processes do not meet ({str(error).splitlines()[0][:200]}); start with torchrun, or unset WORLD_SIZE") from error
     if rank() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115: open as long as the process
 
@@ -96,8 +99,9 @@ def of_the_first(value: T) -> T:
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come this far."""
-    of_the_first(None)
+    """Go on when every process has come this far, and no message is under way any more."""
+    if processes() > 1:
+        dist.barrier()
 
 
 def any_process(flag: bool) -> bool:

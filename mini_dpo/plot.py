@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from mini_dpo.checkpoint import read_json, write_whole
 from mini_dpo.cli import Parser, run_command
 from mini_dpo.errors import UserError
+from mini_dpo.files import read_bytes, read_json, read_unchanged, write_whole
 from mini_dpo.losses import LOSSES, Loss, find_loss
 from mini_dpo.probe import along_margin, margin, one_by_one, value
+from mini_dpo.settings import read_config
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,10 +121,10 @@ def read_metrics(run: Path) -> list[dict]:
     path = run / "metrics.jsonl"
     if not run.is_dir():
         raise UserError(f"{run}: there is no such folder; name a run's, like runs/1")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); name the folder of a run that has begun to train") from error
+    if not path.exists():
+        raise UserError(f"{path}: cannot be read (no such file); name the folder of a run that has begun to train")
+    summary = read_json(run / "summary.json") if (run / "summary.json").exists() else {}
+    lines = (read_unchanged(path, summary) if "sha256" in summary else read_bytes(path).decode(errors="replace")).splitlines()
     if not lines:
         raise UserError(f"{path}: no step in it yet; wait for the run, or go on with it: python -m mini_dpo.train --resume {run}")
     return [read_row(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
@@ -133,13 +134,14 @@ def read_row(line: str, where: str) -> dict:
     """One step: its stage, its number and its metrics."""
     try:
         row = json.loads(line)
-    except ValueError:
-        row = None
-    step = isinstance(row, dict) and {"stage", "step", "loss"} <= row.keys() and row["stage"] in ("sft", "dpo")
-    if not step or not all(isinstance(row[name], (int, float)) for name in row.keys() - {"stage"}):
+        stage = row.pop("stage")
+        row = {name: math.nan if value is None else float(value) for name, value in row.items()}  # None: it was infinite
+        if stage in ("sft", "dpo") and math.isfinite(row["step"]) and "loss" in row:
+            return {"stage": stage, **row, "step": int(row["step"])}
+        raise ValueError
+    except (ValueError, OverflowError, RecursionError, AttributeError, KeyError, TypeError):
         what = 'not the metrics of a step, {"stage": "sft" or "dpo", "step": ..., "loss": ...}'
-        raise UserError(f"{where}: {what}; if the run was stopped while it wrote, --resume it; else take the line out")
-    return row
+        raise UserError(f"{where}: {what}; if the run was stopped while it wrote, --resume it; else take the line out") from None
 
 
 def series(rows: Sequence[dict], stage: str, name: str) -> Series:
@@ -314,9 +316,10 @@ def title_of(run: Path) -> str:
 
 def loss_of(run: Path) -> str | None:
     """The name of the loss that a run's preference stage has; None where the run does not say."""
-    config = run / "config.json"
-    settings = read_json(config).get("settings", {}) if config.exists() else {}
-    return settings["loss"].rsplit(":", 1)[-1] if settings.get("stage") in ("dpo", "all") else None
+    if not (run / "config.json").exists():
+        return None
+    settings, _ = read_config(run)
+    return settings.loss.rsplit(":", 1)[-1] if settings.stage != "sft" else None
 
 
 PANELS = [  # stage, metrics, what the axis says

@@ -80,7 +80,8 @@ def try_loss(loss: Loss, hyper: dict) -> str:
     try:
         with set_apart(loss.function.__code__.co_filename):
             try:
-                loss(at_the_reference(loss, torch.tensor([-1.0, -2.0])), **hyper)
+                if not loss(at_the_reference(loss, torch.tensor([-1.0, -2.0], requires_grad=True)), **hyper).requires_grad:
+                    return f"{loss.name}: its values have no gradient: nothing can be learned from them"
             except ValueError as error:  # it refuses its hyperparameters, or what it returns is refused
                 return f"{loss.name}: {str(error).removeprefix(loss.name + ' ')}"
     except UserError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mini_dpo.checkpoint import write_whole
+from mini_dpo.files import read_archive, write_whole
 from mini_dpo.data import EncodedFeedback, EncodedPair
 from mini_dpo.dpo import know_reference, reference_logps
 from mini_dpo.errors import UserError
@@ -25,7 +25,9 @@ def cached_reference(reference: GPT, examples: Sequence[EncodedPair | EncodedFee
     """
     digest = hash_all(reference, examples, tokenizer, dtype)
     path = beside.with_name(f"{beside.name}.ref-{digest[:16]}.pt")
-    logps = of_the_first(read(path, digest, len(examples)))
+    paired = bool(examples) and isinstance(examples[0], EncodedPair)
+    kept = of_the_first(read(path, digest, (len(examples), 2) if paired else (len(examples),)))
+    logps = kept if kept is not None and holds(kept, reference, examples, dtype, say, path) else None
     if logps is not None:
         say(f"reference log-probs from {path}")
         return know_reference(examples, logps)
@@ -33,7 +35,7 @@ def cached_reference(reference: GPT, examples: Sequence[EncodedPair | EncodedFee
     logps = reference_logps(reference, examples, dtype, batch_size, tokens)
     if rank() == 0:
         try:
-            write_whole(path, lambda file: torch.save({"digest": digest, "logps": logps}, file))
+            write_whole(path, lambda file: torch.save({"digest": digest, "logps": logps, "sha256": sha256_of(logps)}, file))
             say(f"kept in {path}")
         except UserError as error:
             say(f"not kept for the next run: {error}")
@@ -52,11 +54,26 @@ def hash_all(reference: GPT, examples: Sequence[EncodedPair | EncodedFeedback], 
     return digest.hexdigest()
 
 
-def read(path: Path, digest: str, n: int) -> Tensor | None:
-    """The log-probs of `n` examples in a file, None if it is missing, damaged, or not what its name says."""
+def sha256_of(logps: Tensor) -> str:
+    return hashlib.sha256(logps.contiguous().view(torch.uint8).numpy()).hexdigest()
+
+
+def read(path: Path, digest: str, shape: tuple[int, ...]) -> Tensor | None:
+    """The log-probs in a file, None if it is missing, damaged, not what its name says, or no log-probs of that shape."""
     try:
-        kept = torch.load(path, map_location="cpu", weights_only=True)
-        usable = kept["digest"] == digest and len(kept["logps"]) == n and bool(kept["logps"].isfinite().all())
-    except Exception:  # a damaged file fails in many ways; whatever the way, its numbers are made again
+        kept = read_archive(path)
+        logps = kept["logps"]
+        usable = kept["digest"] == digest and logps.shape == shape and logps.dtype == torch.float32 and kept["sha256"] == sha256_of(logps)
+        return logps if usable and bool((logps.isfinite() & (logps < 1e-3)).all()) else None  # 0 at most, but for rounding
+    except (UserError, KeyError, TypeError, AttributeError, RuntimeError):  # whatever it holds, it can be made again
         return None
-    return kept["logps"] if usable else None
+
+
+def holds(kept: Tensor, reference: GPT, examples: Sequence[EncodedPair | EncodedFeedback], dtype: str, say: Callable[[str], None], path: Path) -> bool:
+    """Whether the reference, asked again about a few examples, first and last among them, says what the file says."""
+    asked = torch.linspace(0, len(examples) - 1, min(8, len(examples))).long()
+    again = reference_logps(reference, [examples[i] for i in asked], dtype, 1)
+    if torch.allclose(kept[asked], again, rtol=2e-2 if dtype == "bfloat16" else 1e-4, atol=1e-2):
+        return True
+    say(f"{path} does not hold this reference's log-probs, and is made again")
+    return False

@@ -150,9 +150,9 @@ class Loss:
         if not isinstance(values, Tensor) or values.shape != (len(logps),):
             found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(f"{self.name} must return one value an example, a tensor of shape ({len(logps)},), not {found}")
-        given = (logps.chosen if isinstance(logps, PairLogps) else logps.responses).policy.dtype
-        if values.dtype != given:
-            raise ValueError(f"{self.name} must return values in the type of the log-probs, {given}, not {values.dtype}")
+        given = (logps.chosen if isinstance(logps, PairLogps) else logps.responses).policy
+        if (values.dtype, values.device) != (given.dtype, given.device):
+            raise ValueError(f"{self.name} must return values in the type of the log-probs, {given.dtype}, and on their device, {given.device}, not {values.dtype} on {values.device}")
         return values
 
     def fact(self, name: str, **hyperparameters: float | str) -> bool:

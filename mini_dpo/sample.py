@@ -17,15 +17,16 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import TextIO
 
-from mini_dpo.checkpoint import find_model, load_model, read_json
+from mini_dpo.checkpoint import find_model, load_model
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.data import check_text, read_content, read_rows
 from mini_dpo.errors import UserError
 from mini_dpo.evaluate import heading
 from mini_dpo.generate import check_room, check_settings, generate
 from mini_dpo.model import GPT
+from mini_dpo.settings import read_config
 from mini_dpo.shop import judge, read_prompt
-from mini_dpo.tokenizer import Tokenizer, load_tokenizer
+from mini_dpo.tokenizer import Tokenizer
 
 BATCH = 32  # answers that a model writes at a time
 
@@ -82,13 +83,12 @@ def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
     """The models of a run by name: SFT and, if that stage has begun, the loss it is trained with. A file is one model."""
     paths = {"SFT": run / "sft.pt"}
     if (run / "dpo.pt").exists():
-        settings = read_json(run / "config.json")["settings"]
-        paths = {settings.get("start", "SFT"): run / "sft.pt", heading(settings["loss"]): run / "dpo.pt"}
+        settings, _ = read_config(run)
+        paths = {settings.start: run / "sft.pt", heading(settings.loss): run / "dpo.pt"}
     if not (run / "sft.pt").exists():
         file = find_model(run)
         paths = {file.stem.upper(): file}
-    models = {name: load_model(path, dropout=0.0) for name, path in paths.items()}
-    return {name: (model, load_tokenizer(tokenizer)) for name, (model, tokenizer) in models.items()}
+    return {name: load_model(path, dropout=0.0) for name, path in paths.items()}
 
 
 # ------------------------------------------------------------------------------------------------------- prompts

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 
-from mini_dpo.cli import add_flag, option, parser_for
+from mini_dpo.cli import add_flag, checked, option, parser_for
 from mini_dpo.devices import NO_DEVICE, pick_device, trouble_with
 from mini_dpo.errors import UserError
+from mini_dpo.files import read_json
 from mini_dpo.losses import LOSSES, Loss, find_loss
 from mini_dpo.model import PRESETS, GPTConfig
 from mini_dpo.probe import try_loss
@@ -69,6 +71,7 @@ TOY_DEFAULTS: dict[str, dict] = {
     "apo_zero_unpaired": {"beta": 0.3},
 }
 
+MOST_EPOCHS = 10_000  # each is planned ahead, to count the steps
 DATA, MODEL, BOTH = "your own data", "the model", "both stages"  # headings in the help
 PREFERENCES, SFT = "preference training", "SFT (with --stage sft, --lr, --epochs and --steps are SFT's)"
 
@@ -78,7 +81,7 @@ class Settings:
     """One run's settings; the fields made by `option` are the command's flags. None means: chosen by `resolve`."""
 
     stage: str = option(str, "what to run: sft, dpo (needs --init-from), or all, one after the other", "all", ("sft", "dpo", "all"))
-    resume: str | None = option(str, "go on with the run in this folder; takes no other flag but --checkpoint-activations, which changes what it needs and not what it computes", metavar="PATH")
+    resume: str | None = option(str, "go on with the run in this folder; takes no other flag but --checkpoint-activations, which changes what it needs and not what it computes, and --loss, where that is a file of yours", metavar="PATH")
     out: str | None = option(str, "the run's folder, which must not exist yet (default: the next number under runs/)", metavar="PATH")
 
     data: str | None = option(str, 'preferences, one {"prompt", "chosen", "rejected"} a line, or for losses of single responses {"prompt", "completion", "label"}; without it, the toy shop', metavar="PATH", group=DATA)
@@ -139,7 +142,8 @@ MODEL_FLAGS = ("model", "n_layer", "n_head", "n_embd", "context", "tokenizer")
 def parse(argv: Sequence[str] | None = None) -> Settings:
     """The command line as settings that make sense, every default filled in. Raises UserError where it does not."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    loss = find_loss(named_loss(argv))
+    loss_name = named_loss(argv)
+    loss = find_loss(loss_name)
     parser = parser_for(Settings, "train", DESCRIPTION, EPILOG)
     parser.add_argument("--list-losses", action="store_true", help="show all losses: name, formula, paper, what they need")
     add_loss_flags(parser, loss)
@@ -148,15 +152,45 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         print(list_losses())
         sys.exit(0)
     if "resume" in given:
-        others = sorted(given.keys() - {"resume", "checkpoint_activations"})
+        others = sorted(given.keys() - {"resume", "checkpoint_activations"} - ({"loss"} if ".py:" in loss_name else set()))
         if others:
             raise UserError(f"--resume goes on with a run as it was begun; leave out {flags(others)}, or start a new run")
-        return Settings(**given)
+        return Settings(**{**given, "loss": file_and_name(loss_name, loss)})
     options = {name: given.pop(name) for name in {**loss_readers(), **loss.hyperparameters} if name in given}
     settings = Settings(**given, loss_options=options)
-    for problem in problems(settings, given.keys() | options.keys(), loss):
+    for problem in chain(problems(settings, given.keys() | options.keys()), loss_problems(settings, loss)):
         raise UserError(problem)
+    if settings.device != "auto" and (trouble := trouble_with(settings.device)):
+        raise UserError(NO_DEVICE.format(settings.device, trouble))
     return resolve(settings, loss)
+
+
+def read_config(folder: Path) -> tuple[Settings, dict[str, str]]:
+    """The settings a run was begun with, and the digests of its files, from its config.json. Raises UserError where it is
+    no run of this version, or where the command line would not have taken the settings."""
+    path = folder / "config.json"
+    config = read_json(path)
+    try:
+        kept, digests = config["settings"], config["sha256"]
+        for f in fields(Settings):
+            if "kind" in f.metadata and not (kept.get(f.name) is None and "None" in f.type):
+                kept[f.name] = checked(flags([f.name]), f.metadata["kind"], kept.get(f.name, f.default))
+                if f.metadata["choices"] and kept[f.name] not in f.metadata["choices"]:
+                    raise UserError(f"{flags([f.name])} cannot be {kept[f.name]}")
+        for name, value in kept["loss_options"].items():
+            kept["loss_options"][name] = checked(flags([name]), str if isinstance(value, str) else float, value)
+        settings = Settings(**kept)
+        settings = replace(settings, start=checked("start", str, settings.start))
+        for problem in problems(settings):
+            raise UserError(problem)
+        whole = (settings.batch_size or settings.tokens_per_batch, settings.steps or settings.epochs, settings.sft_steps or settings.sft_epochs, settings.init_from or settings.model)
+        if None in whole or not all(isinstance(text, str) for item in digests.items() for text in item):
+            raise KeyError
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (AttributeError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not from this version of mini_dpo; start a new run") from error
+    return settings, digests
 
 
 def named_loss(argv: Sequence[str]) -> str:
@@ -208,18 +242,21 @@ def flags(names: Sequence[str]) -> str:
     return ", ".join("--" + name.replace("_", "-") for name in names)
 
 
-def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
+def problems(settings: Settings, given: Collection[str] = ()) -> Iterator[str]:
     """What is wrong with the settings, most basic first. `given`: the flags that were written out."""
 
     def present(names: Sequence[str]) -> list[str]:
         return [name for name in names if name in given]
 
     for name in ("steps", "sft_steps", "batch_size", "tokens_per_batch", "accumulate", "n_layer", "n_head", "n_embd", "context", "eval_every", "eval_examples", "max_new_tokens", "save_every"):
-        if name in given and getattr(settings, name) < 1:
-            yield f"{flags([name])} must be at least 1, not {getattr(settings, name)}"
+        if (value := getattr(settings, name)) is not None and value < 1:
+            yield f"{flags([name])} must be at least 1, not {value}"
     for name in ("lr", "sft_lr", "epochs", "sft_epochs"):
-        if name in given and getattr(settings, name) <= 0:
-            yield f"{flags([name])} must be positive, not {getattr(settings, name)}"
+        if (value := getattr(settings, name)) is not None and value <= 0:
+            yield f"{flags([name])} must be positive, not {value}"
+    for name in ("epochs", "sft_epochs"):
+        if (getattr(settings, name) or 0) > MOST_EPOCHS:
+            yield f"{flags([name])} {getattr(settings, name):g} is out of all reach; {MOST_EPOCHS:,} passes are the most, and --steps can say more"
     if not 0 <= settings.dropout < 1:
         yield f"--dropout must be in [0, 1), not {settings.dropout}"
     if not 0 <= settings.seed < 2**31:
@@ -232,7 +269,7 @@ def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
     if settings.stage == "all" and settings.reference:
         yield "--reference goes with --stage dpo; here the reference is the SFT model that this run makes"
     if settings.stage == "sft":
-        if extra := present(PREFERENCE_ONLY) + list(settings.loss_options):
+        if extra := present((*PREFERENCE_ONLY, *settings.loss_options)):
             yield f"--stage sft does not read {flags(extra)}"
         if extra := present(("sft_lr", "sft_steps", "sft_epochs")):
             yield f"with --stage sft, write {flags([name.removeprefix('sft_') for name in extra])} for {flags(extra)}"
@@ -249,16 +286,13 @@ def problems(settings: Settings, given: set[str], loss: Loss) -> Iterator[str]:
             yield f"{flags([prefix + 'steps'])} and {flags([prefix + 'epochs'])} say the same thing twice; give one"
     if len(present(("batch_size", "tokens_per_batch"))) == 2:
         yield "--batch-size and --tokens-per-batch both say how large a batch is; give one"
-    yield from loss_problems(settings, loss)
-    if settings.device != "auto" and (trouble := trouble_with(settings.device)):
-        yield NO_DEVICE.format(settings.device, trouble)
 
 
 def loss_problems(settings: Settings, loss: Loss) -> Iterator[str]:
     """A hyperparameter that the loss does not read or does not allow, or a loss that cannot be called."""
     options = settings.loss_options
     if extra := [name for name in options if name not in loss.hyperparameters]:
-        readers = loss_readers()[extra[0]]
+        readers = loss_readers().get(extra[0], [])
         yield f"--loss {loss.name} does not read {flags(extra)} ({', '.join(readers[:4])}{' and others do' if len(readers) > 4 else ' reads it' if len(readers) == 1 else ' do'})"  # fmt: skip
     else:
         problem = try_loss(loss, options)
@@ -294,9 +328,14 @@ def resolve(settings: Settings, loss: Loss) -> Settings:
         model=preset,
         tokenizer=s.tokenizer or (None if preset == "toy" and (s.data or s.sft_data) else preset),  # None: `prepare` sees what there is
         device=pick_device(s.device),
-        loss=":".join([full_path(s.loss.rsplit(":", 1)[0]), loss.name]) if ".py:" in s.loss else loss.name,
+        loss=file_and_name(s.loss, loss),
         loss_options={**loss.hyperparameters, **toy, **s.loss_options},
     )
+
+
+def file_and_name(given: str, loss: Loss) -> str:
+    """A loss as config.json names it, whatever it was called on the command line."""
+    return f"{full_path(given.rsplit(':', 1)[0])}:{loss.name}" if ".py:" in given else loss.name
 
 
 def full_path(path: str | None) -> str | None:

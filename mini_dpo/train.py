@@ -12,6 +12,7 @@ import math
 import sys
 import textwrap
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 
 from mini_dpo.audit import proposed_weights
-from mini_dpo.checkpoint import build_model, find_model, load_checkpoint, load_model, new_run, read_json, save_checkpoint, write_json, write_jsonl
+from mini_dpo.checkpoint import build_model, check_weights, find_model, load_checkpoint, load_model, new_run, save_checkpoint
 from mini_dpo.cli import run_command
 from mini_dpo.corpus import TOY_PREFERENCES, Corpus, HeldOut, at_most, describe_choice, files_of, fingerprints, fitted_context, in_single_responses, own_corpus, read_own, toy_corpus
 from mini_dpo.data import Batches, collate, collate_feedback, collate_pairs
@@ -27,12 +28,14 @@ from mini_dpo.devices import keep_freed_memory, lacks, one_line, out_of_memory, 
 from mini_dpo.dpo import freeze, precompute_reference, preference_objective
 from mini_dpo.errors import TrainingFailed, UserError
 from mini_dpo.evaluate import How, answer_length, evaluate, heading, table
+from mini_dpo.files import locked, read_json, read_unchanged, write_json, write_jsonl
+from mini_dpo.loss_files import calling
 from mini_dpo.losses import find_loss
 from mini_dpo.model import GPT, PRESETS
 from mini_dpo.parallel import join_processes, leave_processes, of_the_first, processes, rank, together, wait_for_all
 from mini_dpo.ref_cache import cached_reference
 from mini_dpo.registry import Loss, shown
-from mini_dpo.settings import WIDE, Settings, default_lr, model_config, parse
+from mini_dpo.settings import WIDE, Settings, default_lr, loss_problems, model_config, parse, read_config
 from mini_dpo.sft import sft_objective
 from mini_dpo.tokenizer import Tokenizer, default_vocabulary, load_tokenizer
 from mini_dpo.training import LoopConfig, StageFiles, clock, interrupt, on_signals, train
@@ -48,24 +51,24 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
     keep_freed_memory()
     join_processes()
     torch.backends.cuda.matmul.allow_tf32 = True  # on a GPU, for what is not in bfloat16; a CPU keeps to float32
-    if settings.resume:
-        folder = Path(settings.resume)
-        begun = together(lambda: unchanged_settings(folder))
+    folder = Path(settings.resume) if settings.resume else None
+    if folder:
+        begun = together(lambda: unchanged_settings(folder, settings.loss))
         if measured(folder):
             report(folder, begun)
             return
         settings = replace(begun, checkpoint_activations=begun.checkpoint_activations or settings.checkpoint_activations)
-        settings, tokenizer, model, corpus = together(lambda: prepare(settings))
-    else:
-        settings, tokenizer, model, corpus = together(lambda: prepare(settings))  # whatever is wrong with the input shows before a folder is made
+    settings, tokenizer, model, corpus = together(lambda: prepare(settings))  # whatever is wrong with the input shows before a folder is made
+    if not folder:
         config = {"settings": asdict(settings), "sha256": input_digests(settings)}
         folder = of_the_first(together(lambda: new_run(Path(settings.out) if settings.out else None, config) if rank() == 0 else None))
     try:
-        with on_signals(interrupt):  # but while it trains: the loop ends its step first
+        with on_signals(interrupt), calling(find_loss(settings.loss)), ExitStack() as alone:  # but while it trains: the loop ends its step first
+            together(lambda: alone.enter_context(locked(folder)) if rank() == 0 else None)
             run(settings, folder, tokenizer, model, replace(corpus, held_out=held_out) if held_out else corpus)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError):  # OSError: nobody reads what it prints, or there is no room for it
         if rank() == 0:
-            print(f"\nstopped; go on with: python -m mini_dpo.train --resume {folder}", file=sys.stderr)
+            print(f"\nstopped; go on with: {resume_command(folder, settings)}", file=sys.stderr)
         raise
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -73,6 +76,12 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
         raise TrainingFailed(f"out of memory on {settings.device} ({one_line(error)}); {what_needs_less(settings, folder)}") from error
     finally:
         leave_processes()
+
+
+def resume_command(folder: Path, settings: Settings) -> str:
+    """What to type to go on with a run."""
+    again = f" --loss {settings.loss}" if ".py:" in settings.loss else ""
+    return f"python -m mini_dpo.train --resume {folder}{again}"
 
 
 def what_needs_less(settings: Settings, folder: Path) -> str:
@@ -95,23 +104,26 @@ def input_digests(settings: Settings) -> dict[str, str]:
     return fingerprints(inputs)
 
 
-def read_config(folder: Path) -> tuple[Settings, dict[str, str]]:
-    """The settings a run was begun with, and what its files were. Raises UserError where it is no run of this version."""
-    config = read_json(folder / "config.json")
-    try:
-        return Settings(**config["settings"]), dict(config["sha256"])
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'}: not from this version of mini_dpo; start a new run") from error
+def unchanged_settings(folder: Path, loss: str) -> Settings:
+    """The settings a run was begun with. Raises UserError where it is no run, or its input is not what it was.
 
-
-def unchanged_settings(folder: Path) -> Settings:
-    """The settings a run was begun with. Raises UserError where it is no run, or its input is not what it was."""
+    loss: the one on the command line. A run's folder may come from anybody, and to go on with it would run the loss's
+    file: it has to be named again.
+    """
     settings, digests = read_config(folder)
     for path, digest in fingerprints([Path(path) for path in digests]).items():
         if digest != digests[path]:
             raise UserError(f"{path} has changed since {folder} was begun; put it back, or start a new run")
     if trouble := trouble_with(settings.device):
         raise UserError(f"{folder} was begun on {settings.device}, and here: {trouble}")
+    if measured(folder):
+        return settings
+    if ".py:" in settings.loss and loss != settings.loss:
+        raise UserError(f"{folder} trains with the loss {settings.loss}, and to go on runs that file; if you know it: {resume_command(folder, settings)}")
+    for problem in loss_problems(settings, find_loss(settings.loss)):
+        raise UserError(f"{folder / 'config.json'}: {problem}")
+    if (folder / "dpo.pt").exists() and not (folder / "sft.pt").exists():
+        raise UserError(f"{folder}: sft.pt is missing, from which dpo.pt was trained; put it back, or start a new run")
     return settings
 
 
@@ -120,18 +132,18 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
     model, chosen = None, []
     if settings.init_from:
         saved = load_finished(Path(settings.init_from))
-        model, tokenizer_name = build_model(Path(settings.init_from), saved, dropout=settings.dropout)
+        model, tokenizer = build_model(find_model(Path(settings.init_from)), saved, dropout=settings.dropout)
         if settings.stage == "dpo" and saved.get("stage") == "dpo":
             settings = replace(settings, start="START")
     else:
         chosen = [name for name in ("tokenizer", "context") if getattr(settings, name) is None]
         settings = replace(settings, tokenizer=settings.tokenizer or default_vocabulary())
-        tokenizer_name = settings.tokenizer
-    tokenizer, loss = load_tokenizer(tokenizer_name), find_loss(settings.loss)
+        tokenizer = load_tokenizer(settings.tokenizer)
+    loss = find_loss(settings.loss)
     if settings.reference:
         reference = load_finished(Path(settings.reference))
-        if (reference["tokenizer"], reference["config"]["context"]) != (tokenizer_name, model.config.context):
-            raise UserError(f"{settings.reference}: the reference must have the tokenizer and the context of --init-from ({tokenizer_name}, {model.config.context} tokens), not {reference['tokenizer']}, {reference['config']['context']} tokens")  # fmt: skip
+        if (reference["tokenizer"], reference["config"].get("context")) != (tokenizer.name, model.config.context):
+            raise UserError(f"{settings.reference}: the reference must have the tokenizer and the context of --init-from ({tokenizer.name}, {model.config.context} tokens), not {reference['tokenizer']}, {reference['config'].get('context')} tokens")  # fmt: skip
     paired, own = settings.stage == "sft" or loss.paired, None
     if settings.data or settings.sft_data:
         own = read_own(settings.data, settings.sft_data, tokenizer, paired, settings.skip_bad, settings.held_out)
@@ -191,6 +203,7 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
         sft_seconds = run_sft(settings, folder, tokenizer, model, corpus)
     policy, seconds = (None, 0.0) if settings.stage == "sft" else run_preferences(settings, folder, tokenizer, model, corpus)
     first = rank() == 0
+    wait_for_all()
     leave_processes()
     if first:
         measure(settings, folder, tokenizer, policy, corpus, sft_seconds, seconds)
@@ -207,14 +220,14 @@ def measure(settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT 
     most = settings.max_new_tokens or answer_length(corpus.held_out, sft.config.context)
     print(f"measuring on held-out prompts, with answers of {most} tokens at most ...", flush=True)
     path, started = folder / "summary.json", time.perf_counter()
-    before = read_json(path)["seconds"] if path.exists() else sft_seconds + training_seconds  # there if measuring was stopped
+    before = read_json(path).get("seconds", 0.0) if path.exists() else sft_seconds + training_seconds  # there if measuring was stopped
 
     def keep(summary: dict, samples: list[dict], unfinished: bool = True) -> None:
         summary |= {"loss": settings.loss.rsplit(":", 1)[-1], "start": settings.start, "seconds": before + time.perf_counter() - started}
         if "dpo" in summary:
             summary["dpo"]["training_seconds"] = training_seconds
-        write_jsonl(folder / "samples.jsonl", samples)
-        write_json(path, {**summary, **({"unfinished": True} if unfinished else {})})
+        digests = {"samples.jsonl": write_jsonl(folder / "samples.jsonl", samples), **fingerprints([folder / "metrics.jsonl"])}
+        write_json(path, {**summary, "sha256": {Path(name).name: digest for name, digest in digests.items()}, **({"unfinished": True} if unfinished else {})})
 
     loss = find_loss(settings.loss)
     keep(*evaluate(sft, policy, loss, settings.loss_options, tokenizer, corpus.held_out, settings.seed, scoring(settings), reference, most, keep), unfinished=False)
@@ -231,8 +244,8 @@ def measured(folder: Path) -> dict | None:
 def report(folder: Path, settings: Settings) -> None:
     """Print some samples of a finished run, and its table."""
     summary = measured(folder)
-    with open(folder / "samples.jsonl", encoding="utf-8") as file:
-        samples = [json.loads(line) for line, _ in zip(file, range(3))]
+    lines = read_unchanged(folder / "samples.jsonl", summary).splitlines()
+    samples = [json.loads(line) for line in lines[:3]]
     print("", side_by_side(samples, settings.start, heading(settings.loss)), "", table(summary), "", sep="\n")
     print(f"{clock(summary['seconds'])} in all; talk to it: python -m mini_dpo.sample {folder}")
 
@@ -240,7 +253,7 @@ def report(folder: Path, settings: Settings) -> None:
 def adopt(model: GPT, tokenizer: Tokenizer, path: Path, stage: str) -> None:
     """Keep the starting model with the run, as the SFT stage would have left it. stage: the one that made it."""
     if not path.exists() and rank() == 0:
-        save_checkpoint(path, model, tokenizer.name, step=0, finished=True, log_length=0, stage=stage)
+        save_checkpoint(path, model, tokenizer.name, step=0, finished=True, stage=stage)
     wait_for_all()
 
 
@@ -265,6 +278,7 @@ def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, poli
     reference is there only if asked, and only as long."""
     loss, files = find_loss(settings.loss), StageFiles("dpo", folder, tokenizer.name)
     if files.checkpoint.exists() and (saved := load_checkpoint(files.checkpoint))["finished"]:
+        check_weights(files.checkpoint, policy, saved["model"])
         policy.load_state_dict(saved["model"])
         return policy.eval(), saved.get("seconds", 0.0)
     batches = preference_batches(settings, loss, policy, corpus.preferences)

@@ -18,9 +18,9 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from mini_dpo.checkpoint import MetricsLog, load_checkpoint, save_checkpoint
+from mini_dpo.checkpoint import MetricsLog, check_weights, load_checkpoint, save_checkpoint
 from mini_dpo.data import Batches, FeedbackBatch, PairBatch
-from mini_dpo.errors import TrainingFailed
+from mini_dpo.errors import TrainingFailed, UserError
 from mini_dpo.logprobs import Batch
 from mini_dpo.model import GPT
 from mini_dpo.muon import Muon
@@ -102,6 +102,7 @@ def train(
     name, started = (files.stage, files.started) if files else (name, time.perf_counter())
     saved = load_checkpoint(files.checkpoint) if files and files.checkpoint.exists() else None
     if saved:
+        check_weights(files.checkpoint, policy, saved["model"])
         policy.load_state_dict(saved["model"])
         if saved["finished"]:
             return saved.get("seconds", 0.0)
@@ -137,13 +138,13 @@ def train(
                 for number, record in enumerate(settled, first_settled):
                     log.write({"stage": files.stage, "step": number, **record, "learning_rate": learning_rate(number - 1, config)})
             if save_now or last:
-                check_weights(policy, name, done)
+                check_finite(policy, name, done)
             if save_now:
                 # a finished stage needs its weights only; resuming one needs the optimizer's moments as well
                 finished = last and not owed
                 rest = {} if finished else {"optimizer": optimizer.state_dict(), "owed": owed}
                 if log:
-                    save_checkpoint(files.checkpoint, policy, files.tokenizer, step=done, finished=finished, log_length=log.length(), seconds=seconds(), **rest)
+                    save_checkpoint(files.checkpoint, policy, files.tokenizer, step=done, finished=finished, seconds=seconds(), **log.state(), **rest)
             if not owed and (evaluate_now or progress.due(done)):
                 progress.report(done, settled[-1])
             if stop:
@@ -166,15 +167,25 @@ def resume(optimizer: torch.optim.Optimizer, files: StageFiles, saved: dict | No
     """Where to begin: (the first step to take, or the one whose record is owed, the log cut back to what the stage's
     checkpoint, if there is one, has seen). Only the first process has a log, and writes checkpoints."""
     if saved:
-        optimizer.load_state_dict(saved["optimizer"])
+        go_on(optimizer, files.checkpoint, saved.get("optimizer"))
     first = saved["step"] - bool(saved.get("owed")) if saved else 0
     if rank() > 0:
         return first, None
-    if saved:
-        return first, MetricsLog(files.folder / "metrics.jsonl", saved["log_length"])
     before = files.folder / "sft.pt"  # there only if a stage came before this one
-    length = load_checkpoint(before)["log_length"] if before.exists() else 0
-    return first, MetricsLog(files.folder / "metrics.jsonl", length)
+    known = saved or (load_checkpoint(before) if before.exists() else {})
+    return first, MetricsLog(files.folder / "metrics.jsonl", known)
+
+
+def go_on(optimizer: torch.optim.Optimizer, checkpoint: Path, saved: object) -> None:
+    """Give an optimizer its moments back, and no more: the settings are the run's. Raises UserError where they are not
+    those of these parameters."""
+    try:
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
+        fits = all(value.shape in ((), parameter.shape) for parameter, moments in optimizer.state.items() for value in moments.values())
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
+        fits = False
+    if not fits:
+        raise UserError(f"{checkpoint}: the optimizer's state is not that of this model; start a new run")
 
 
 def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objective, micro_batches: list[AnyBatch], config: LoopConfig, step: int) -> dict[str, Tensor]:  # fmt: skip
@@ -217,12 +228,13 @@ def settle(records: list[dict[str, Tensor]], name: str, done: int) -> list[dict[
     settled = [{metric: next(numbers) for metric in record} for record in records]
     for step, record in enumerate(settled, done - len(records) + 1):
         if not record.pop("taken"):
+            advice = "start again with a lower learning rate" if step > 1 else "no step was taken before it, so not the learning rate is to blame but what the loss was given: its own flags, or the model it began from"
             what = f"the loss is {record['loss']} and the norm of its gradient {record['grad_norm']}"
-            raise TrainingFailed(f"{name}, step {step}: {what}; the step was not taken; start again with a lower learning rate")
+            raise TrainingFailed(f"{name}, step {step}: {what}; the step was not taken; {advice}")
     return [{metric: value for metric, value in record.items() if not math.isnan(value)} for record in settled]
 
 
-def check_weights(policy: GPT, name: str, done: int) -> None:
+def check_finite(policy: GPT, name: str, done: int) -> None:
     """Raise TrainingFailed if a weight is not a finite number."""
     if not all(bool(p.isfinite().all()) for p in policy.parameters()):
         raise TrainingFailed(f"{name}, step {done}: a weight is no longer a finite number; start again with a lower learning rate")
@@ -336,7 +348,7 @@ class Progress:
         return step % self.every == 0 or step == self.steps
 
     def report(self, step: int, record: dict[str, float]) -> None:
-        seconds = time.perf_counter() - self.start
+        seconds = max(time.perf_counter() - self.start, 1e-9)  # a clock may stand still
         watched = [("loss", "loss"), ("eval_loss", "held-out loss"), ("rewards/margins", "margin"), ("rewards/accuracies", "accuracy")]
         values = "  ".join(f"{label} {record[name]:.3f}" for name, label in watched if name in record)
         taken = step - self.first  # none where only a look was owed

@@ -4,6 +4,7 @@ import json
 import sys
 
 from mini_dpo.cli import run_command
+from mini_dpo.files import read_json, write_json
 
 SHAPE = "--n-layer 1 --n-head 2 --n-embd 16 --context 40 --tokenizer toy".split()
 SMALL = [*SHAPE, "--batch-size", "4", "--save-every", "3"]
@@ -34,3 +35,14 @@ def sft_file(path, n=12):
     rows = [{"prompt": f"tell {i}", "response": "well " * (1 + i % 3)} for i in range(n)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def change_json(path, **changes):
+    """Change entries of a JSON file of a run, and its checksum with them."""
+    write_json(path, {**read_json(path), **changes})
+
+
+def change_settings(folder, **settings):
+    """Change what a run's config.json says that it was begun with."""
+    path = folder / "config.json"
+    change_json(path, settings={**read_json(path)["settings"], **settings})

@@ -12,16 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mini_dpo import checkpoint
-from mini_dpo.checkpoint import MetricsLog, find_model, load_checkpoint, load_model, new_run, read_json, save_checkpoint, write_json
+from mini_dpo.checkpoint import MetricsLog, find_model, load_checkpoint, load_model, new_run, save_checkpoint
 from mini_dpo.errors import UserError
+from mini_dpo.files import read_json, write_json
+from mini_dpo.tokenizer import load_tokenizer
 from tests.strategies import tiny_gpt
 
 
 def test_a_model_survives_the_round_trip(tmp_path):
-    model = tiny_gpt(3, dropout=0.1).float()
+    model = tiny_gpt(3, dropout=0.1, vocab_size=load_tokenizer("toy").vocab_size).float()
     save_checkpoint(tmp_path / "m.pt", model, "toy", step=4)
     loaded, tokenizer = load_model(tmp_path / "m.pt", dropout=0.0)
-    assert tokenizer == "toy" and loaded.config.dropout == 0.0
+    assert tokenizer.name == "toy" and loaded.config.dropout == 0.0
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values()))
     assert load_checkpoint(tmp_path / "m.pt")["step"] == 4
 
@@ -93,12 +95,12 @@ def test_damaged_and_unfitting_checkpoints_are_refused(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="not a checkpoint"):
         load_checkpoint(path)
-    payload = {"model": tiny_gpt().state_dict(), "config": {**vars(tiny_gpt().config), "n_layer": 3}, "tokenizer": "toy"}
+    payload = {"model": tiny_gpt().state_dict(), "config": {**vars(tiny_gpt().config), "n_layer": 3}, "tokenizer": "toy", "stage": "sft"}
     torch.save(payload, path)
     with pytest.raises(UserError, match="weights do not fit"):
         load_model(path)
     torch.save([1, 2], path)
-    with pytest.raises(UserError, match="no model, config and tokenizer"):
+    with pytest.raises(UserError, match="no model, config, tokenizer and stage"):
         load_model(path)
 
 
@@ -149,17 +151,19 @@ def test_json_that_is_none_is_refused(tmp_path):
 
 def test_the_log_is_cut_back_to_where_it_was(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, 0)
+    log = MetricsLog(path, {})
     log.write({"step": 1})
-    length = log.length()
+    saved = log.state()
     log.write({"step": 2})
     with open(path, "ab") as file:
         file.write(b'{"step"')
-    log = MetricsLog(path, length)
+    log = MetricsLog(path, saved)
     log.write({"step": 2})
     assert [json.loads(line) for line in path.read_bytes().splitlines()] == [{"step": 1}, {"step": 2}]
-    with pytest.raises(UserError, match="shorter than the checkpoint remembers"):
-        MetricsLog(path, 1000)
+    for wrong in ({**saved, "log_length": 1000}, {**saved, "log_sha256": "0"}):
+        with pytest.raises(UserError, match="not what the checkpoint remembers"):
+            MetricsLog(path, wrong)
+    assert [json.loads(line) for line in path.read_bytes().splitlines()] == [{"step": 1}, {"step": 2}]
 
 
 def test_the_module_s_list_of_files_is_what_a_run_leaves(tmp_path):

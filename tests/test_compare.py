@@ -8,9 +8,10 @@ import pytest
 from mini_dpo import compare, evaluate, train
 from mini_dpo.compare import COLUMNS, SEARCH, table
 from mini_dpo.corpus import TOY_PREFERENCES, fingerprints
+from mini_dpo.files import read_json, write_json
 from mini_dpo.losses import LOSSES
 from mini_dpo.settings import TOY_DEFAULTS, parse
-from tests.commands import run
+from tests.commands import change_json, change_settings, run
 
 SMALL = ["--n-layer", "1", "--n-head", "2", "--n-embd", "16"]
 
@@ -24,12 +25,6 @@ def folder(tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, capsys, train, "--stage", "sft", *SMALL, "--steps", 2, "--out", "c/sft")[0] == 0
     change_settings(tmp_path / "c/sft", **vars(parse(["--stage", "sft"])))
     return tmp_path / "c"
-
-
-def change_settings(run, **settings):
-    config = json.loads((run / "config.json").read_text())
-    config["settings"] |= settings
-    (run / "config.json").write_text(json.dumps(config))
 
 
 def test_every_loss_is_a_run_and_a_line_and_is_not_trained_twice(folder, monkeypatch, capsys):
@@ -55,8 +50,7 @@ def test_what_lies_there_must_be_what_is_asked(folder, monkeypatch, capsys):
     (folder / "ipo/summary.json").unlink()  # stopped before its end: that run is not gone on with either
     assert once("--epochs", 50)[0] == 2
     assert once()[0] == 0
-    summary = json.loads((folder / "ipo/summary.json").read_text())
-    (folder / "ipo/summary.json").write_text(json.dumps({**summary, "unfinished": True}))  # stopped while it was measured
+    change_json(folder / "ipo/summary.json", unfinished=True)  # stopped while it was measured
     assert once()[0] == 0 and "unfinished" not in json.loads((folder / "ipo/summary.json").read_text())
     folder.rename(folder.with_name("moved"))
     assert once(out="moved")[0] == 0
@@ -65,19 +59,19 @@ def test_what_lies_there_must_be_what_is_asked(folder, monkeypatch, capsys):
 def test_another_s_run_is_not_taken_for_one_s_own(folder, monkeypatch, capsys):
     once = lambda: run(monkeypatch, capsys, compare, "--losses", "dpo", "--epochs", 0.01, "--out", "c")  # noqa: E731
     assert once()[0] == 0
-    config, sft = ((folder / path).read_bytes() for path in ("dpo/config.json", "sft/sft.pt"))
-    data = str(TOY_PREFERENCES["test"])
-    for changed, path, content in (
-        ("--beta 0.7 there, 0.3 asked", "dpo/config.json", config.replace(b'"beta": 0.3', b'"beta": 0.7')),
-        ("--accumulate 2 there, 1 asked", "dpo/config.json", config.replace(b'"accumulate": 1', b'"accumulate": 2')),
-        (f"{folder}/sft/sft.pt has changed since", "sft/sft.pt", sft + b"more"),
-        (f"{data} has changed since", "dpo/config.json", config.replace(fingerprints([TOY_PREFERENCES["test"]])[data].encode(), b"0")),
+    config, sft = folder / "dpo/config.json", folder / "sft/sft.pt"
+    kept, weights, data = config.read_bytes(), sft.read_bytes(), str(TOY_PREFERENCES["test"])
+    for changed, change in (
+        ("--beta 0.7 there, 0.3 asked", lambda: change_settings(folder / "dpo", loss_options={"beta": 0.7})),
+        ("--accumulate 2 there, 1 asked", lambda: change_settings(folder / "dpo", accumulate=2)),
+        (f"{folder}/sft/sft.pt has changed since", lambda: sft.write_bytes(weights + b"more")),
+        (f"{data} has changed since", lambda: change_json(config, sha256={**read_json(config)["sha256"], data: "0"})),
     ):
-        (folder / path).write_bytes(content)
+        change()
         assert once() == (2, "", f"error: c/dpo is another run than the one asked for: {changed}; choose another --out\n")
-        (folder / "dpo/config.json").write_bytes(config)
-        (folder / "sft/sft.pt").write_bytes(sft)
-    (folder / "dpo/config.json").write_text("{}")
+        config.write_bytes(kept)
+        sft.write_bytes(weights)
+    write_json(config, {})
     status, _, err = once()
     assert status == 2 and "c/dpo/config.json: not from this version of mini_dpo" in err
 

@@ -81,7 +81,8 @@ def test_the_kernel_is_taken_after_one_trial_for_each_kind_of_input(monkeypatch,
         for channels, dtype in ((16, torch.float32), (16, torch.bfloat16), (8, torch.float32)):
             qkv = some_qkv(sizes, channels, dtype)
             mixed = attention(lay_out(sizes))(*qkv)
-            torch.testing.assert_close(mixed, attend_by_spans(*qkv, sizes))
+            close = {"rtol": 0.05, "atol": 5e-3} if dtype == torch.bfloat16 else {}  # some machines round products of bfloat16 their own way
+            torch.testing.assert_close(mixed, attend_by_spans(*qkv, sizes), **close)
     rows = [length for length in flex.lengths if length in (52, 8)]
     trials = [length for length in flex.lengths if length not in (52, 8)]
     assert rows == [52, 52, 52, 8, 8, 8] and len(trials) == 2 * 3, "with and without gradient, for each kind"

@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 FLOORS = [
     {"errors", "devices", "muon", "registry"},
-    {"packing", "loss_files", "parallel", "bradley_terry", "tokenizer", "metrics"},
+    {"packing", "loss_files", "files", "parallel", "bradley_terry", "tokenizer", "metrics"},
     {"model", "losses", "probe", "tabular", "shop", "cli"},
     {"logprobs", "generate", "checkpoint", "settings"},
     {"data"},

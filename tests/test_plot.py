@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 
 from mini_dpo import plot
 from mini_dpo.errors import UserError
+from mini_dpo.files import write_json
 from mini_dpo.losses import LOSSES
 from mini_dpo.plot import Series, change, curve, line_style, overlap, place_labels, read_metrics, running_mean, series
+from mini_dpo.settings import parse
 from tests.commands import run
 
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -119,13 +122,15 @@ def test_a_change_begins_at_zero():
     close(change(found)[[0, 50]], torch.tensor([0.0, -48.5], dtype=torch.float64))  # the first is the mean of four steps
 
 
-def write_run(folder, rows=None, **files):
+def write_run(folder, rows=None, config=None, summary=None):
     """A run's folder as the trainer leaves it, in small."""
     folder.mkdir()
     text = "".join(json.dumps(row) + "\n" for row in (ROWS if rows is None else rows))
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
-    for name, value in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+    if config:
+        write_json(folder / "config.json", {"settings": asdict(config), "sha256": {}})
+    if summary:
+        write_json(folder / "summary.json", summary)
     return folder
 
 
@@ -227,7 +232,7 @@ def test_draw_one_loss(go, tmp_path, matplotlib):
 
 
 def test_draw_a_run(go, tmp_path, matplotlib):
-    write_run(tmp_path / "both", config={"settings": {"stage": "all", "loss": "dpo"}})
+    write_run(tmp_path / "both", config=parse([]))
     assert go("run", "both") == (0, "both/curves.png\n", "") and is_slide(tmp_path / "both/curves.png")
     for stage in ("sft", "dpo"):
         write_run(tmp_path / stage, rows=[row for row in ROWS if row["stage"] == stage])
@@ -243,7 +248,7 @@ def test_runs_are_named_by_their_loss(tmp_path, monkeypatch):
     """By their folder too where two have the same loss, and by it alone where a run does not say."""
     monkeypatch.chdir(tmp_path)
     for name, loss in {"a": "dpo", "b": "ipo", "c": "dpo", "d": "/home/me/mine.py:hinge_2"}.items():
-        write_run(tmp_path / name, config={"settings": {"stage": "all", "loss": loss}})
+        write_run(tmp_path / name, config=replace(parse([]), loss=loss))
     write_run(tmp_path / "e")
     name = lambda *runs: plot.names_of([Path(run) for run in runs])  # noqa: E731
     assert name("a", "b") == ["dpo", "ipo"]
@@ -254,7 +259,7 @@ def test_draw_several_runs(go, tmp_path, matplotlib):
     write_run(tmp_path / "a", summary=summary(1.0))
     write_run(tmp_path / "b")
     assert go("compare", "a", "b") == (0, "compare.png\n", "") and is_slide(tmp_path / "compare.png")
-    (tmp_path / "b/summary.json").write_text(json.dumps(summary(2.0)), encoding="utf-8")
+    write_json(tmp_path / "b/summary.json", summary(2.0))
     assert go("compare", "a", "b", "--out", "judged.png")[0] == 0 and is_slide(tmp_path / "judged.png")
     assert (tmp_path / "judged.png").read_bytes() != (tmp_path / "compare.png").read_bytes()
 

@@ -3,14 +3,17 @@
 import io
 import json
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from mini_dpo import sample
-from mini_dpo.checkpoint import save_checkpoint, write_json
+from mini_dpo.checkpoint import save_checkpoint
+from mini_dpo.files import write_json
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.sample import SampleSettings, answer, load_models
+from mini_dpo.settings import parse
 from mini_dpo.shop import judge
 from mini_dpo.tokenizer import load_tokenizer
 from tests.commands import run
@@ -27,8 +30,8 @@ def folder(tmp_path_factory):
     for seed, name in enumerate(("sft", "dpo")):
         torch.manual_seed(seed)
         model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, context=60, n_layer=1, n_head=2, n_embd=16))
-        save_checkpoint(folder / f"{name}.pt", model, "toy", step=0, finished=True, log_length=0)
-    write_json(folder / "config.json", {"settings": {"loss": "aot_unpaired"}})
+        save_checkpoint(folder / f"{name}.pt", model, "toy", step=0, finished=True)
+    write_json(folder / "config.json", {"settings": asdict(parse(["--loss", "aot_unpaired"])), "sha256": {}})
     return folder
 
 

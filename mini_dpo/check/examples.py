@@ -44,7 +44,7 @@ def options(loss: Loss, name: str, wide: bool = True) -> list:
     elif name == "beta":
         near, far = [1.0, default, 0.5, 2.0], [0.1, 20.0, 5.0, 0.01, 50.0, 0.7, 10.0]
     elif default:
-        near, far = [default, 0.5 * default, 2 * default, 0.0], [10 * default, 0.2 * default, 1.0, -default, 0.3, 3.5 * default, 0.45]
+        near, far = [default, 0.5 * default, 2 * default, 0.0], [-default, 10 * default, 0.2 * default, 1.0, -3 * default, 0.3, 3.5 * default, 0.45]
     else:
         near, far = [0.0, 0.5, 0.2], [1.0, 10.0, 0.1, -0.5, 0.4, -10.0, 30.0]
     return list(dict.fromkeys(near + far * wide))

@@ -1,0 +1,441 @@
+"""Runs' folders that were damaged, shared or sent by somebody: refused in a line, with nothing changed on the disk."""
+
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from mini_dpo import compare, plot, sample, train
+from mini_dpo.checkpoint import load_checkpoint, load_model
+from mini_dpo.cli import Escaped, checked
+from mini_dpo.errors import UserError
+from mini_dpo.files import LARGEST_JSON, locked, read_archive, read_bytes, read_json, read_unchanged, write_json, write_whole
+from mini_dpo.plot import read_metrics
+from mini_dpo.settings import Settings, read_config
+from mini_dpo.training import Progress
+from tests.commands import SHORT, SMALL, change_json, change_settings, preference_file, run
+
+ROOT = Path(__file__).resolve().parent.parent
+FLIPS = 400 if os.environ.get("MINI_DPO_TESTS") == "thorough" else 40
+LOSS = """
+from pathlib import Path
+from mini_dpo.losses import PairLogps, loss
+Path("executed").touch()
+@loss(paper="mine")
+def mine(logps: PairLogps, *, beta: float = 0.1):
+    \"\"\"One.
+
+        L = beta h
+    \"\"\"
+    return beta * logps.h
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a finished run in it, `run`, and its data."""
+    folder = tmp_path_factory.mktemp("finished")
+    preference_file(folder / "mine.jsonl")
+    command = [sys.executable, "-m", "mini_dpo.train", "--data", "mine.jsonl", *SMALL, *SHORT, "--out", "run"]
+    subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    """The same to change as one likes; the present folder."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    digests = {str(tmp_path / "mine.jsonl"): hashlib.sha256(Path("mine.jsonl").read_bytes()).hexdigest()}
+    change_json(Path("run/config.json"), sha256=digests)
+    change_settings(Path("run"), data=str(tmp_path / "mine.jsonl"))
+    return tmp_path
+
+
+@pytest.fixture
+def go(monkeypatch, capsys, copied):
+    return lambda module, *args: run(monkeypatch, capsys, module, *args)
+
+
+def unfinish(step=2):
+    """The run as it was when it was stopped in its second stage."""
+    Path("run/summary.json").unlink()
+    Path("run/samples.jsonl").unlink()
+    model = load_checkpoint(Path("run/sft.pt"))
+    torch.save({**model, "finished": True}, "run/sft.pt")
+    Path("run/dpo.pt").unlink()
+
+
+def contents(folder="."):
+    return {str(path): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+
+
+# --------------------------------------------------------------------------------------------------------- damage
+
+
+READERS = {
+    "config.json": read_json,
+    "summary.json": read_json,
+    "sft.pt": lambda path: flat(load_checkpoint(path)),
+    "dpo.pt": lambda path: flat(load_checkpoint(path)),
+    "metrics.jsonl": lambda path: read_metrics(path.parent),
+    "samples.jsonl": lambda path: read_unchanged(path, read_json(path.with_name("summary.json"))),
+}
+
+
+def flat(value):
+    """A checkpoint with lists of numbers for tensors, to be compared."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    return {key: flat(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_flipped_bit_is_refused_or_harmless(copied, name):
+    """Catches: a checkpoint without a look at its checksums, a log that is checked by its length."""
+    path, rng = Path("run") / name, random.Random(0)
+    whole, expected = path.read_bytes(), READERS[name](path)
+    refused = 0
+    for _ in range(FLIPS):
+        bit = rng.randrange(8 * len(whole))
+        path.write_bytes(whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :])
+        try:
+            assert READERS[name](path) == expected, f"bit {bit} makes another {name}"
+        except UserError:
+            refused += 1
+    assert refused > 0.3 * FLIPS  # the others are harmless: padding between the numbers of a checkpoint
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("length", [0, 1, 100, -3])
+def test_a_file_that_was_cut_short_is_refused(copied, name, length):
+    path = Path("run") / name
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError):
+        READERS[name](path)
+
+
+def test_a_log_with_another_number_in_it_is_not_gone_on_with(go):
+    """Of the same length, so that its length says nothing."""
+    unfinish()
+    path = Path("run/metrics.jsonl")
+    path.write_bytes(path.read_bytes().replace(b'"step": 1', b'"step": 7', 1))
+    before = contents()
+    status, _, err = go(train, "--resume", "run")
+    assert (status, err) == (2, "error: run/metrics.jsonl: not what the checkpoint remembers; it was changed, and the run cannot go on\n")
+    assert contents() == before
+
+
+def test_weights_that_are_no_numbers_are_refused(go):
+    saved = load_checkpoint(Path("run/sft.pt"))
+    saved["model"]["h.0.mlp.c_fc.bias"][3] = torch.nan
+    torch.save(saved, "run/sft.pt")
+    for command in ((sample, "run", "--prompt", "hello"), (train, "--stage", "dpo", "--init-from", "run", "--data", "mine.jsonl")):
+        status, _, err = go(*command)
+        assert status == 2 and "run/sft.pt: a weight is not a finite number" in err
+
+
+def test_without_the_sft_model_nothing_is_touched(go):
+    Path("run/summary.json").unlink()
+    Path("run/sft.pt").unlink()
+    before = contents()
+    status, _, err = go(train, "--resume", "run")
+    assert status == 2 and "run: sft.pt is missing, from which dpo.pt was trained" in err and contents() == before
+
+
+# --------------------------------------------------------------------------------------------- two at once, and links
+
+
+def test_a_run_has_one_process_at_a_time(go):
+    unfinish()
+    before = contents()
+    with locked(Path("run")):
+        status, _, err = go(train, "--resume", "run")
+    assert (status, err) == (2, "error: run: another process is at work on this run; wait until it has ended, or stop it\n")
+    assert contents() == before
+    assert go(train, "--resume", "run")[0] == 0 and (Path("run/summary.json")).exists()
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(go):
+    unfinish()
+    Path("run/.dpo.pt.0123456789abcdef.part").write_bytes(b"half")
+    assert go(train, "--resume", "run")[0] == 0 and not [name for name in os.listdir("run") if name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", ["sft.pt", "dpo.pt", "metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", ".sft.pt.part", ".dpo.pt.part", ".samples.jsonl.part"])
+def test_no_link_leads_writing_out_of_the_folder(go, name):
+    """Nor does one that leads nowhere make a file there. Catches: a name beside that can be known ahead, opened as it lies."""
+    unfinish()
+    for target in ("precious", "nowhere"):
+        Path("precious").write_bytes(b"mine")
+        path = Path("run") / name
+        path.unlink(missing_ok=True)
+        path.symlink_to(Path(target).resolve())
+        go(train, "--resume", "run")
+        write_whole(path, lambda file: file.write(b"new")) if name == "curves.png" else None
+        assert Path("precious").read_bytes() == b"mine" and not Path("nowhere").exists()
+
+
+def test_a_pipe_or_a_device_is_no_file(go):
+    os.mkfifo("pipe")
+    for command in ((train, "--data", "pipe"), (train, "--data", "/dev/zero"), (train, "--data", "."), (sample, "run", "--prompts", "pipe")):
+        status, _, err = go(*command)
+        assert status == 2 and "not a file but a" in err and err.count("\n") == 1
+
+
+def test_a_name_beside_is_made_for_one_file_alone(tmp_path, monkeypatch):
+    """Even if somebody guessed it: what lies there is not opened."""
+    monkeypatch.setattr("secrets.token_hex", lambda n: "guessed")
+    (tmp_path / ".a.guessed.part").symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_whole(tmp_path / "a", lambda file: file.write(b"new"))
+    assert not (tmp_path / "precious").exists()
+
+
+# ------------------------------------------------------------------------------------------------- a stranger's folder
+
+
+@pytest.mark.parametrize("name", ["absolute", "relative"])
+def test_a_stranger_s_loss_is_not_run(go, copied, name):
+    """Its digest may be right: the sender ships both."""
+    unfinish()
+    Path("theirs.py").write_text(LOSS)
+    Path("c").mkdir()
+    file = str(copied / "theirs.py") if name == "absolute" else "theirs.py"
+    change_settings(Path("run"), loss=f"{file}:mine", loss_options={"beta": 0.1})
+    change_json(Path("run/config.json"), sha256={**read_json(Path("run/config.json"))["sha256"], file: hashlib.sha256(LOSS.encode()).hexdigest()})
+    shutil.copytree("run", "c/sft")
+    for command in ((train, "--resume", "run"), (train, "--stage", "dpo", "--init-from", "run", "--data", "mine.jsonl", "--steps", 1), (sample, "run", "--prompt", "hi"), (plot, "run", "run"), (compare, "--out", "c", "--losses", "dpo")):
+        go(*command)
+        assert not Path("executed").exists(), command
+    status, _, err = go(train, "--resume", "run")
+    assert status == 2 and f"run trains with the loss {file}:mine, and to go on runs that file; if you know it: python -m mini_dpo.train --resume run --loss {file}:mine" in err
+    if name == "absolute":
+        status, _, err = go(train, "--resume", "run", "--loss", "theirs.py:mine")
+        assert (status, err) == (0, "") and Path("executed").exists()
+
+
+KINDS = {"seed": [-1, 2**40, 1.5, True, "x", None, [], {}], "lr": ["x", -1, [1], True], "loss": [None, 3, "none", "a\0b", "x" * 10**5, []], "data": [3, [], "a\0b", "\ud800"], "tokenizer": ["gpt5", 3],
+    "batch_size": [0, None, -1, 2**31, "many"], "stage": ["rlhf", None, []], "device": ["tpu", 0], "dtype": ["int8"], "loss_options": [[], 3, {"beta": "x"}, {"beta": []}, {"nothing": 1.0}, {"beta": 10**400}],
+    "steps": [0, 2**31], "epochs": [0, 1e9], "accumulate": [0, 2**31], "context": [0, 2**40], "n_layer": [0, 10**6, 2], "n_embd": [10**9], "start": [3, []], "model": ["gpt9", None], "dropout": [2, None],
+    "colour": ["red"], "max_new_tokens": [0, 2**63], "eval_examples": [0], "save_every": [0], "init_from": [3], "reference": [[], "somewhere"]}  # fmt: skip
+STRANGE = [(name, value) for name, values in KINDS.items() for value in values]
+
+
+@pytest.mark.parametrize("name, value", STRANGE, ids=[f"{name} {str(value)[:20]!r}" for name, value in STRANGE])
+def test_a_strange_config_is_a_line(go, name, value):
+    """As the command line takes it, or not at all. Catches: settings that nobody looks at after they were kept."""
+    unfinish()
+    settings = read_json(Path("run/config.json"))["settings"]
+    change_settings(Path("run"), **{name: value if name != "loss_options" or not isinstance(value, dict) else {**settings["loss_options"], **value}})
+    status, _, err = go(train, "--resume", "run")
+    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 1200
+
+
+@pytest.mark.parametrize("content", [b"[" * 10**5, b'{"a":' * 10**5, b"{" + b" " * LARGEST_JSON + b"}", b"[]", b"3", b"null", b'{"checksum": 3}', b"\xff"], ids=lambda content: str(content[:6]))
+def test_what_is_no_json_object_of_ours_is_a_line(go, content):
+    for name, command in {"config.json": (train, "--resume", "run"), "summary.json": (train, "--resume", "run"), "metrics.jsonl": (plot, "run", "run")}.items():
+        kept = (Path("run") / name).read_bytes()
+        (Path("run") / name).write_bytes(content)
+        status, _, err = go(*command)
+        assert status == 2 and err.count("\n") == 1 and len(err) < 600, name
+        (Path("run") / name).write_bytes(kept)
+
+
+def changed(**changes):
+    def change(saved):
+        return {**saved, **changes}
+
+    return change
+
+
+def model_of(**tensors):
+    return lambda saved: {**saved, "model": {**saved["model"], **tensors}}
+
+
+def config_of(**changes):
+    return lambda saved: {**saved, "config": {**saved["config"], **changes}}
+
+
+MODELS = {
+    "layers": config_of(n_layer=10**6),
+    "more layers": config_of(n_layer=4000),
+    "channels": config_of(n_embd=10**9, n_head=1),
+    "wide": config_of(n_embd=100_000),
+    "heads": config_of(n_head=3.0),
+    "tokens": config_of(vocab_size=10**12),
+    "no dropout": config_of(dropout="none"),
+    "colour": config_of(colour="red"),
+    "another vocabulary": changed(tokenizer="gpt2"),
+    "no tokenizer": changed(tokenizer="gpt5"),
+    "tokenizer 3": changed(tokenizer=3),
+    "stage": changed(stage=[]),
+    "a list": changed(model=[1]),
+    "no tensors": changed(model={}),
+    "numbers": model_of(**{"wte.weight": 3}),
+    "expanded": model_of(**{"wte.weight": torch.zeros(1, 1).expand(10**7, 16)}),
+    "sparse": model_of(**{"ln_f.bias": torch.zeros(16).to_sparse()}),
+    "complex": model_of(**{"ln_f.bias": torch.zeros(16, dtype=torch.complex64)}),
+    "half": model_of(**{"ln_f.bias": torch.zeros(16, dtype=torch.float16)}),
+    "one more": model_of(more=torch.zeros(3)),
+}
+
+
+@pytest.mark.parametrize("change", MODELS.values(), ids=MODELS)
+def test_a_strange_checkpoint_is_a_line_before_memory_is_asked_for(go, change):
+    torch.save(change(load_checkpoint(Path("run/sft.pt"))), "run/sft.pt")
+    begun = time.perf_counter()
+    for command in ((sample, "run", "--prompt", "hello"), (train, "--stage", "dpo", "--init-from", "run", "--data", "mine.jsonl", "--steps", 1)):
+        status, _, err = go(*command)
+        assert status == 2 and err.count("\n") == 1 and len(err) < 1200
+    assert time.perf_counter() - begun < 60  # building a million blocks, even without numbers, takes many minutes
+
+
+STATES = {"none": None, "empty": {}, "a list": {"state": [1]}, "other shapes": {"state": {i: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)} for i in range(40)}}}
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES)
+def test_a_strange_optimizer_is_a_line(go, state):
+    unfinish()
+    saved = load_checkpoint(Path("run/sft.pt"))
+    torch.save({**saved, "finished": False, "step": 3, "optimizer": state}, "run/sft.pt")
+    status, _, err = go(train, "--resume", "run")
+    assert (status, err) == (2, "error: run/sft.pt: the optimizer's state is not that of this model; start a new run\n")
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**8))
+    assert path.stat().st_size < 10**6
+    with pytest.raises(UserError, match="bomb.pt: not a checkpoint of mini_dpo, or a damaged one .*compressed"):
+        read_archive(path)
+
+
+# -------------------------------------------------------------------------------------------------------- the terminal
+
+
+def command(folder, *args, shell="", **environment):
+    """A command in a process of its own: (status, standard output, standard error)."""
+    line = " ".join([sys.executable, "-m", *map(str, args), shell])
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
+def test_what_an_encoding_does_not_have_is_written_out(copied, encoding):
+    preference_file(Path("mine.jsonl"), prompt="Überraschung → 日本")
+    for args in (("mini_dpo.show", "--data", "mine.jsonl"), ("mini_dpo.sample", "run", "--prompt", "'→ 日本 é'")):
+        status, out, err = command(copied, *args, PYTHONIOENCODING=encoding)
+        assert (status, err) == (0, b"")
+    assert out.decode(encoding)
+
+
+def test_nothing_from_outside_is_obeyed_by_the_terminal(go):
+    evil = "\x1b[2J\x07\r\x9b31m\u202eabc\u2066"
+    preference_file(Path("mine.jsonl"), chosen=evil)
+    Path(evil).write_text("x")
+    Path("evil.py").write_text(f"raise ValueError({evil!r} + chr(10) * 3 + 'x' * 10**5)")
+    for args in ((train, "--data", evil), (plot, "run", evil), (train, "--loss", "evil.py:x"), (train, "--data", "mine.jsonl", *SMALL, *SHORT, "--held-out", evil), (sample, "run", "--prompt", evil)):
+        status, out, err = go(*args)
+        assert not set(out + err) & set("\x1b\x07\r\x9b\u202e\u2066") and err.count("\n") <= 1 and len(err) < 1200
+    assert "\\x1b[2J\\x07\\x0d\\x9b31m\\u202eabc\\u2066" in go(plot, "run", evil)[2]
+
+
+def test_what_is_shown_is_what_was_written():
+    stream = io.StringIO()
+    print("plain text, é and 日本\n\tindented", file=Escaped(stream))
+    assert stream.getvalue() == "plain text, é and 日本\n\tindented\n"
+
+
+def test_output_that_nobody_reads_stops_the_run_aloud(copied):
+    """And the run can be gone on with. Catches: status 0 in the middle of a run."""
+    args = ("mini_dpo.train", "--data", "mine.jsonl", *SMALL, "--sft-steps", 400, "--steps", 3, "--out", "piped")
+    for shell, said in (("| head -1", b""), ("> /dev/full", b"error: the output: No space left on device")):
+        shutil.rmtree("piped", ignore_errors=True)
+        status, _, err = command(copied, *args, shell=shell)
+        assert status != 0 and said in err and b"Traceback" not in err and b"Exception" not in err
+        if Path("piped").exists():
+            assert b"stopped; go on with: python -m mini_dpo.train --resume piped" in err
+    assert command(copied, "mini_dpo.show", shell="| head -1")[2] == b""
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6, 1.0])
+def test_ctrl_c_while_it_loads_is_no_traceback(copied, seconds):
+    process = subprocess.Popen([sys.executable, "-c", f"import signal, runpy, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = ['-m']; import mini_dpo; sys.argv = ['train', '--data', 'mine.jsonl', {', '.join(map(repr, SMALL))}]; runpy.run_module('mini_dpo.train', run_name='__main__')"], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    time.sleep(seconds)
+    process.send_signal(2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0 and (b"Traceback" not in err or seconds < 0.2)  # before the first line of the package nothing can be done
+
+
+def test_a_clock_that_stands_still(monkeypatch, capsys):
+    monkeypatch.setattr(time, "perf_counter", lambda: 5.0)
+    progress = Progress("sft", 0, 10)
+    progress.report(1, {"loss": 1.0})
+    assert "step  1/10  loss 1.000" in capsys.readouterr().out
+
+
+# -------------------------------------------------------------------------------------------------------- the command line
+
+
+LINES = [
+    "train --seed=--", "train --steps 2147483648", "train --steps 1" + "0" * 23, "train --epochs 1e9", "train --sft-epochs 1e300", "train --accumulate 2147483648", "train --n-embd 1000000000", "train --n-layer 100000000",
+    "train --context 1000000000", "train --n-head 0", "train --batch-size 1" + "0" * 5000, "train --data " + "x" * 10_000, "train --out " + "x" * 10_000, "train --init-from " + "x" * 10_000, "train --loss " + "x" * 10_000, "train --resume " + "x" * 10_000,
+    "sample run --temperature inf", "sample run --temperature nan", "sample run --max-new-tokens 9223372036854775807", "sample run --seed=--", "sample run -n 1e9", "sample " + "x" * 10_000, "bench --row x", "bench --batches 1e9", "bench --repeats -1", "check dpo --examples x",
+    "check dpo --examples -5", "check " + "x" * 10_000, "plot losses --loss " + "x" * 10_000, "plot run " + "x" * 10_000, "show --line 99999999999999999999999", "show --data /dev/null", "exact --seed x", "exact --seed -1", "compare --epochs 1e99", "compare --losses ,", "compare --seed 1e3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LINES, ids=[line[:40] for line in LINES])
+def test_a_value_out_of_all_reach_is_a_line(go, line):
+    import importlib
+
+    name, *args = line.split(" ")
+    status, _, err = go(importlib.import_module("mini_dpo.check.__main__" if name == "check" else f"mini_dpo.{name}"), *args)
+    assert status in (1, 2) and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 1200
+
+
+def test_processes_that_nobody_started_are_not_waited_for(copied):
+    for world in ("2", "x", ""):
+        status, _, err = command(copied, "mini_dpo.train", "--data", "mine.jsonl", *SMALL, *SHORT, WORLD_SIZE=world)
+        assert status == 2 and err.startswith(b"error: WORLD_SIZE is set") and err.count(b"\n") == 1
+
+
+def test_a_flag_s_value_is_checked_wherever_it_comes_from():
+    assert checked("--seed", int, "7") == checked("--seed", int, 7) == 7 and checked("--lr", float, 1) == 1.0
+    for kind, values in {int: [1.5, True, "1.5", 2**31, None], float: ["nan", float("inf"), 10**400, True, []], str: [3, "a\0"], bool: ["true", 1]}.items():
+        for value in values:
+            with pytest.raises(UserError):
+                checked("--x", kind, value)
+
+
+def test_a_text_that_fits_no_context_is_refused_before_it_is_encoded(go, monkeypatch):
+    preference_file(Path("long.jsonl"), n=3)
+    with open("long.jsonl", "a") as file:
+        file.write(json.dumps({"prompt": "x" * 5 * 10**6, "chosen": "yes", "rejected": "no"}) + "\n")
+    status, _, err = go(train, "--data", "long.jsonl", *SMALL)
+    assert status == 2 and "long.jsonl, line 4: 'prompt' has 5,000,000 characters" in err
+
+
+def test_a_gradient_that_is_infinite_from_the_first_step_on_is_not_the_learning_rate_s_fault(go):
+    status, _, err = go(train, "--data", "mine.jsonl", *SMALL, *SHORT, "--loss", "ipo", "--beta", "1e-30")
+    assert status == 1 and "dpo, step 1" in err and "lower learning rate" not in err and "its own flags" in err
+
+
+def test_settings_that_a_run_keeps_are_what_it_was_begun_with(copied):
+    settings, digests = read_config(Path("run"))
+    assert isinstance(settings, Settings) and set(digests) == {str(copied / "mine.jsonl")}
+    assert load_model(Path("run/sft.pt"))[1].name == "toy" and read_bytes("mine.jsonl")
+    write_json(Path("x.json"), {"a": float("inf"), "b": [1, {"c": float("nan")}]})
+    assert read_json(Path("x.json")) == {"a": None, "b": [1, {"c": None}]} and "Infinity" not in Path("x.json").read_text()
