@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 
-from mini_dpo.devices import one_line
-from mini_dpo.errors import UserError
+from mini_dpo.errors import UserError, expecting
 from mini_dpo.files import json_line, no_link, read_archive, settle_names, write_json, write_whole
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
@@ -67,12 +66,10 @@ def check_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
 def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GPT, Tokenizer]:
     """The same from what `load_checkpoint` has read from `path`. Raises UserError where the weights are not those of such
     a model, before memory for one is asked for."""
-    try:
+    with expecting(path, "a model that can be built"):
         config = replace(GPTConfig(**payload["config"]), **changes)
         if config.n_layer > len(payload["model"]):
             raise ValueError(f"{config.n_layer} blocks, and {len(payload['model'])} tensors in all")
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: there is no such model ({one_line(error)})") from error
     with torch.device("meta"):  # shapes without numbers
         check_weights(path, GPT(config), payload["model"])
     model = GPT(config)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -12,6 +13,16 @@ class UserError(Exception):
 
 class TrainingFailed(Exception):
     """The input was fine and the run still went wrong (a loss that is not a number). Exit status 1."""
+
+
+@contextmanager
+def expecting(path: object, what: str) -> Iterator[None]:
+    """Inside, what a file holds is used as if it were `what`; where it is something else, that is a UserError."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError, UserError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: not {what} ({said if isinstance(error, (UserError, ValueError)) else f'{type(error).__name__}: {said}'})") from error
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from mini_dpo.errors import UserError
+from mini_dpo.errors import UserError, expecting
 
 try:
     import fcntl
@@ -150,9 +150,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_unchanged(path: Path, summary: dict) -> str:
     """The text of a run's file, whose SHA-256 the run's summary keeps. Raises UserError where it is another."""
     content = read_bytes(path)
-    if hashlib.sha256(content).hexdigest() != summary.get("sha256", {}).get(path.name):
-        raise UserError(f"{path}: not what the run wrote; it was changed or damaged")
-    return content.decode()
+    with expecting(path, "what the run wrote"):
+        if hashlib.sha256(content).hexdigest() != summary["sha256"][path.name]:
+            raise ValueError("it was changed or damaged")
+        return content.decode()
 
 
 def read_archive(path: Path) -> Any:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.cli import Parser, run_command
-from mini_dpo.errors import UserError
+from mini_dpo.errors import UserError, expecting
 from mini_dpo.files import read_bytes, read_json, read_unchanged, write_whole
 from mini_dpo.losses import LOSSES, Loss, find_loss
 from mini_dpo.probe import along_margin, margin, one_by_one, value
@@ -368,9 +368,10 @@ def plot_compare(settings: argparse.Namespace) -> None:
         if not any(row["stage"] == "dpo" for row in rows):
             raise UserError(f"{run}: no step of preference training in it; leave it out")
     summaries = {name: read_json(run / "summary.json") for name, run in zip(names, runs) if (run / "summary.json").exists()}
-    judged = all(summaries.get(name, {}).get("dpo", {}).get(key) is not None for name in names for key in ("reward", "kl"))
     figure = new_figure()
-    draw_runs(figure, logs, summaries if judged else {})
+    with expecting(" or ".join(str(run / "summary.json") for run in runs), "the table of a run"):
+        judged = all(summaries.get(name, {}).get("dpo", {}).get(key) is not None for name in names for key in ("reward", "kl"))
+        draw_runs(figure, logs, summaries if judged else {})
     print(save(figure, Path(settings.out)))
 
 

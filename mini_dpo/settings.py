@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mini_dpo.cli import add_flag, checked, option, parser_for
 from mini_dpo.devices import NO_DEVICE, pick_device, trouble_with
-from mini_dpo.errors import UserError
+from mini_dpo.errors import UserError, expecting
 from mini_dpo.files import read_json
 from mini_dpo.losses import LOSSES, Loss, find_loss
 from mini_dpo.model import PRESETS, GPTConfig
@@ -170,26 +170,22 @@ def read_config(folder: Path) -> tuple[Settings, dict[str, str]]:
     no run of this version, or where the command line would not have taken the settings."""
     path = folder / "config.json"
     config = read_json(path)
-    try:
+    with expecting(path, "the settings of a run of this version of mini_dpo"):
         kept, digests = config["settings"], config["sha256"]
         for f in fields(Settings):
             if "kind" in f.metadata and not (kept.get(f.name) is None and "None" in f.type):
                 kept[f.name] = checked(flags([f.name]), f.metadata["kind"], kept.get(f.name, f.default))
                 if f.metadata["choices"] and kept[f.name] not in f.metadata["choices"]:
-                    raise UserError(f"{flags([f.name])} cannot be {kept[f.name]}")
+                    raise ValueError(f"{flags([f.name])} cannot be {kept[f.name]}")
         for name, value in kept["loss_options"].items():
             kept["loss_options"][name] = checked(flags([name]), str if isinstance(value, str) else float, value)
         settings = Settings(**kept)
         settings = replace(settings, start=checked("start", str, settings.start))
-        for problem in problems(settings):
-            raise UserError(problem)
         whole = (settings.batch_size or settings.tokens_per_batch, settings.steps or settings.epochs, settings.sft_steps or settings.sft_epochs, settings.init_from or settings.model)
         if None in whole or not all(isinstance(text, str) for item in digests.items() for text in item):
-            raise KeyError
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (AttributeError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not from this version of mini_dpo; start a new run") from error
+            raise ValueError("incomplete")
+        for problem in problems(settings):
+            raise ValueError(problem)
     return settings, digests
 
 

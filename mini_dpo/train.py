@@ -26,7 +26,7 @@ from mini_dpo.corpus import TOY_PREFERENCES, Corpus, HeldOut, at_most, describe_
 from mini_dpo.data import Batches, collate, collate_feedback, collate_pairs
 from mini_dpo.devices import keep_freed_memory, lacks, one_line, out_of_memory, own_gpu, trouble_with
 from mini_dpo.dpo import freeze, precompute_reference, preference_objective
-from mini_dpo.errors import TrainingFailed, UserError
+from mini_dpo.errors import TrainingFailed, UserError, expecting
 from mini_dpo.evaluate import How, answer_length, evaluate, heading, table
 from mini_dpo.files import locked, read_json, read_unchanged, write_json, write_jsonl
 from mini_dpo.loss_files import calling
@@ -245,9 +245,10 @@ def report(folder: Path, settings: Settings) -> None:
     """Print some samples of a finished run, and its table."""
     summary = measured(folder)
     lines = read_unchanged(folder / "samples.jsonl", summary).splitlines()
-    samples = [json.loads(line) for line in lines[:3]]
-    print("", side_by_side(samples, settings.start, heading(settings.loss)), "", table(summary), "", sep="\n")
-    print(f"{clock(summary['seconds'])} in all; talk to it: python -m mini_dpo.sample {folder}")
+    with expecting(folder / "summary.json", "the table of a run"):
+        samples = [json.loads(line) for line in lines[:3]]
+        print("", side_by_side(samples, settings.start, heading(settings.loss)), "", table(summary), "", sep="\n")
+        print(f"{clock(summary['seconds'])} in all; talk to it: python -m mini_dpo.sample {folder}")
 
 
 def adopt(model: GPT, tokenizer: Tokenizer, path: Path, stage: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mini_dpo.checkpoint import MetricsLog, check_weights, load_checkpoint, save_checkpoint
 from mini_dpo.data import Batches, FeedbackBatch, PairBatch
-from mini_dpo.errors import TrainingFailed, UserError
+from mini_dpo.errors import TrainingFailed, expecting
 from mini_dpo.logprobs import Batch
 from mini_dpo.model import GPT
 from mini_dpo.muon import Muon
@@ -179,13 +179,10 @@ def resume(optimizer: torch.optim.Optimizer, files: StageFiles, saved: dict | No
 def go_on(optimizer: torch.optim.Optimizer, checkpoint: Path, saved: object) -> None:
     """Give an optimizer its moments back, and no more: the settings are the run's. Raises UserError where they are not
     those of these parameters."""
-    try:
+    with expecting(checkpoint, "the state of an optimizer for this model"):
         optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
-        fits = all(value.shape in ((), parameter.shape) for parameter, moments in optimizer.state.items() for value in moments.values())
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
-        fits = False
-    if not fits:
-        raise UserError(f"{checkpoint}: the optimizer's state is not that of this model; start a new run")
+        if any(value.shape not in ((), parameter.shape) for parameter, moments in optimizer.state.items() for value in moments.values()):
+            raise ValueError("other shapes")
 
 
 def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objective, micro_batches: list[AnyBatch], config: LoopConfig, step: int) -> dict[str, Tensor]:  # fmt: skip

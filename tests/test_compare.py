@@ -73,7 +73,7 @@ def test_another_s_run_is_not_taken_for_one_s_own(folder, monkeypatch, capsys):
         sft.write_bytes(weights)
     write_json(config, {})
     status, _, err = once()
-    assert status == 2 and "c/dpo/config.json: not from this version of mini_dpo" in err
+    assert status == 2 and "c/dpo/config.json: not the settings of a run of this version of mini_dpo" in err
 
 
 def test_the_search_scores_each_setting_on_validation_prompts(folder, monkeypatch, capsys):

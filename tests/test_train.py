@@ -752,7 +752,7 @@ def test_a_config_of_another_version_is_refused(go, here):
     for config in ({"settings": {"colour": "red"}, "sha256": {}}, {}, {"settings": {}}, {"settings": [], "sha256": {}}):
         write_json(here / "old/config.json", config)
         status, _, err = go("--resume", "old")
-        assert status == 2 and "old/config.json: not from this version of mini_dpo" in err, config
+        assert status == 2 and "old/config.json: not the settings of a run of this version of mini_dpo" in err, config
 
 
 def test_nonsense_learning_rate_ends_in_one_line_and_status_1(go, here, own):
