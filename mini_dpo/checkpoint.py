@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from mini_dpo.errors import UserError, expecting
-from mini_dpo.files import json_line, no_link, read_archive, settle_names, write_json, write_whole
+from mini_dpo.files import json_line, no_link, read_archive, settle_names, size_of, write_json, write_whole
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 
@@ -35,7 +36,7 @@ def save_checkpoint(path: Path, model: GPT, tokenizer: str, **state: Any) -> Non
 
 
 # What a checkpoint holds, and of which type; what follows `stage` is for going on with a run.
-ENTRIES = {"model": dict, "config": dict, "tokenizer": str, "stage": str, "step": int, "finished": bool, "log_length": int, "log_sha256": str, "seconds": float}  # fmt: skip
+ENTRIES = {"model": dict, "config": dict, "tokenizer": str, "stage": str, "step": int, "finished": bool, "run": str, "log_length": int, "log_sha256": str, "seconds": float, "owed": (dict, type(None))}  # fmt: skip
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -43,8 +44,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     payload = read_archive(path)
     if not isinstance(payload, dict) or not {"model", "config", "tokenizer", "stage"} <= payload.keys():
         raise UserError(f"{path}: not a checkpoint of mini_dpo (no model, config, tokenizer and stage in it)")
-    if wrong := [name for name, kind in ENTRIES.items() if name in payload and not isinstance(payload[name], kind)]:
-        raise UserError(f"{path}: not a checkpoint of mini_dpo ({wrong[0]} is of type {type(payload[wrong[0]]).__name__})")
+    wrong = [name for name, kind in ENTRIES.items() if name in payload and not isinstance(payload[name], kind)]
+    owed = list((payload.get("owed") or {}).values()) if not wrong else []
+    if wrong or not all(isinstance(value, float) and math.isfinite(value) for value in (payload.get("seconds", 0.0), *owed)):
+        raise UserError(f"{path}: not a checkpoint of mini_dpo ({wrong[0] if wrong else 'a number in it'} is not what it should be)")
+    return payload
+
+
+def load_own(path: Path, run: str) -> dict[str, Any]:
+    """A checkpoint of the run with that id, from which the run can go on. Raises UserError where it is another run's."""
+    payload = load_checkpoint(path)
+    if payload.get("run") != run or not {"step", "finished"} <= payload.keys():
+        raise UserError(f"{path}: from another run than config.json beside it; put the run's own file back, or start a new run")
     return payload
 
 
@@ -55,9 +66,9 @@ def load_model(path: Path, **changes: Any) -> tuple[GPT, Tokenizer]:
 
 def check_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
     """Raise UserError unless `weights`, from `path`, are those of such a model: each a plain tensor of finite numbers."""
-    wanted = {name: weight.shape for name, weight in model.state_dict().items()}
-    plain = all(isinstance(w, torch.Tensor) and (w.layout, w.dtype) == (torch.strided, torch.float32) for w in weights.values())
-    if not plain or wanted != {name: weight.shape for name, weight in weights.items()}:
+    wanted = {name: (weight.shape, weight.dtype) for name, weight in model.state_dict().items()}
+    plain = all(isinstance(w, torch.Tensor) and w.layout == torch.strided and w.is_contiguous() for w in weights.values())
+    if not plain or sum(w.nbytes for w in weights.values()) > size_of(path) or wanted != {name: (w.shape, w.dtype) for name, w in weights.items()}:
         raise UserError(f"{path}: the weights do not fit the model they claim to be: other names, shapes or types")
     if not all(bool(weight.isfinite().all()) for weight in weights.values()):
         raise UserError(f"{path}: a weight is not a finite number; the file is of no use")
@@ -129,9 +140,10 @@ class MetricsLog:
         length, expected = saved.get("log_length", 0), saved.get("log_sha256", hashlib.sha256().hexdigest())
         try:
             self.file = open(path, "a+b", opener=no_link)
+            there = os.fstat(self.file.fileno()).st_size
             self.file.seek(0)
-            self.digest = hashlib.sha256(self.file.read(length))
-            if self.file.tell() < length or self.digest.hexdigest() != expected:
+            self.digest = hashlib.sha256(self.file.read(length) if 0 <= length <= there else b"")
+            if not 0 <= length <= there or self.digest.hexdigest() != expected:
                 raise UserError(f"{path}: not what the checkpoint remembers; it was changed, and the run cannot go on")
             self.file.truncate(length)
         except OSError as error:

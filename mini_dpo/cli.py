@@ -129,7 +129,7 @@ def run_command(main: Callable[[], None]) -> None:
     """Run a command; whatever is the user's to mend becomes one line on standard error and an exit status."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as the package has left it while it was loading
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    with redirect_stdout(Escaped(sys.stdout)), redirect_stderr(Escaped(sys.stderr)):
+    with redirect_stdout(Escaped(sys.stdout or open(os.devnull, "w"))), redirect_stderr(Escaped(sys.stderr or open(os.devnull, "w"))):  # None: it was closed
         status = status_of(main)
     if status:
         sys.exit(status)

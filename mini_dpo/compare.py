@@ -22,7 +22,7 @@ from mini_dpo.cli import Escaped, option, parser_for, run_command
 from mini_dpo.corpus import HeldOut, toy_corpus
 from mini_dpo.errors import TrainingFailed, UserError
 from mini_dpo.evaluate import number
-from mini_dpo.files import read_json
+from mini_dpo.files import no_link, read_json
 from mini_dpo.losses import LOSSES, find_loss
 from mini_dpo.model import PRESETS
 from mini_dpo.plot import draw_compare
@@ -33,7 +33,7 @@ from mini_dpo.training import clock
 
 # Settings in which a run may differ from what is asked: where it is, on what it was computed (the SFT model that it
 # began from is known by its digest), and `loss_options`, which are compared one by one.
-ELSEWHERE = ("out", "init_from", "device", "loss_options")
+ELSEWHERE = ("id", "out", "init_from", "device", "loss_options")
 PRICE = 0.3  # of a nat of KL in the search's score: the toy shop's beta for DPO
 
 # What `--tune` tries: every listed setting, the others at the loss's defaults. The learning rate is the same for all.
@@ -131,7 +131,7 @@ def train_once(folder: Path, arguments: Sequence[str], held_out: HeldOut | None 
     loss = ["--loss", name] if ".py:" in name else []
     folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with open(folder.with_name(folder.name + ".log"), "a", encoding="utf-8") as log, redirect_stdout(Escaped(log)):
+    with open(folder.with_name(folder.name + ".log"), "a", encoding="utf-8", opener=no_link) as log, redirect_stdout(Escaped(log)):
         start(parse(["--resume", str(folder), *loss] if begun else [*arguments, "--out", str(folder)]), held_out)
     return time.perf_counter() - started
 

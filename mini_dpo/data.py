@@ -190,7 +190,7 @@ def check_columns(path: str | Path, rows: dict[int, dict], keys: Sequence[str], 
         )
     if unread:
         names = sorted(unread, key=unread.get)
-        say(f"{path}: not read: {', '.join(names[:12])}{f' and {len(names) - 12} more' if len(names) > 12 else ''}")
+        say(f"{path}: not read: {', '.join(name[:60] for name in names[:12])}{f' and {len(names) - 12} more' if len(names) > 12 else ''}")
 
 
 def report_faults(path: str | Path, faults: dict[int, str], good: int, keys: Sequence[str], skip_bad: bool, say: Say) -> None:

@@ -33,6 +33,8 @@ def trouble_with(device: str) -> str | None:
     another program, or too old for this build of torch, is found by nothing less."""
     if not {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]:
         return "this machine, or this build of torch, has none"
+    if device == "cpu":
+        return None
     wanted, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count() if device == "cuda" else 1
     if device != "cpu" and wanted > there:
         return f"{wanted} processes need {wanted} GPUs, and this machine has {there}"

@@ -28,6 +28,7 @@ try:
 except ImportError:  # Windows, where two processes on one run are not told apart
     fcntl = None
 
+LARGEST_LOG = 2**28  # bytes: a line each of more than 500,000 steps
 LARGEST_JSON = 2**24  # bytes: a thousand times what a run's settings or its table need
 
 
@@ -100,7 +101,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         if descriptor is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for left_over in folder.glob(".*.part"):
+        for left_over in folder.glob(f".*.{'[0-9a-f]' * 16}.part"):
             left_over.unlink(missing_ok=True)
         yield
     except BlockingIOError as error:
@@ -134,6 +135,8 @@ def read_bytes(path: str | Path, largest: float = math.inf) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: too large for this machine's memory") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -149,7 +152,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_unchanged(path: Path, summary: dict) -> str:
     """The text of a run's file, whose SHA-256 the run's summary keeps. Raises UserError where it is another."""
-    content = read_bytes(path)
+    content = read_bytes(path, LARGEST_LOG)
     with expecting(path, "what the run wrote"):
         if hashlib.sha256(content).hexdigest() != summary["sha256"][path.name]:
             raise ValueError("it was changed or damaged")
@@ -182,5 +185,5 @@ def read_archive(path: Path) -> Any:
 
 
 def no_link(path: str, flags: int) -> int:
-    """An opener for `open`: refuses a name that is a symbolic link."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    """An opener for `open`: refuses a name that is a symbolic link, and waits for no pipe."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)

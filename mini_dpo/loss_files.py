@@ -28,11 +28,12 @@ def load_loss(path: str, name: str) -> Loss:
     if key not in RUN:
         RUN[key] = run_file(path, file)
     module = RUN[key]
-    found = getattr(module, name, None) if name else None
-    if not isinstance(found, Loss):
-        there = ", ".join(key for key, value in vars(module).items() if isinstance(value, Loss)) or "none"
-        problem = "is not a loss: put @loss(...) above it" if callable(found) else "is not in it"
-        raise UserError(f"{path}: {name or 'the name of a function'} {problem} (losses there: {there})")
+    with in_a_line(path):
+        found = vars(module).get(name) if name else None
+        if not isinstance(found, Loss):
+            there = ", ".join(key for key, value in vars(module).items() if isinstance(value, Loss)) or "none"
+            problem = "is not a loss: put @loss(...) above it" if callable(found) else "is not in it"
+            raise UserError(f"{path}: {name or 'the name of a function'} {problem} (losses there: {there})")
     LOSSES.update({loss.name: loss for loss in vars(module).values() if isinstance(loss, Loss)})
     return found
 
@@ -79,7 +80,8 @@ def in_a_line(path: str) -> Iterator[None]:
         if isinstance(error, Exception) and out_of_memory(error):
             raise
         line = getattr(error, "lineno", None) or line_in(path, error)
-        raise UserError(f"{path}, line {line}: {type(error).__name__}: {' '.join(str(getattr(error, 'msg', error))[:300].split())}") from error
+        said = traceback.format_exception_only(error)[-1]  # which survives an error that cannot say what it is
+        raise UserError(f"{path}, line {line}: {' '.join(said[:300].split())}") from error
 
 
 @contextmanager

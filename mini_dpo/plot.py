@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mini_dpo.cli import Parser, run_command
 from mini_dpo.errors import UserError, expecting
-from mini_dpo.files import read_bytes, read_json, read_unchanged, write_whole
+from mini_dpo.files import LARGEST_LOG, read_bytes, read_json, read_unchanged, write_whole
 from mini_dpo.losses import LOSSES, Loss, find_loss
 from mini_dpo.probe import along_margin, margin, one_by_one, value
 from mini_dpo.settings import read_config
@@ -88,7 +88,9 @@ def curve(loss: Loss, points: int = 401) -> Curve:
         m, values = margin(loss, along_margin(h), hyper), ask(loss, along_margin(h), hyper)
         (dm,) = torch.autograd.grad(m.sum(), h)
         (dL,) = torch.autograd.grad(values.sum(), h)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UserError(f"--loss {loss.name}: no curve can be drawn ({type(error).__name__}: {error})") from error
     return Curve(m.detach(), values.detach(), dL / dm)
 
@@ -124,7 +126,7 @@ def read_metrics(run: Path) -> list[dict]:
     if not path.exists():
         raise UserError(f"{path}: cannot be read (no such file); name the folder of a run that has begun to train")
     summary = read_json(run / "summary.json") if (run / "summary.json").exists() else {}
-    lines = (read_unchanged(path, summary) if "sha256" in summary else read_bytes(path).decode(errors="replace")).splitlines()
+    lines = (read_unchanged(path, summary) if "sha256" in summary else read_bytes(path, LARGEST_LOG).decode(errors="replace")).splitlines()
     if not lines:
         raise UserError(f"{path}: no step in it yet; wait for the run, or go on with it: python -m mini_dpo.train --resume {run}")
     return [read_row(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
@@ -203,7 +205,8 @@ def save(figure: Figure, path: Path) -> Path:
     from PIL import Image  # matplotlib needs it, so it is there
 
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
+    with expecting(path, "a picture that can be drawn"):  # numbers of 1e308 have no axis
+        figure.savefig(drawn, format="png")
     few_colours = Image.open(drawn).convert("RGB").quantize(128)  # a third of the size, to the eye the same
     write_whole(path, lambda file: few_colours.save(file, format="png", optimize=True))
     return path

@@ -12,7 +12,7 @@ from torch import Tensor
 from mini_dpo.files import read_archive, write_whole
 from mini_dpo.data import EncodedFeedback, EncodedPair
 from mini_dpo.dpo import know_reference, reference_logps
-from mini_dpo.errors import UserError
+from mini_dpo.errors import UserError, expecting
 from mini_dpo.model import GPT
 from mini_dpo.parallel import of_the_first, rank
 
@@ -61,11 +61,12 @@ def sha256_of(logps: Tensor) -> str:
 def read(path: Path, digest: str, shape: tuple[int, ...]) -> Tensor | None:
     """The log-probs in a file, None if it is missing, damaged, not what its name says, or no log-probs of that shape."""
     try:
-        kept = read_archive(path)
-        logps = kept["logps"]
-        usable = kept["digest"] == digest and logps.shape == shape and logps.dtype == torch.float32 and kept["sha256"] == sha256_of(logps)
-        return logps if usable and bool((logps.isfinite() & (logps < 1e-3)).all()) else None  # 0 at most, but for rounding
-    except (UserError, KeyError, TypeError, AttributeError, RuntimeError):  # whatever it holds, it can be made again
+        with expecting(path, "reference log-probs"):
+            kept = read_archive(path)
+            logps = kept["logps"]
+            usable = kept["digest"] == digest and logps.shape == shape and logps.dtype == torch.float32 and kept["sha256"] == sha256_of(logps)
+            return logps if usable and bool((logps.isfinite() & (logps < 1e-3)).all()) else None  # 0 at most, but for rounding
+    except UserError:  # whatever it holds, it can be made again
         return None
 
 

@@ -283,6 +283,8 @@ def read_signature(function: Callable[..., Tensor]) -> tuple[bool, dict[str, tup
 def check_declarations(loss: Loss) -> None:
     """Raise ValueError for a declared function that does not take what it will be given."""
     hyperparameters = list(loss.hyperparameters)
+    if not all(isinstance(text, str) for text in (loss.paper, loss.reversed_where, *loss.aliases)):
+        raise ValueError("paper, reversed_where and aliases are texts")
     declared = {"reward": (loss.reward, ["responses"]), "best_margin": (loss.best_margin, ["p"])}
     declared |= {name: (getattr(loss, name), []) for name in ("at_reference", "swap_slope")}
     declared |= {name: (value, []) for name, value in loss.facts.items() if not isinstance(value, bool)}

@@ -126,6 +126,7 @@ class Settings:
     save_every: int = option(int, "steps between two checkpoints", 100, group=BOTH)
 
     loss_options: dict[str, float] = field(default_factory=dict)
+    id: str = ""  # of the run, in all its files: those of another run are not taken for its own
     start: str = "SFT"  # what stands above the numbers of the model that preference training starts from
 
     @property
@@ -180,7 +181,7 @@ def read_config(folder: Path) -> tuple[Settings, dict[str, str]]:
         for name, value in kept["loss_options"].items():
             kept["loss_options"][name] = checked(flags([name]), str if isinstance(value, str) else float, value)
         settings = Settings(**kept)
-        settings = replace(settings, start=checked("start", str, settings.start))
+        settings = replace(settings, start=checked("start", str, settings.start), id=checked("id", str, settings.id))
         whole = (settings.batch_size or settings.tokens_per_batch, settings.steps or settings.epochs, settings.sft_steps or settings.sft_epochs, settings.init_from or settings.model)
         if None in whole or not all(isinstance(text, str) for item in digests.items() for text in item):
             raise ValueError("incomplete")

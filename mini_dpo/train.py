@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import sys
 import textwrap
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 
 from mini_dpo.audit import proposed_weights
-from mini_dpo.checkpoint import build_model, check_weights, find_model, load_checkpoint, load_model, new_run, save_checkpoint
+from mini_dpo.checkpoint import build_model, check_weights, find_model, load_checkpoint, load_model, load_own, new_run, save_checkpoint
 from mini_dpo.cli import run_command
 from mini_dpo.corpus import TOY_PREFERENCES, Corpus, HeldOut, at_most, describe_choice, files_of, fingerprints, fitted_context, in_single_responses, own_corpus, read_own, toy_corpus
 from mini_dpo.data import Batches, collate, collate_feedback, collate_pairs
@@ -60,6 +61,7 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
         settings = replace(begun, checkpoint_activations=begun.checkpoint_activations or settings.checkpoint_activations)
     settings, tokenizer, model, corpus = together(lambda: prepare(settings))  # whatever is wrong with the input shows before a folder is made
     if not folder:
+        settings = replace(settings, id=of_the_first(secrets.token_hex(8)))
         config = {"settings": asdict(settings), "sha256": input_digests(settings)}
         folder = of_the_first(together(lambda: new_run(Path(settings.out) if settings.out else None, config) if rank() == 0 else None))
     try:
@@ -197,7 +199,7 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
     if settings.compile:
         model.compile_blocks()
     if settings.stage == "dpo":
-        adopt(model, tokenizer, folder / "sft.pt", "sft" if settings.start == "SFT" else "dpo")
+        adopt(model, tokenizer, folder / "sft.pt", "sft" if settings.start == "SFT" else "dpo", settings.id)
         sft_seconds = 0.0
     else:
         sft_seconds = run_sft(settings, folder, tokenizer, model, corpus)
@@ -220,14 +222,16 @@ def measure(settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT 
     most = settings.max_new_tokens or answer_length(corpus.held_out, sft.config.context)
     print(f"measuring on held-out prompts, with answers of {most} tokens at most ...", flush=True)
     path, started = folder / "summary.json", time.perf_counter()
+    last = load_checkpoint(folder / ("sft.pt" if policy is None else "dpo.pt"))
+    read_unchanged(folder / "metrics.jsonl", {"sha256": {"metrics.jsonl": last.get("log_sha256")}})
     before = read_json(path).get("seconds", 0.0) if path.exists() else sft_seconds + training_seconds  # there if measuring was stopped
 
     def keep(summary: dict, samples: list[dict], unfinished: bool = True) -> None:
         summary |= {"loss": settings.loss.rsplit(":", 1)[-1], "start": settings.start, "seconds": before + time.perf_counter() - started}
         if "dpo" in summary:
             summary["dpo"]["training_seconds"] = training_seconds
-        digests = {"samples.jsonl": write_jsonl(folder / "samples.jsonl", samples), **fingerprints([folder / "metrics.jsonl"])}
-        write_json(path, {**summary, "sha256": {Path(name).name: digest for name, digest in digests.items()}, **({"unfinished": True} if unfinished else {})})
+        digests = {"samples.jsonl": write_jsonl(folder / "samples.jsonl", samples), "metrics.jsonl": last["log_sha256"]}
+        write_json(path, {**summary, "id": settings.id, "sha256": digests, **({"unfinished": True} if unfinished else {})})
 
     loss = find_loss(settings.loss)
     keep(*evaluate(sft, policy, loss, settings.loss_options, tokenizer, corpus.held_out, settings.seed, scoring(settings), reference, most, keep), unfinished=False)
@@ -244,6 +248,8 @@ def measured(folder: Path) -> dict | None:
 def report(folder: Path, settings: Settings) -> None:
     """Print some samples of a finished run, and its table."""
     summary = measured(folder)
+    if summary.get("id") != settings.id:
+        raise UserError(f"{folder / 'summary.json'}: from another run than config.json beside it")
     lines = read_unchanged(folder / "samples.jsonl", summary).splitlines()
     with expecting(folder / "summary.json", "the table of a run"):
         samples = [json.loads(line) for line in lines[:3]]
@@ -251,11 +257,12 @@ def report(folder: Path, settings: Settings) -> None:
         print(f"{clock(summary['seconds'])} in all; talk to it: python -m mini_dpo.sample {folder}")
 
 
-def adopt(model: GPT, tokenizer: Tokenizer, path: Path, stage: str) -> None:
-    """Keep the starting model with the run, as the SFT stage would have left it. stage: the one that made it."""
+def adopt(model: GPT, tokenizer: Tokenizer, path: Path, stage: str, run: str) -> None:
+    """Keep the starting model with the run of that id, as the SFT stage would have left it. stage: the one that made it."""
     if not path.exists() and rank() == 0:
-        save_checkpoint(path, model, tokenizer.name, step=0, finished=True, stage=stage)
+        save_checkpoint(path, model, tokenizer.name, step=0, finished=True, stage=stage, run=run)
     wait_for_all()
+    load_own(path, run)
 
 
 def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corpus: Corpus) -> float:
@@ -264,7 +271,7 @@ def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, 
     lr = settings.sft_lr or default_lr("sft", model.config.n_embd)
     optimizer = settings.optimizer or ("muon" if settings.toy_shop and model.config.n_embd < WIDE else "adamw")
     config = loop_config(settings, batches, lr, settings.sft_steps, settings.sft_epochs, optimizer, weight_decay=0.1)
-    files = StageFiles("sft", folder, tokenizer.name)
+    files = StageFiles("sft", folder, tokenizer.name, run=settings.id)
     return train(model, sft_objective, batches, config, files, valid if corpus.valid_responses else None)
 
 
@@ -277,8 +284,8 @@ def load_frozen(path: Path, device: str) -> GPT:
 def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT, corpus: Corpus) -> tuple[GPT, float]:
     """Teach the SFT model, `policy`, to be liked; the result is `dpo.pt`, and returned, with the seconds that took. The
     reference is there only if asked, and only as long."""
-    loss, files = find_loss(settings.loss), StageFiles("dpo", folder, tokenizer.name)
-    if files.checkpoint.exists() and (saved := load_checkpoint(files.checkpoint))["finished"]:
+    loss, files = find_loss(settings.loss), StageFiles("dpo", folder, tokenizer.name, run=settings.id)
+    if files.checkpoint.exists() and (saved := load_own(files.checkpoint, settings.id))["finished"]:
         check_weights(files.checkpoint, policy, saved["model"])
         policy.load_state_dict(saved["model"])
         return policy.eval(), saved.get("seconds", 0.0)

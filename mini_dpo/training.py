@@ -18,9 +18,9 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from mini_dpo.checkpoint import MetricsLog, check_weights, load_checkpoint, save_checkpoint
+from mini_dpo.checkpoint import MetricsLog, check_weights, load_own, save_checkpoint
 from mini_dpo.data import Batches, FeedbackBatch, PairBatch
-from mini_dpo.errors import TrainingFailed, expecting
+from mini_dpo.errors import TrainingFailed, UserError, expecting
 from mini_dpo.logprobs import Batch
 from mini_dpo.model import GPT
 from mini_dpo.muon import Muon
@@ -66,13 +66,14 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class StageFiles:
-    """Where a stage's checkpoint and metrics go, the tokenizer's name, which a checkpoint carries, and when this process
-    began with the stage."""
+    """Where a stage's checkpoint and metrics go, the tokenizer's name, which a checkpoint carries, when this process began
+    with the stage, and the run's id, which a checkpoint carries too."""
 
     stage: str
     folder: Path
     tokenizer: str
     started: float = field(default_factory=time.perf_counter)
+    run: str = ""
 
     @property
     def checkpoint(self) -> Path:
@@ -100,12 +101,14 @@ def train(
     the validation data is stopped at once; the checkpoint then says what is `owed`, a step's record without it.
     """
     name, started = (files.stage, files.started) if files else (name, time.perf_counter())
-    saved = load_checkpoint(files.checkpoint) if files and files.checkpoint.exists() else None
+    saved = load_own(files.checkpoint, files.run) if files and files.checkpoint.exists() else None
     if saved:
         check_weights(files.checkpoint, policy, saved["model"])
         policy.load_state_dict(saved["model"])
         if saved["finished"]:
             return saved.get("seconds", 0.0)
+        if not 0 < saved["step"] <= config.steps:
+            raise UserError(f"{files.checkpoint}: at step {saved['step']} of {config.steps}; it is not this run's")
     optimizer = make_optimizer(policy, config)
     first, log = resume(optimizer, files, saved) if files else (0, None)
     progress = Progress(name, saved["step"] if saved else 0, config.steps)
@@ -144,7 +147,7 @@ def train(
                 finished = last and not owed
                 rest = {} if finished else {"optimizer": optimizer.state_dict(), "owed": owed}
                 if log:
-                    save_checkpoint(files.checkpoint, policy, files.tokenizer, step=done, finished=finished, seconds=seconds(), **log.state(), **rest)
+                    save_checkpoint(files.checkpoint, policy, files.tokenizer, step=done, finished=finished, run=files.run, seconds=seconds(), **log.state(), **rest)
             if not owed and (evaluate_now or progress.due(done)):
                 progress.report(done, settled[-1])
             if stop:
@@ -172,7 +175,7 @@ def resume(optimizer: torch.optim.Optimizer, files: StageFiles, saved: dict | No
     if rank() > 0:
         return first, None
     before = files.folder / "sft.pt"  # there only if a stage came before this one
-    known = saved or (load_checkpoint(before) if before.exists() else {})
+    known = saved or (load_own(before, files.run) if before.exists() else {})
     return first, MetricsLog(files.folder / "metrics.jsonl", known)
 
 
@@ -181,8 +184,13 @@ def go_on(optimizer: torch.optim.Optimizer, checkpoint: Path, saved: object) -> 
     those of these parameters."""
     with expecting(checkpoint, "the state of an optimizer for this model"):
         optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
-        if any(value.shape not in ((), parameter.shape) for parameter, moments in optimizer.state.items() for value in moments.values()):
-            raise ValueError("other shapes")
+        for number, group in enumerate(optimizer.param_groups):
+            names = ["step", "exp_avg"] if number == 0 and isinstance(optimizer, Muon) else ["step", "exp_avg", "exp_avg_sq"]
+            for parameter in group["params"]:
+                moments = [optimizer.state[parameter][name] for name in names]
+                # a kernel takes their shape and layout on trust, and would read and write elsewhere in memory
+                if [m.shape for m in moments] != [(), *[parameter.shape] * len(names[1:])] or not all(m.dtype in (torch.float32, parameter.dtype) and m.is_contiguous() for m in moments):
+                    raise ValueError("other shapes or types")
 
 
 def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objective, micro_batches: list[AnyBatch], config: LoopConfig, step: int) -> dict[str, Tensor]:  # fmt: skip
@@ -200,6 +208,8 @@ def train_step(policy: GPT, optimizer: torch.optim.Optimizer, objective: Objecti
     for batch in micro_batches:
         with autocast(device, config.dtype):
             outcome = objective(policy, batch.to(device))
+        if not outcome.loss.requires_grad:
+            raise TrainingFailed(f"step {step + 1}: the loss has no gradient with respect to the model: nothing can be learned from it")
         outcome.loss.backward()
         outcomes.append(outcome._replace(loss=outcome.loss.detach()))
     count = sum(outcome.count for outcome in outcomes)

@@ -7,7 +7,7 @@ import pytest
 
 from mini_dpo import compare, evaluate, train
 from mini_dpo.compare import COLUMNS, SEARCH, table
-from mini_dpo.corpus import TOY_PREFERENCES, fingerprints
+from mini_dpo.corpus import TOY_PREFERENCES
 from mini_dpo.files import read_json, write_json
 from mini_dpo.losses import LOSSES
 from mini_dpo.settings import TOY_DEFAULTS, parse

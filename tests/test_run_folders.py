@@ -21,9 +21,10 @@ from mini_dpo.checkpoint import load_checkpoint, load_model
 from mini_dpo.cli import Escaped, checked
 from mini_dpo.errors import UserError
 from mini_dpo.files import LARGEST_JSON, locked, read_archive, read_bytes, read_json, read_unchanged, write_json, write_whole
+from mini_dpo.losses import LOSSES
 from mini_dpo.plot import read_metrics
 from mini_dpo.settings import Settings, read_config
-from mini_dpo.training import Progress
+from mini_dpo.training import LoopConfig, Progress, make_optimizer
 from tests.commands import SHORT, SMALL, change_json, change_settings, preference_file, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -264,6 +265,7 @@ def test_a_name_beside_is_made_for_one_file_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["absolute", "relative"])
 def test_a_stranger_s_loss_is_not_run(go, copied, name):
     """Its digest may be right: the sender ships both."""
+    known = dict(LOSSES)
     unfinish()
     Path("theirs.py").write_text(LOSS)
     Path("c").mkdir()
@@ -278,6 +280,8 @@ def test_a_stranger_s_loss_is_not_run(go, copied, name):
     assert status == 2 and f"run trains with the loss {file}:mine, and to go on runs that file; if you know it: python -m mini_dpo.train --resume run --loss {file}:mine" in err
     if name == "absolute":
         status, _, err = go(train, "--resume", "run", "--loss", "theirs.py:mine")
+        LOSSES.clear()
+        LOSSES.update(known)
         assert (status, err) == (0, "") and Path("executed").exists()
 
 
@@ -344,6 +348,7 @@ MODELS = {
     "complex": model_of(**{"ln_f.bias": torch.zeros(16, dtype=torch.complex64)}),
     "half": model_of(**{"ln_f.bias": torch.zeros(16, dtype=torch.float16)}),
     "one more": model_of(more=torch.zeros(3)),
+    "small on the disk": lambda saved: {**saved, "config": {**saved["config"], "n_embd": 8192, "n_head": 1}, "model": {name: torch.zeros(1).expand(w.shape) if w.dim() == 1 else torch.zeros(1, 1).expand([8192 * (n > 16) + n * (n <= 16) for n in w.shape]) for name, w in saved["model"].items()}},
 }
 
 
@@ -357,16 +362,93 @@ def test_a_strange_checkpoint_is_a_line_before_memory_is_asked_for(go, change):
     assert time.perf_counter() - begun < 60  # building a million blocks, even without numbers, takes many minutes
 
 
-STATES = {"none": None, "empty": {}, "a list": {"state": [1]}, "other shapes": {"state": {i: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)} for i in range(40)}}}
+STATES = {
+    "none": lambda state: None,
+    "empty": lambda state: {},
+    "a list": lambda state: {"state": [1]},
+    "other shapes": lambda state: {"state": {i: {**s, "exp_avg": torch.zeros(3)} for i, s in state["state"].items()}},
+    "single numbers": lambda state: {"state": {i: {name: torch.tensor(1.0) for name in s} for i, s in state["state"].items()}},
+    "expanded": lambda state: {"state": {i: {name: torch.zeros(()).expand(value.shape) for name, value in s.items()} for i, s in state["state"].items()}},
+    "turned": lambda state: {"state": {i: {name: value.T.contiguous().T for name, value in s.items()} for i, s in state["state"].items()}},
+    "sparse": lambda state: {"state": {i: {name: value.to_sparse() for name, value in s.items()} for i, s in state["state"].items()}},
+    "one missing": lambda state: {"state": {i: {name: value for name, value in s.items() if name != "exp_avg_sq"} for i, s in state["state"].items()}},
+}
 
 
-@pytest.mark.parametrize("state", STATES.values(), ids=STATES)
-def test_a_strange_optimizer_is_a_line(go, state):
-    unfinish()
-    saved = load_checkpoint(Path("run/sft.pt"))
-    torch.save({**saved, "finished": False, "step": 3, "optimizer": state}, "run/sft.pt")
+@pytest.fixture
+def stopped(copied):
+    """The same run, stopped in its first stage; its checkpoint."""
+    path, saved = Path("run/sft.pt"), load_checkpoint(Path("run/sft.pt"))
+    for name in ("dpo.pt", "summary.json", "samples.jsonl"):
+        (Path("run") / name).unlink()
+    policy, _ = load_model(path)
+    optimizer = make_optimizer(policy, LoopConfig(steps=5, lr=1e-3))
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.found_inf = torch.zeros(())
+    optimizer.step()
+    saved |= {"finished": False, "step": 5, "optimizer": optimizer.state_dict(), "owed": None}
+    torch.save(saved, path)
+    return saved
+
+
+@pytest.mark.parametrize("change", STATES.values(), ids=STATES)
+def test_a_strange_optimizer_is_a_line(go, stopped, change):
+    """Catches: moments of another shape, which a fused kernel reads and writes beyond their end."""
+    torch.save({**stopped, "optimizer": change(stopped["optimizer"])}, "run/sft.pt")
     status, _, err = go(train, "--resume", "run")
     assert status == 2 and err.startswith("error: run/sft.pt: not the state of an optimizer for this model (") and err.count("\n") == 1
+
+
+ENTRIES = [("finished", None), ("finished", 1), ("step", None), ("step", -5), ("step", 10**9), ("step", 0), ("run", "another"), ("run", None), ("log_length", -5), ("log_length", 2**63), ("log_length", 10**30), ("log_length", 3 * 2**30), ("seconds", float("nan")), ("seconds", "x"), ("owed", "abc"), ("owed", [1]), ("owed", True), ("owed", {"loss": "x"}), ("owed", {"loss": float("inf")}), ("model", []), ("model", {})]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, value", ENTRIES, ids=str)
+def test_a_strange_entry_of_a_checkpoint_is_a_line(go, stopped, name, value):
+    changed = {**stopped, name: value}
+    if value is None:
+        del changed[name]
+    torch.save(changed, "run/sft.pt")
+    before = contents()
+    status, _, err = go(train, "--resume", "run")
+    assert status == 2 and err.startswith("error: run/") and err.count("\n") == 1 and len(err) < 600 and contents() == before
+
+
+def test_the_stopped_run_of_these_tests_goes_on(go, stopped):
+    assert go(train, "--resume", "run")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["sft.pt", "dpo.pt", "config.json", "summary.json"])
+def test_another_run_s_file_is_not_taken_for_its_own(go, name):
+    """Of the same shape, so that nothing else tells them apart."""
+    assert go(train, "--data", "mine.jsonl", *SMALL, *SHORT, "--seed", 1, "--out", "other")[0] == 0
+    shutil.copy(f"other/{name}", f"run/{name}")
+    if name != "summary.json":
+        status, _, err = go(sample, "run", "--prompt", "hello")
+        assert status == 2 and "another run" in err
+        Path("run/summary.json").unlink()
+    before = contents("run")
+    status, _, err = go(train, "--resume", "run")
+    assert status == 2 and "from another run than config.json beside it" in err and contents("run") == before
+
+
+def test_a_log_from_another_run_is_not_sealed_into_the_summary(go):
+    Path("run/summary.json").unlink()
+    log = Path("run/metrics.jsonl")
+    log.write_bytes(log.read_bytes().replace(b'"step": 1', b'"step": 7', 1))
+    status, _, err = go(train, "--resume", "run")
+    assert status == 2 and "run/metrics.jsonl: not what the run wrote" in err and not Path("run/summary.json").exists()
+
+
+def test_compare_s_log_follows_no_link_and_waits_for_no_pipe(go):
+    Path("c").mkdir()
+    Path("precious").write_bytes(b"mine")
+    for make in (lambda path: path.symlink_to(Path("precious").resolve()), lambda path: path.symlink_to(Path("nowhere").resolve()), os.mkfifo):
+        make(Path("c/sft.log"))
+        status, _, err = go(compare, "--losses", "dpo", "--out", "c")
+        assert status != 0 and "c/sft.log" in err and err.count("\n") == 1
+        Path("c/sft.log").unlink()
+    assert Path("precious").read_bytes() == b"mine" and not Path("nowhere").exists()
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path):
@@ -446,7 +528,7 @@ def test_a_clock_that_stands_still(monkeypatch, capsys):
 
 
 LINES = [
-    "train --seed=--", "train --steps 2147483648", "train --steps 1" + "0" * 23, "train --epochs 1e9", "train --sft-epochs 1e300", "train --accumulate 2147483648", "train --n-embd 1000000000", "train --n-layer 100000000",
+    "train --seed=--", "show --data=--", "plot losses --loss=--", "exact --seed=--", "compare --losses=--", "train --steps 2147483648", "train --steps 1" + "0" * 23, "train --epochs 1e9", "train --sft-epochs 1e300", "train --accumulate 2147483648", "train --n-embd 1000000000", "train --n-layer 100000000",
     "train --context 1000000000", "train --n-head 0", "train --batch-size 1" + "0" * 5000, "train --data " + "x" * 10_000, "train --out " + "x" * 10_000, "train --init-from " + "x" * 10_000, "train --loss " + "x" * 10_000, "train --resume " + "x" * 10_000,
     "sample run --temperature inf", "sample run --temperature nan", "sample run --max-new-tokens 9223372036854775807", "sample run --seed=--", "sample run -n 1e9", "sample " + "x" * 10_000, "bench --row x", "bench --batches 1e9", "bench --repeats -1", "check dpo --examples x",
     "check dpo --examples -5", "check " + "x" * 10_000, "plot losses --loss " + "x" * 10_000, "plot run " + "x" * 10_000, "show --line 99999999999999999999999", "show --data /dev/null", "exact --seed x", "exact --seed -1", "compare --epochs 1e99", "compare --losses ,", "compare --seed 1e3",

@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     for seed, name in enumerate(("sft", "dpo")):
         torch.manual_seed(seed)
         model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, context=60, n_layer=1, n_head=2, n_embd=16))
-        save_checkpoint(folder / f"{name}.pt", model, "toy", step=0, finished=True)
+        save_checkpoint(folder / f"{name}.pt", model, "toy", step=0, finished=True, run="")
     write_json(folder / "config.json", {"settings": asdict(parse(["--loss", "aot_unpaired"])), "sha256": {}})
     return folder
 
