@@ -15,9 +15,8 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import field, fields
 from typing import Any, NoReturn
 
-from mini_dpo.devices import one_line, out_of_memory
+from mini_dpo.devices import leave_processes, one_line, out_of_memory, speaks, wait_for_all
 from mini_dpo.errors import TrainingFailed, UserError, did_you_mean
-from mini_dpo.parallel import leave_processes, speaks, wait_for_all
 
 # What other trainers call a flag, where our name is not like it: TRL's names.
 ELSEWHERE = {

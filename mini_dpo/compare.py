@@ -25,7 +25,7 @@ from mini_dpo.evaluate import number
 from mini_dpo.files import no_link, read_json
 from mini_dpo.losses import LOSSES, find_loss
 from mini_dpo.model import PRESETS
-from mini_dpo.plot import draw_compare
+from mini_dpo.plot.comparison import draw_compare
 from mini_dpo.settings import EPOCHS, TOY_DEFAULTS, parse, read_config
 from mini_dpo.tokenizer import load_tokenizer
 from mini_dpo.train import input_digests, measured, start

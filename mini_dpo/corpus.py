@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mini_dpo.audit import remarks
-from mini_dpo.data import (
-    Demonstration,
-    Encoded,
-    EncodedFeedback,
-    EncodedPair,
-    Feedback,
-    Preference,
-    encode_example,
-    encode_fitting,
-    fitting,
-    holds_pairs,
-    load_demonstrations,
-    load_feedback,
-    load_preferences,
-    same_prompt,
-    split_by_prompt,
-    split_pairs,
-)
+from mini_dpo.batches import E, Encoded, EncodedFeedback, EncodedPair, encode_example, split_pairs
+from mini_dpo.data import T, Demonstration, Feedback, Preference, Say, holds_pairs, load_demonstrations, load_feedback, load_preferences, same_prompt, split_by_prompt
 from mini_dpo.errors import UserError
 from mini_dpo.files import read_bytes
-from mini_dpo.shop import Judge, judge
 from mini_dpo.tokenizer import DATA, Tokenizer
+from mini_dpo.worlds.shop import Judge, judge
 
 TOY_SFT = {split: DATA / f"sft.{split}.jsonl" for split in ("train", "valid", "test")}
 TOY_PREFERENCES = {split: DATA / f"preferences.{split}.jsonl" for split in ("train", "valid", "test")}
@@ -96,9 +81,6 @@ def at_most(corpus: Corpus, n: int) -> Corpus:
         print(f"of {most} held-out examples, {n} are looked at each time; --eval-examples changes that")
     responses, preferences, *held_out = ([them[i * len(them) // n] for i in range(n)] if len(them) > n else them for them in there)
     return replace(corpus, valid_responses=responses, valid_preferences=preferences, held_out=HeldOut(*held_out, judge=kept.judge))
-
-
-# -------------------------------------------------------------------------------------------- files of the user's own
 
 
 @dataclass(frozen=True)
@@ -200,3 +182,101 @@ def own_corpus(own: tuple[OwnFile, OwnFile], context: int) -> Corpus:
     prompts = [asked.examples[i].prompt for i in numbers]
     pairs = ([preferences.examples[i] for i in held_out[0]], kept_preferences) if of_pairs else ([], [])
     return Corpus(responses, kept_responses, encoded, kept_preferences, HeldOut(prompts, kept_responses, *pairs, judge=None))
+
+
+# ---------------------------------------------------------------------------------------------------------- what fits
+
+
+def encode_fitting(examples: Sequence[T], tokenizer: Tokenizer, context: int, source: str, say: Say = print) -> list[Encoded] | list[EncodedPair] | list[EncodedFeedback]:  # fmt: skip
+    """The tokens of those examples that fit the context."""
+    encoded = [encode_example(tokenizer, example) for example in examples]
+    return [encoded[i] for i in fitting(encoded, examples, context, source, say)]
+
+
+def fitting(encoded: Sequence[E], examples: Sequence[T], context: int, source: str, say: Say = print, n_train: int | None = None, longest: int = 0) -> list[int]:  # fmt: skip
+    """The numbers of those of at most `context` tokens: what is longer is left out, never cut (a pair is as long as its
+    longer half); `say` hears how many, and what would keep all, these and others of `longest` tokens. UserError if none
+    of the first `n_train`, which are to be trained on, is kept."""
+    kept = [i for i, e in enumerate(encoded) if e.length <= context]
+    if len(kept) < len(encoded):
+        too_long = sorted(example.line for e, example in zip(encoded, examples) if e.length > context)
+        longest = max(longest, *(e.length for e in encoded))
+        report = f"longer than the context of {context} tokens (first: line {too_long[0]}); --context {longest} would keep all"
+        if not any(i < (n_train or len(encoded)) for i in kept):
+            raise UserError(f"{source}: every example to train on is {report}")
+        say(f"{source}: left out {len(too_long)} of {len(encoded)} examples: {report}")
+    return kept
+
+
+# ------------------------------------------------------- what is remarkable about a file, before anybody trains on it
+
+
+# What other chat templates write between the turns; ChatML's, Llama's, Gemma's, Zephyr's, Anthropic's, Alpaca's, Vicuna's.
+MARKS = re.compile(
+    r"<\|(?:im_start|im_end|start_header_id|end_header_id|eot_id|begin_of_text|endoftext|user|assistant|system|end)\|>|\[/?INST\]|<</?SYS>>"
+    r"|<(?:start|end)_of_turn>|\n\n(?:Human|Assistant):|### (?:Instruction|Response|Human|Assistant):|(?:USER|ASSISTANT):"
+)
+TURN = re.compile(r"^\W*(?:human|user|assistant)\W*:", re.IGNORECASE | re.MULTILINE)
+LONG_BEGINNING = 100  # characters
+
+
+def remarks(examples: Sequence) -> list[str]:
+    """What to know of a file's examples (all of one kind), each with how many lines it is true of and the first of them."""
+    found = []
+
+    def remark(holds: Callable, text: str) -> None:
+        lines = [e.line for e in examples if holds(e)]
+        if lines:
+            found.append(f"{len(lines)} of {len(examples)} lines (first: line {lines[0]}) {text}")
+
+    remark(lambda e: any(map(MARKS.search, texts_of(e))), "hold marks of another chat template, which are learned letter by letter; take them out: the prompt and the response get marks of their own")  # fmt: skip
+    remark(is_transcript, "have an empty prompt and a transcript as a response, so that what the human says is imitated too; put all but the last answer into the prompt")
+    remark(lambda e: not is_transcript(e) and begins_alike(e), f"have a chosen and a rejected response with the same {LONG_BEGINNING} characters or more before they part; if that is a conversation, put it into the prompt")  # fmt: skip
+    seen: set = set()
+    remark(lambda e: key_of(e) in seen or seen.add(key_of(e)), "repeat another line to the letter, and count as often as they stand there")
+    remark(lambda e: opposite_of(e) in seen, "contradict another line: the same responses to the same prompt, preferred the other way round")
+    return found
+
+
+def texts_of(example: object) -> list[str]:
+    """The prompt and the responses of an example of any kind."""
+    return [value for value in vars(example).values() if isinstance(value, str)]
+
+
+def is_transcript(example: object) -> bool:
+    prompt, *responses = texts_of(example)
+    return not prompt.strip() and any(TURN.search(response) for response in responses)
+
+
+def begins_alike(example: object) -> bool:
+    """Whether the responses of a pair share their beginning: half of the shorter one, and LONG_BEGINNING characters."""
+    if not isinstance(example, Preference):
+        return False
+    common = len(os.path.commonprefix([example.chosen, example.rejected]))
+    return common >= max(LONG_BEGINNING, min(len(example.chosen), len(example.rejected)) / 2)
+
+
+def key_of(example: object) -> tuple:
+    """All that an example says, without its line."""
+    return tuple(value for name, value in vars(example).items() if name != "line")
+
+
+def opposite_of(example: object) -> tuple | None:
+    """What an example would say that contradicts this one; None for responses to imitate, which contradict nothing."""
+    if isinstance(example, Preference):
+        return example.prompt, example.rejected, example.chosen
+    return (example.prompt, example.completion, not example.label) if isinstance(example, Feedback) else None
+
+
+def proposed_weights(examples: Sequence[EncodedFeedback], desirable_weight: float, undesirable_weight: float) -> str | None:
+    """What to weigh liked and disliked responses with where their numbers are far from equal; None where they are not.
+    The KTO paper's rule (arXiv:2402.01306, section 4.2): the weighted numbers are in a ratio from 1:1 to 4:3."""
+    liked = sum(e.desirable for e in examples)
+    disliked = len(examples) - liked
+    if not liked or not disliked or 0.9 <= desirable_weight * liked / max(undesirable_weight * disliked, 1e-9) <= 1.1 * 4 / 3:
+        return None
+    if liked > disliked:
+        low, high, flag = 3 / 4 * liked / disliked, liked / disliked, "--undesirable-weight"
+    else:
+        low, high, flag = disliked / liked, 4 / 3 * disliked / liked, "--desirable-weight"
+    return f"{liked} liked and {disliked} disliked responses: {flag} between {low:.2g} and {high:.2g}, with the other weight at 1, would balance them"

@@ -1,17 +1,22 @@
-"""What machines differ in: which device computes, how much memory it has, and which fast ways work on it."""
+"""What machines differ in: which device computes, how much memory it has, which fast ways work on it, and how many processes share the work."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
-import torch.utils.checkpoint
+import torch.distributed as dist
 from torch import Tensor
 
-# ---------------------------------------------------------------------------------------------------- the device
+from mini_dpo.errors import UserError
+
+
+# --------------------------------------------------------------------------------------------------------- the device
+
 
 NO_DEVICE = "--device {}: {}; use --device cpu"  # the device, and the trouble with it
 
@@ -65,7 +70,20 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].strip(": ")[:200]
 
 
-# ---------------------------------------------------------------------------------------------------- its memory
+def send(tensor: Tensor, device: str | torch.device) -> Tensor:
+    """To the device. To a CUDA GPU through pinned memory, so that the copy runs beside what the GPU is doing; elsewhere
+    the memory might be another tensor's before such a copy has read it."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def autocast(device: torch.device, dtype: str) -> torch.autocast:
+    """Matrix products in bfloat16 where `dtype` says so; weights, sums and log-probs stay in float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+# --------------------------------------------------------------------------------------------------------- its memory
 
 
 def keep_freed_memory() -> None:
@@ -87,7 +105,7 @@ def out_of_memory(error: Exception) -> bool:
     return in_words or isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
 
-# -------------------------------------------------------------------------------------------------- its fast ways
+# ------------------------------------------------------------------------------------------------------ its fast ways
 
 
 EARLY_STOP = torch.utils.checkpoint._StopRecomputationError  # a block computed again has what it needs: no failure
@@ -167,3 +185,107 @@ def as_tuple(values: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def draw(shape: Sequence[int], seed: int) -> Tensor:
     """Normal numbers that leave the generators of training alone."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# -------------------------------------------------------------------------------------------------- several processes
+
+
+# Several processes train one model: `torchrun --nproc-per-node N -m mini_dpo.train ...`.
+# Every process has the whole model and its share of each batch's trees. They add up two things: the log-probs of the
+# responses, so that each computes the loss of the whole batch, whatever that loss looks at; and, after the backward pass
+# through its own share, the gradients. So one step is the step of one process with the whole batch. With a single
+# process, nothing here does anything.
+
+
+T = TypeVar("T")
+
+
+def join_processes() -> None:
+    """Meet the other processes, if torchrun started any. Only the first goes on speaking."""
+    if os.environ.get("WORLD_SIZE", "1") == "1" or dist.is_initialized():
+        return
+    try:
+        dist.init_process_group()
+    except (ValueError, RuntimeError) as error:  # RuntimeError: torch.distributed's own
+        raise UserError(f"WORLD_SIZE is set, and the processes do not meet ({str(error).splitlines()[0][:200]}); start with torchrun, or unset WORLD_SIZE") from error
+    if rank() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115: open as long as the process
+
+
+def leave_processes() -> None:
+    """Part from the others: from here on this process works alone."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def speaks() -> bool:
+    """Whether this process is the one that people hear, also when it has not met the others or has parted from them."""
+    return "MASTER_ADDR" not in os.environ or os.environ.get("RANK", "0") == "0"  # without the first nobody is to be met
+
+
+def processes() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def together(work: Callable[[], T]) -> T:
+    """`work()`, in every process. A user's mistake that any of them finds is raised in all, so that none waits for
+    another that has gone."""
+    if processes() == 1:
+        return work()
+    done, mistake = None, None
+    try:
+        done = work()
+    except UserError as error:
+        mistake = error
+    mistakes: list[UserError | None] = [None] * processes()
+    dist.all_gather_object(mistakes, mistake)
+    for mistake in filter(None, mistakes):
+        raise mistake
+    return done
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of every process's `values`. The gradient goes to this process's part of it: if the same loss is computed
+    from the sum everywhere, adding up the parameters' gradients gives that loss's gradient."""
+    if processes() == 1:
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return values + (total - values.detach())
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each parameter's gradient by the sum of every process's."""
+    if processes() > 1:
+        for parameter in parameters:
+            dist.all_reduce(parameter.grad)
+
+
+def of_the_first(value: T) -> T:
+    """The first process's `value`, for all: what could differ between them and must not."""
+    if processes() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come this far, and no message is under way any more."""
+    if processes() > 1:
+        dist.barrier()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is up in any process. Goes over the CPU, so a GPU does not wait."""
+    if processes() == 1:
+        return flag
+    flags = torch.tensor(int(flag))
+    dist.all_reduce(flags)
+    return bool(flags)

@@ -10,16 +10,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mini_dpo.batches import Batches, Encoded, EncodedPair, collate, collate_pairs, join, look, watched
 from mini_dpo.corpus import HeldOut
-from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_pairs, join
-from mini_dpo.dpo import know_reference, pair_logps, reference_logps, score_batches
+from mini_dpo.devices import autocast
 from mini_dpo.generate import generate
-from mini_dpo.metrics import preference_metrics, wins
+from mini_dpo.losses import Loss
 from mini_dpo.model import GPT
-from mini_dpo.registry import Loss
-from mini_dpo.shop import Judge, win_rate
+from mini_dpo.objectives import pair_logps, preference_metrics, wins
+from mini_dpo.reference import know_reference, reference_logps, score_batches
 from mini_dpo.tokenizer import Tokenizer
-from mini_dpo.training import autocast, look, watched
+from mini_dpo.worlds.shop import Judge, win_rate
 
 LONGEST_ANSWER = 512  # tokens, where nobody says otherwise
 

@@ -19,17 +19,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mini_dpo.bradley_terry import kl, optimal_policy, preference_probability
+from mini_dpo.batches import Batch, collate, join, pack
 from mini_dpo.cli import option, parser_for, run_command
-from mini_dpo.data import collate, join, pack
-from mini_dpo.dpo import freeze, score_responses
 from mini_dpo.errors import UserError
-from mini_dpo.logprobs import Batch, response_logps
-from mini_dpo.losses import LOSSES
+from mini_dpo.logprobs import response_logps
+from mini_dpo.losses import LOSSES, PairLogps
 from mini_dpo.model import GPT, GPTConfig
-from mini_dpo.registry import PairLogps
-from mini_dpo.sft import sft_objective
-from mini_dpo.training import LoopConfig, Objective, Outcome, train
+from mini_dpo.objectives import Objective, Outcome, score_responses, sft_objective
+from mini_dpo.optimizers import LoopConfig
+from mini_dpo.reference import freeze
+from mini_dpo.theory.bradley_terry import kl, optimal_policy, preference_probability
+from mini_dpo.training import train
 
 WORDS = ["tea", "please"]
 END = len(WORDS)  # the id of the end-of-text token

@@ -1,69 +1,20 @@
-"""From a model to the log-probability of a response: the only place that shifts, masks and gathers.
+"""From a model to the log-probability of a response.
 
-A token is predicted at the token before it. `index_responses` knows that and no other function does: it turns a mask
-over tokens into three index tensors over the R response tokens of a batch. Everything after it speaks of those R tokens
-only, and the output matrix (for GPT-2 a third of all weights) never sees a prompt.
+A token is predicted at the token before it: `index_responses` of batches.py knows that, and everything here speaks of the R response tokens of a batch
+only, so that the output matrix (for GPT-2 a third of all weights) never sees a prompt.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mini_dpo.batches import Batch
+from mini_dpo.devices import sum_over_processes
 from mini_dpo.model import GPT
-from mini_dpo.packing import Layout, send
-from mini_dpo.parallel import sum_over_processes
 
 TILE = 2**26  # logits that are kept for the gradient at a time: 256 MiB in float32
-
-
-class ResponseIndex(NamedTuple):
-    """Where the R response tokens of a batch are. Three (R,) tensors of whole numbers.
-
-    rows: the place in the row of tokens that predicts the token. targets: which token it is.
-    owners: the number of the response in the batch that it belongs to.
-    """
-
-    rows: Tensor
-    targets: Tensor
-    owners: Tensor
-
-
-class Batch(NamedTuple):
-    """S responses to their prompts, as one row of T tokens. ids: (T,). layout: who stands where. index: where the R
-    response tokens are. lengths: (S,), tokens of each response. n_tokens, n_targets: T and R as plain numbers.
-
-    Where processes share a batch, ids, layout and index are of this one's share, the others of the whole batch.
-    """
-
-    ids: Tensor
-    layout: Layout
-    index: ResponseIndex
-    lengths: Tensor
-    n_tokens: int
-    n_targets: int
-
-    def to(self, device: str | torch.device) -> Batch:
-        index = ResponseIndex(*(send(tensor, device) for tensor in self.index))
-        return self._replace(ids=send(self.ids, device), layout=self.layout.to(device), index=index, lengths=send(self.lengths, device))
-
-
-def index_responses(ids: Tensor, response_mask: Tensor, layout: Layout) -> ResponseIndex:
-    """Index the tokens under the mask: ids (T,), response_mask (T,) of bool -> three (R,) tensors. Responses are
-    counted in the order of the row.
-
-    Raises ValueError where a text begins with a response token: nothing stands before it to predict it.
-    """
-    places = response_mask.nonzero().flatten()  # (R,)
-    rows = layout.parents[places]  # (R,), the shift: a token is predicted at the token before it in its own text
-    if (rows < 0).any():
-        raise ValueError("a response token at position 0 has no position before it that could predict it")
-    before = torch.tensor([0] + [len(responses) for _, *responses in layout.sizes]).cumsum(0)  # in the trees before each
-    owners = before[layout.trees[places]] + layout.branches[places] - 1  # (R,)
-    return ResponseIndex(rows, ids[places], owners)
 
 
 def token_logps(model: GPT, batch: Batch) -> Tensor:

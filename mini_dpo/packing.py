@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mini_dpo.devices import FastWay, draw
+from mini_dpo.devices import FastWay, draw, send
 
 
 class Layout(NamedTuple):
@@ -43,14 +43,6 @@ class Layout(NamedTuple):
 
     def to(self, device: str | torch.device) -> Layout:
         return Layout(self.sizes, *(send(tensor, device) for tensor in self[1:]))
-
-
-def send(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """To the device. To a CUDA GPU through pinned memory, so that the copy runs beside what the GPU is doing; elsewhere
-    the memory might be another tensor's before such a copy has read it."""
-    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def lay_out(sizes: Sequence[tuple[int, ...]]) -> Layout:

@@ -25,8 +25,8 @@ from mini_dpo.evaluate import heading
 from mini_dpo.generate import check_room, check_settings, generate
 from mini_dpo.model import GPT
 from mini_dpo.settings import read_config
-from mini_dpo.shop import judge, read_prompt
 from mini_dpo.tokenizer import Tokenizer
+from mini_dpo.worlds.shop import judge, read_prompt
 
 BATCH = 32  # answers that a model writes at a time
 

@@ -15,9 +15,9 @@ from mini_dpo.devices import NO_DEVICE, pick_device, trouble_with
 from mini_dpo.errors import UserError, expecting
 from mini_dpo.files import read_json
 from mini_dpo.losses import LOSSES, Loss, find_loss
+from mini_dpo.losses.registry import shown
 from mini_dpo.model import PRESETS, GPTConfig
-from mini_dpo.probe import try_loss
-from mini_dpo.registry import shown
+from mini_dpo.theory.probe import try_loss
 
 DESCRIPTION = """\
 Teach a small GPT to talk (SFT), then to be liked (preference training, DPO by default), and measure

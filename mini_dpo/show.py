@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mini_dpo.batches import collate, encode
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.corpus import TOY_PREFERENCES
-from mini_dpo.data import collate, encode, holds_pairs, load_demonstrations, load_feedback, load_preferences
+from mini_dpo.data import holds_pairs, load_demonstrations, load_feedback, load_preferences
 from mini_dpo.errors import UserError
 from mini_dpo.tokenizer import Tokenizer, default_vocabulary, load_tokenizer
 

@@ -20,26 +20,24 @@ from pathlib import Path
 
 import torch
 
-from mini_dpo.audit import proposed_weights
+from mini_dpo.batches import Batches, collate, collate_feedback, collate_pairs
 from mini_dpo.checkpoint import build_model, check_weights, find_model, load_checkpoint, load_model, load_own, new_run, save_checkpoint
 from mini_dpo.cli import run_command
-from mini_dpo.corpus import TOY_PREFERENCES, Corpus, HeldOut, at_most, describe_choice, files_of, fingerprints, fitted_context, in_single_responses, own_corpus, read_own, toy_corpus
-from mini_dpo.data import Batches, collate, collate_feedback, collate_pairs
-from mini_dpo.devices import keep_freed_memory, lacks, one_line, out_of_memory, own_gpu, trouble_with
-from mini_dpo.dpo import freeze, precompute_reference, preference_objective
+from mini_dpo.corpus import TOY_PREFERENCES, Corpus, HeldOut, at_most, describe_choice, files_of, fingerprints, fitted_context, in_single_responses, own_corpus, proposed_weights, read_own, toy_corpus
+from mini_dpo.devices import join_processes, keep_freed_memory, lacks, leave_processes, of_the_first, one_line, out_of_memory, own_gpu, processes, rank, together, trouble_with, wait_for_all
 from mini_dpo.errors import TrainingFailed, UserError, expecting
 from mini_dpo.evaluate import How, answer_length, evaluate, heading, table
 from mini_dpo.files import locked, read_json, read_unchanged, write_json, write_jsonl
-from mini_dpo.loss_files import calling
-from mini_dpo.losses import find_loss
+from mini_dpo.losses import Loss, find_loss
+from mini_dpo.losses.finding import calling
+from mini_dpo.losses.registry import shown
 from mini_dpo.model import GPT, PRESETS
-from mini_dpo.parallel import join_processes, leave_processes, of_the_first, processes, rank, together, wait_for_all
-from mini_dpo.ref_cache import cached_reference
-from mini_dpo.registry import Loss, shown
+from mini_dpo.objectives import preference_objective, sft_objective
+from mini_dpo.optimizers import LoopConfig
+from mini_dpo.reference import cached_reference, freeze, precompute_reference
 from mini_dpo.settings import WIDE, Settings, default_lr, loss_problems, model_config, parse, read_config
-from mini_dpo.sft import sft_objective
 from mini_dpo.tokenizer import Tokenizer, default_vocabulary, load_tokenizer
-from mini_dpo.training import LoopConfig, StageFiles, clock, interrupt, on_signals, train
+from mini_dpo.training import StageFiles, clock, interrupt, on_signals, train
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The only training loop. SFT and DPO are an objective each (sft.py, dpo.py): DPO *is* supervised learning.
+"""The only training loop. SFT and DPO are an objective each (objectives.py): DPO *is* supervised learning.
 
 An objective takes a model and a batch and returns a sum, what to divide it by, and values to log. The loop does the
 rest: optimizer, schedule, clipping, accumulation, logging, checkpoints, going on after a stop.
@@ -9,59 +9,23 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from mini_dpo.batches import AnyBatch, Batches, look
 from mini_dpo.checkpoint import MetricsLog, check_weights, load_own, save_checkpoint
-from mini_dpo.data import Batches, FeedbackBatch, PairBatch
+from mini_dpo.devices import any_process, autocast, processes, rank, sum_gradients
 from mini_dpo.errors import TrainingFailed, UserError, expecting
-from mini_dpo.logprobs import Batch
 from mini_dpo.model import GPT
-from mini_dpo.muon import Muon
-from mini_dpo.parallel import any_process, processes, rank, sum_gradients
-
-
-class Outcome(NamedTuple):
-    """What an objective makes of one batch.
-
-    loss: (), the sum of the losses over the batch. count: how many were summed (response tokens for SFT, pairs for
-    DPO). metrics: name -> (n,) values without gradient, whose mean is logged.
-    """
-
-    loss: Tensor
-    count: int
-    metrics: dict[str, Tensor]
-
+from mini_dpo.objectives import Objective, Outcome
+from mini_dpo.optimizers import LoopConfig, Muon, learning_rate, make_optimizer
 
 LOOK_EVERY = 10  # steps after which the numbers of the last ones are fetched at the latest: a GPU is not stopped for each
-AnyBatch = Batch | PairBatch | FeedbackBatch
-Objective = Callable[[GPT, AnyBatch], Outcome]
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How to train. steps: optimizer steps. lr: the peak learning rate. warmup: steps of linear rise to it, before the
-    cosine's fall to zero. accumulate: batches a step. optimizer: "adamw", or "muon" for the matrices inside the blocks.
-    weight_decay: on matrices only. grad_clip: largest gradient norm. dtype: "float32", or "bfloat16" for autocast with
-    float32 weights. *_every: steps between two of their kind."""
-
-    steps: int
-    lr: float
-    warmup: int = 0
-    accumulate: int = 1
-    optimizer: str = "adamw"
-    weight_decay: float = 0.0
-    grad_clip: float = 1.0
-    dtype: str = "float32"
-    seed: int = 0
-    eval_every: int = 100
-    save_every: int = 100
 
 
 @dataclass(frozen=True)
@@ -155,17 +119,6 @@ def train(
     return seconds()
 
 
-def make_optimizer(policy: GPT, config: LoopConfig) -> torch.optim.AdamW:
-    """AdamW (arXiv:1711.05101) in its fused form, or Muon for the matrices inside the blocks and AdamW for the rest;
-    weight decay on matrices, not on biases and LayerNorms."""
-    inside = [p for p in policy.h.parameters() if p.dim() >= 2]
-    embeddings = [policy.wte.weight, policy.wpe.weight]
-    vectors = [p for p in policy.parameters() if p.dim() < 2]
-    decays = [(inside, config.weight_decay), (embeddings, config.weight_decay), (vectors, 0.0)]
-    kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
-    return kind([{"params": params, "weight_decay": decay} for params, decay in decays], lr=config.lr, betas=(0.9, 0.95), fused=True)
-
-
 def resume(optimizer: torch.optim.Optimizer, files: StageFiles, saved: dict | None) -> tuple[int, MetricsLog | None]:
     """Where to begin: (the first step to take, or the one whose record is owed, the log cut back to what the stage's
     checkpoint, if there is one, has seen). Only the first process has a log, and writes checkpoints."""
@@ -247,18 +200,6 @@ def check_finite(policy: GPT, name: str, done: int) -> None:
         raise TrainingFailed(f"{name}, step {done}: a weight is no longer a finite number; start again with a lower learning rate")
 
 
-def learning_rate(step: int, config: LoopConfig) -> float:
-    """Linear rise over `warmup` steps, then half a cosine down to zero."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / (config.steps - config.warmup)))
-
-
-def autocast(device: torch.device, dtype: str) -> torch.autocast:
-    """Matrix products in bfloat16 where `dtype` says so; weights, sums and log-probs stay in float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
-
-
 @torch.no_grad()
 def score(policy: GPT, objective: Objective, batches: Batches, dtype: str, name: str = "train", stop_asked: Sequence[int] = ()) -> dict[str, float]:
     """The objective and its metrics over every example once, dropout off. Raises KeyboardInterrupt where a stop is asked
@@ -314,25 +255,6 @@ def ask_before_stopping() -> Iterator[list[int]]:
 
     with on_signals(ask):
         yield asked
-
-
-SILENCE = 10  # seconds, after which work that goes on says how far it is
-Item = TypeVar("Item")
-
-
-def watched(items: Iterable[Item], n: int, what: str) -> Iterator[Item]:
-    """The `n` items, with a line on the screen every ten seconds or so."""
-    said = time.perf_counter()
-    for i, item in enumerate(items):
-        if time.perf_counter() - said > SILENCE:
-            print(f"{what}: {i} of {n} batches", flush=True)
-            said = time.perf_counter()
-        yield item
-
-
-def look(batches: Batches, what: str) -> Iterator[AnyBatch]:
-    """Every example once, watched."""
-    return watched(batches.once(), len(batches.cut(range(len(batches.examples)))), what)
 
 
 class Progress:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mini_dpo.losses import PairLogps, UnpairedLogps, logit, loss, majority, offset_logit, flipped, require
+from mini_dpo.losses import PairLogps, UnpairedLogps, loss, require
+from mini_dpo.losses.closed_forms import flipped, logit, majority, offset_logit
 
 
 def power_margin(p: float, n: float) -> float:

@@ -5,7 +5,8 @@ SLY: what is wrong -> as in WRONG of wrong_losses.py."""
 import torch
 from torch.nn import functional as F
 
-from mini_dpo.losses import LOSSES, log_odds, require
+from mini_dpo.losses import LOSSES, require
+from mini_dpo.losses.others import log_odds
 from tests.wrong_losses import handwritten, kto_with, nll
 
 SLY = {}

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mini_dpo.data import Encoded, EncodedPair, join
+from mini_dpo.batches import Encoded, EncodedPair, join
 from mini_dpo.losses import PairLogps, Responses
 from mini_dpo.model import GPT, GPTConfig
 

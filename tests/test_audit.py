@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo.audit import LONG_BEGINNING, proposed_weights, remarks
-from mini_dpo.data import Demonstration, EncodedFeedback, Feedback, Preference, join
+from mini_dpo.batches import EncodedFeedback, join
+from mini_dpo.corpus import LONG_BEGINNING, proposed_weights, remarks
+from mini_dpo.data import Demonstration, Feedback, Preference
 
 few = st.sampled_from(["a", "b", "c"])
 

@@ -7,20 +7,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mini_dpo.bradley_terry import (
-    dpo_gradient,
-    expected_reward,
-    implicit_reward,
-    kl,
-    log_partition,
-    objective,
-    optimal_policy,
-    preference_probability,
-)
-from mini_dpo.data import collate_pairs
-from mini_dpo.dpo import freeze, pair_logps
+from mini_dpo.batches import collate_pairs
 from mini_dpo.losses import LOSSES, PairLogps, Responses
-from mini_dpo.tabular import descend, expected_loss, minimise, pairs_of
+from mini_dpo.objectives import pair_logps
+from mini_dpo.reference import freeze
+from mini_dpo.theory.bradley_terry import dpo_gradient, expected_reward, implicit_reward, kl, log_partition, objective, optimal_policy, preference_probability
+from mini_dpo.theory.tabular import descend, expected_loss, minimise, pairs_of
 from tests.strategies import betas, encoded_pairs, seeds, tiny_gpt, worlds
 
 close = dict(rtol=1e-9, atol=1e-9)

@@ -5,12 +5,13 @@ from dataclasses import fields
 
 import pytest
 
-from mini_dpo import __main__ as listing
-from mini_dpo import bench, compare, exact, plot, sample, show, train
+from mini_dpo import __main__ as listing, compare, exact, sample, show, train
+from mini_dpo.bench import __main__ as bench
 from mini_dpo.check import __main__ as check
 from mini_dpo.cli import ELSEWHERE, parser_for
 from mini_dpo.errors import UserError, did_you_mean
 from mini_dpo.losses import LOSSES, find_loss
+from mini_dpo.plot import __main__ as plot
 from mini_dpo.sample import SampleSettings
 from mini_dpo.settings import Settings
 from tests.commands import run

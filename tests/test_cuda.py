@@ -9,20 +9,19 @@ import copy
 import pytest
 import torch
 
-from mini_dpo import model as model_file
-from mini_dpo import packing, training
-from mini_dpo import train as train_command
+from mini_dpo import model as model_file, packing, train as train_command, training
+from mini_dpo.batches import EncodedPair, collate_feedback, collate_pairs, join, pack, split_pairs
 from mini_dpo.checkpoint import load_checkpoint
-from mini_dpo.data import EncodedPair, collate_feedback, collate_pairs, join, pack, split_pairs
-from mini_dpo.devices import FastWay, lacks, out_of_memory, pick_device, trouble_with
-from mini_dpo.dpo import freeze, precompute_reference, preference_objective
+from mini_dpo.devices import FastWay, autocast, lacks, out_of_memory, pick_device, trouble_with
 from mini_dpo.generate import generate
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import LOSSES
 from mini_dpo.model import GPT, GPTConfig
+from mini_dpo.objectives import preference_objective, sft_objective
+from mini_dpo.optimizers import LoopConfig, make_optimizer
 from mini_dpo.packing import attend_at_once, attend_by_spans, attention, block_mask, lay_out
-from mini_dpo.sft import sft_objective
-from mini_dpo.training import LoopConfig, autocast, make_optimizer, settle, train_step
+from mini_dpo.reference import freeze, precompute_reference
+from mini_dpo.training import settle, train_step
 from tests.commands import SHORT, preference_file, run
 from tests.test_packing import gradients, padded_loss, padded_response_logps
 

@@ -9,19 +9,19 @@ from hypothesis import given
 from torch import Tensor
 from torch.nn import functional as F
 
-from mini_dpo import devices, dpo, evaluate, model, packing, settings, training
-from mini_dpo import train as train_command
+from mini_dpo import devices, evaluate, model, packing, reference, settings, train as train_command, training
+from mini_dpo.batches import Batches, Encoded, collate_feedback, collate_pairs, pack, split_pairs
 from mini_dpo.checkpoint import load_checkpoint
 from mini_dpo.corpus import HeldOut
-from mini_dpo.data import Batches, Encoded, collate_feedback, collate_pairs, pack, split_pairs
-from mini_dpo.devices import FastWay, disagreement, draw, one_line, out_of_memory, pick_device, trouble_with
-from mini_dpo.dpo import freeze, precompute_reference, preference_objective
+from mini_dpo.devices import FastWay, autocast, disagreement, draw, one_line, out_of_memory, pick_device, send, trouble_with
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import LOSSES
-from mini_dpo.packing import attend_by_spans, attention, lay_out, send
-from mini_dpo.sft import sft_objective
+from mini_dpo.objectives import preference_objective, sft_objective
+from mini_dpo.optimizers import LoopConfig
+from mini_dpo.packing import attend_by_spans, attention, lay_out
+from mini_dpo.reference import freeze, precompute_reference
 from mini_dpo.tokenizer import load_tokenizer
-from mini_dpo.training import LoopConfig, autocast, train
+from mini_dpo.training import train
 from tests.commands import SHORT, SMALL, preference_file, run
 from tests.strategies import encoded_pairs, tiny_gpt
 from tests.test_packing import assert_equal_to_rounding, gradients
@@ -407,7 +407,7 @@ PLACES = {  # (module, function, at which call memory is used up)
     "in SFT": (training, "train_step", 4),
     "in preference training": (training, "train_step", 9),
     "validation": (training, "score", 2),
-    "reference scoring": (dpo, "score_reference", 1),
+    "reference scoring": (reference, "score_reference", 1),
     "answers": (evaluate, "generate", 1),
     "measuring": (evaluate, "score_batches", 1),
 }

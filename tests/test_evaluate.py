@@ -12,18 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo import dpo
-from mini_dpo import evaluate as evaluation
-from mini_dpo.bradley_terry import kl
+from mini_dpo import evaluate as evaluation, objectives
+from mini_dpo.batches import Encoded, EncodedPair, join
 from mini_dpo.corpus import HeldOut
-from mini_dpo.data import Encoded, EncodedPair, Preference, join
-from mini_dpo.dpo import freeze
+from mini_dpo.data import Preference
 from mini_dpo.evaluate import How, answer, compare_pairs, estimate_kl, evaluate, mean_and_error, perplexity, table
-from mini_dpo.losses import LOSSES
-from mini_dpo.metrics import preference_metrics, wins
+from mini_dpo.losses import LOSSES, PairLogps, Responses
 from mini_dpo.model import GPT
-from mini_dpo.registry import PairLogps, Responses
-from mini_dpo.shop import Verdict, win_rate
+from mini_dpo.objectives import preference_metrics, wins
+from mini_dpo.reference import freeze
+from mini_dpo.theory.bradley_terry import kl
+from mini_dpo.worlds.shop import Verdict, win_rate
 from tests.oracles import response_logp
 from tests.strategies import tiny_gpt
 
@@ -255,7 +254,7 @@ def test_the_measuring_stays_within_the_training_s_batches(batch_size, tokens, n
         return lambda model, batch: sizes.append((len(batch.lengths), batch.n_tokens)) or function(model, batch)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(dpo, "response_logps", watched_logps(dpo.response_logps))
+        patched.setattr(objectives, "response_logps", watched_logps(objectives.response_logps))
         patched.setattr(GPT, "empty_cache", lambda self, b, t: rows.append((b, t)) or empty_cache(self, b, t))
         evaluate(*models, LOSSES["dpo"], {"beta": 0.1}, LetterTokenizer(), held_out(prompts, None), 0, how)
     assert sizes and rows

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mini_dpo import exact
-from mini_dpo.bradley_terry import kl, optimal_policy
 from mini_dpo.exact import ExactSettings, list_responses, make_reference, make_reward, score_all, train_on_every_pair
+from mini_dpo.theory.bradley_terry import kl, optimal_policy
 from tests.commands import run
 
 

@@ -17,19 +17,10 @@ for name, path in FILES.items():
 del ROOMS["__init__"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-FLOORS = [
-    {"errors", "devices", "muon", "registry"},
-    {"packing", "loss_files", "files", "parallel", "bradley_terry", "tokenizer", "metrics"},
-    {"model", "losses", "probe", "tabular", "shop", "cli"},
-    {"logprobs", "generate", "checkpoint", "settings"},
-    {"data"},
-    {"training", "audit"},
-    {"sft", "dpo", "corpus"},
-    {"evaluate", "check", "ref_cache"},
-    {"train", "exact", "sample", "show", "plot", "bench"},
-    {"compare", "__main__"},
-]
-FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+PLACES = re.findall(r"^\|.*?\| (\[.*?) \|", README[README.index("| layer | place |") :], re.MULTILINE)  # of the README's table, in its order
+ORDER = [[name.replace("\\", "").removesuffix(".py").removesuffix("/") for name in re.findall(r"\[([^]]+)\]", place)] for place in PLACES]
+PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
+EVENING = re.findall(r"\(mini_dpo/([\w/]+)\.py\)", README[README.index("| read | file |") : README.index("| layer | place |")])  # the files that a pair meets
 OUTSIDE = {"torch", "numpy", "tiktoken", "pytest", "hypothesis"}
 
 
@@ -42,8 +33,8 @@ def imports(path):
             yield node.module
 
 
-def test_every_module_has_a_floor():
-    assert set(ROOMS) == set(FLOOR)
+def test_every_file_has_a_place_in_the_readme():
+    assert set(ROOMS) == set(PLACE)
 
 
 @pytest.mark.parametrize("name", ROOMS)
@@ -51,17 +42,28 @@ def test_imports_run_downwards(name):
     for module in {module for path in ROOMS[name] for module in imports(path)}:
         below = module.removeprefix("mini_dpo.").split(".")[0]
         if module.startswith("mini_dpo") and below != name:
-            assert FLOOR[below] < FLOOR[name], f"{name} (floor {FLOOR[name]}) imports {below} (floor {FLOOR[below]})"
+            assert PLACE[below] < PLACE[name], f"{name} imports {below}, which does not stand above it in the README"
+
+
+def test_the_evening_path_can_be_read_in_an_evening():
+    """Every file of it exists, and they are short: all of them together, and each (of 26 losses it has DPO's only)."""
+    lines = {name: FILES[name].read_text(encoding="utf-8").count("\n") for name in EVENING}
+    assert sum(lines.values()) <= 2100 and max(lines.values()) <= 370 and len(lines) == 12, lines
+
+
+def test_the_house_is_no_heap():
+    flat = [name for name in FILES if "/" not in name and name not in ("__init__", "__main__")]
+    assert len(flat) <= 24, flat
 
 
 @pytest.mark.parametrize("path", [*FILES.values(), *(ROOT / "tests").glob("*.py"), *(ROOT / "tutorials").rglob("*.py")], ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_but_the_five_packages_is_imported(path):
-    """But for drawing, which is optional: it is imported inside functions, and plot.py says what to install. And for
+    """But for drawing, which is optional: it is imported inside functions, and plot/paper.py says what to install. And for
     what the benchmark compares with, where that happens to be installed."""
     for module in imports(path):
         top = module.split(".")[0]
-        drawing = top in {"matplotlib", "PIL"} and path.stem in {"plot", "test_plot", "pictures"}
-        rival = top in {"trl", "transformers", "datasets", "tokenizers"} and path.stem == "bench"
+        drawing = top in {"matplotlib", "PIL"} and (path.parent.name == "plot" or path.stem in {"test_plot", "pictures"})
+        rival = top in {"trl", "transformers", "datasets", "tokenizers"} and path.parent.name == "bench"
         assert drawing or rival or top in OUTSIDE | {"mini_dpo", "tests", "tutorials"} or top in sys.stdlib_module_names, f"{path.name} imports {module}"
 
 

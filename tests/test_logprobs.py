@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo.data import Encoded, collate, pack
-from mini_dpo.logprobs import index_responses, response_logps, token_logps
+from mini_dpo.batches import Encoded, collate, index_responses, pack
+from mini_dpo.logprobs import response_logps, token_logps
 from mini_dpo.packing import lay_out
 from tests.oracles import response_logp
 from tests.strategies import encoded_sequences, encoded_trees, seeds, tiny_gpt

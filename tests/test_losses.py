@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mini_dpo.losses import LOSSES, PairLogps, Responses, UnpairedLogps, find_loss
-from mini_dpo.probe import one_by_one
+from mini_dpo.theory.probe import one_by_one
 from tests import papers
 from tests.strategies import betas, margins, pair_from_h, pair_logps, probabilities, smoothings
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo.data import collate
-from mini_dpo.muon import MOMENTUM, orthogonalise
-from mini_dpo.sft import sft_objective
-from mini_dpo.training import LoopConfig, make_optimizer, train_step
+from mini_dpo.batches import collate
+from mini_dpo.objectives import sft_objective
+from mini_dpo.optimizers import MOMENTUM, LoopConfig, make_optimizer, orthogonalise
+from mini_dpo.training import train_step
 from tests.strategies import seeds, tiny_gpt
 from tests.test_training import some_sequences
 

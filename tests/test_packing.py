@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
 from mini_dpo import logprobs, packing
-from mini_dpo.data import Encoded, EncodedPair, collate_feedback, collate_pairs, encode, mismatch, pack, split_pairs
-from mini_dpo.dpo import freeze, know_reference, preference_objective
+from mini_dpo.batches import Encoded, EncodedPair, collate_feedback, collate_pairs, encode, mismatch, pack, split_pairs
 from mini_dpo.logprobs import response_logps, token_logps
 from mini_dpo.losses import LOSSES, PairLogps, Responses, UnpairedLogps
 from mini_dpo.model import Block
+from mini_dpo.objectives import preference_objective
 from mini_dpo.packing import BLOCK, attend_at_once, attend_by_spans, block_mask, lay_out, sees
+from mini_dpo.reference import freeze, know_reference
 from mini_dpo.tokenizer import load_tokenizer
 from tests.strategies import encoded_pairs, encoded_trees, tiny_gpt
 
@@ -43,7 +44,7 @@ def padded_response_logps(model, sequences: list[Encoded]) -> Tensor:
 
 
 def padded_loss(loss, hyperparameters, policy, reference, pairs: list[EncodedPair]) -> Tensor:
-    """The sum of a loss over pairs, or over both halves of each, from padded rows; no code of dpo.py. Reference
+    """The sum of a loss over pairs, or over both halves of each, from padded rows; no code of objectives.py. Reference
     log-probs that the pairs know stand for the reference."""
 
     def responses(sequences, known=None):

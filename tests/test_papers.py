@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mini_dpo.losses import LOSSES, PairLogps, Responses, UnpairedLogps, log_odds
+from mini_dpo.losses import LOSSES, PairLogps, Responses, UnpairedLogps
+from mini_dpo.losses.others import log_odds
 from tests import papers
 
 DRAWS = 160

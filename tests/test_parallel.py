@@ -15,16 +15,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mini_dpo import train as train_command
+from mini_dpo.batches import Batches, collate, collate_feedback, collate_pairs, split_pairs
 from mini_dpo.checkpoint import load_checkpoint
 from mini_dpo.cli import run_command
-from mini_dpo.data import Batches, collate, collate_feedback, collate_pairs, split_pairs
-from mini_dpo.dpo import freeze, precompute_reference, preference_objective
+from mini_dpo.devices import any_process, of_the_first, processes, rank, together
 from mini_dpo.errors import UserError
 from mini_dpo.losses import LOSSES
-from mini_dpo.parallel import any_process, of_the_first, processes, rank, together
-from mini_dpo.ref_cache import cached_reference
-from mini_dpo.sft import sft_objective
-from mini_dpo.training import LoopConfig, make_optimizer, score, settle, train_step
+from mini_dpo.objectives import preference_objective, sft_objective
+from mini_dpo.optimizers import LoopConfig, make_optimizer
+from mini_dpo.reference import cached_reference, freeze, precompute_reference
+from mini_dpo.training import score, settle, train_step
 from tests.commands import SHAPE, preference_file, run
 from tests.strategies import tiny_gpt
 from tests.test_packing import assert_equal_to_rounding

@@ -13,9 +13,10 @@ import pytest
 import torch
 from hypothesis import Phase, settings
 
-from mini_dpo import bradley_terry, data, dpo, evaluate, exact, generate, logprobs, losses, metrics, model, packing, ref_cache, sft, training
-from mini_dpo.losses import LOSSES
+from mini_dpo import batches, evaluate, exact, generate, logprobs, model, objectives, packing, reference, training
 from mini_dpo.check import PROPERTIES
+from mini_dpo.losses import LOSSES, dpo as dpo_file, margins
+from mini_dpo.theory import bradley_terry
 from tests import test_bradley_terry, test_data, test_evaluate, test_exact, test_generate, test_logprobs, test_model, test_packing, test_papers, test_properties, test_ref_cache, test_training
 from tests.strategies import tiny_gpt
 
@@ -58,12 +59,12 @@ def at_reference():
 
 BUGS = {
     # what a text scores
-    "no shift": (logprobs, "index_responses", "layout.parents[places]", "places", lambda: test_logprobs.test_prefix_tree(tiny_gpt(), 3)),
-    "a response's first token predicted at the token before it in the row": (logprobs, "index_responses", "layout.parents[places]", "places - 1", naive_loop),
+    "no shift": (batches, "index_responses", "layout.parents[places]", "places", lambda: test_logprobs.test_prefix_tree(tiny_gpt(), 3)),
+    "a response's first token predicted at the token before it in the row": (batches, "index_responses", "layout.parents[places]", "places - 1", naive_loop),
     "a response's first token predicted at the prompt's first": (packing, "lay_out", "[root + prompt - 1 if prompt", "[root if prompt", naive_loop),
     "mean for sum": (logprobs, "response_logps", "index_add(0, batch.index.owners, logps)", "index_add(0, batch.index.owners, logps) / batch.lengths", naive_loop),
-    "all of a prompt's responses are the first": (logprobs, "index_responses", "+ layout.branches[places] - 1", "", naive_loop),
-    "the first of all responses last, then the second of all": (logprobs, "index_responses", "before[layout.trees[places]] + layout.branches[places] - 1", "(layout.branches[places] - 1) * len(layout.sizes) + layout.trees[places]", test_training.test_pairs_are_scored_as_their_sequences_are),
+    "all of a prompt's responses are the first": (batches, "index_responses", "+ layout.branches[places] - 1", "", naive_loop),
+    "the first of all responses last, then the second of all": (batches, "index_responses", "before[layout.trees[places]] + layout.branches[places] - 1", "(layout.branches[places] - 1) * len(layout.sizes) + layout.trees[places]", test_training.test_pairs_are_scored_as_their_sequences_are),
     "tiles in another order than their targets": (logprobs, "token_logps", "batch.index.targets.split(tile)", "batch.index.targets.split(tile)[::-1]", test_packing.test_tiles_change_nothing_and_are_never_too_large),
     "tiles are kept": (logprobs, "token_logps", "checkpoint(chosen_logps, model, *part, use_reentrant=False, preserve_rng_state=False)", "chosen_logps(model, *part)", test_packing.test_tiles_change_nothing_and_are_never_too_large),
     "log-probs in half precision": (logprobs, "chosen_logps", "torch.promote_types(logits.dtype, torch.float32)", "torch.bfloat16", test_logprobs.test_sums_are_in_float32_or_better_whatever_the_model),
@@ -84,40 +85,40 @@ BUGS = {
     "a block does not look at itself": (packing, "block_mask", "blocks - first + 1", "blocks - first", blocks),
     "a block looks at the row's first blocks": (packing, "block_mask", "first[:, None] + blocks", "0 * first[:, None] + blocks", blocks),
     "the last block goes on with the wrong rows": (model.Block, "forward", "x.index_select(0, rows), y.index_select(0, rows)", "x[: len(rows)], y.index_select(0, rows)", packed),
-    "every prompt taken for the first one's": (data, "pack", "prompt != tree[0][0]", "False", test_data.test_only_one_prompt_is_shared_and_it_is_not_empty),
-    "a batch goes beyond its tokens": (data.Batches, "cut", "room < size", "room <= 0", test_data.test_a_batch_of_tokens_is_as_full_as_it_can_be),
-    "a pair costs its prompt twice": (data.EncodedPair, "n_tokens", "len(self.rejected.split()[1])", "self.rejected.n_tokens", test_data.test_pairs_are_chosen_first_then_rejected),
+    "every prompt taken for the first one's": (batches, "pack", "prompt != tree[0][0]", "False", test_data.test_only_one_prompt_is_shared_and_it_is_not_empty),
+    "a batch goes beyond its tokens": (batches.Batches, "cut", "room < size", "room <= 0", test_data.test_a_batch_of_tokens_is_as_full_as_it_can_be),
+    "a pair costs its prompt twice": (batches.EncodedPair, "n_tokens", "len(self.rejected.split()[1])", "self.rejected.n_tokens", test_data.test_pairs_are_chosen_first_then_rejected),
     # what is trained on
-    "mask off by one, late": (data, "join", "[False] * len(before) + [True] * len(after)", "[False] * (len(before) + 1) + [True] * (len(after) - 1)", mask),
-    "mask off by one, early": (data, "join", "[False] * len(before) + [True] * len(after)", "[False] * (len(before) - 1) + [True] * (len(after) + 1)", mask),
-    "prompt unmasked": (data, "join", "[False] * len(before)", "[False] + [True] * (len(before) - 1)", mask),
-    "end-of-text masked": (data, "join", "[True] * len(after)", "[True] * (len(after) - 1) + [False]", mask),
-    "prompt and response encoded together": (data, "encode", "tokenizer.encode_prompt(prompt), tokenizer.encode_response(response)", "[tokenizer.user, tokenizer.assistant], tokenizer.encode_response(prompt + response)", mask),
+    "mask off by one, late": (batches, "join", "[False] * len(before) + [True] * len(after)", "[False] * (len(before) + 1) + [True] * (len(after) - 1)", mask),
+    "mask off by one, early": (batches, "join", "[False] * len(before) + [True] * len(after)", "[False] * (len(before) - 1) + [True] * (len(after) + 1)", mask),
+    "prompt unmasked": (batches, "join", "[False] * len(before)", "[False] + [True] * (len(before) - 1)", mask),
+    "end-of-text masked": (batches, "join", "[True] * len(after)", "[True] * (len(after) - 1) + [False]", mask),
+    "prompt and response encoded together": (batches, "encode", "tokenizer.encode_prompt(prompt), tokenizer.encode_response(response)", "[tokenizer.user, tokenizer.assistant], tokenizer.encode_response(prompt + response)", mask),
     # the loss
-    "beta's sign": (losses, "dpo", "beta * logps.h)", "-beta * logps.h)", lambda: formula(LOSSES["dpo"])),
-    "beta twice": (losses, "dpo", "beta * logps.h)", "beta * beta * logps.h)", lambda: formula(LOSSES["dpo"])),
-    "no beta": (losses, "dpo", "beta * logps.h)", "logps.h)", lambda: formula(LOSSES["dpo"])),
-    "log of sigmoid": (losses, "dpo", "F.logsigmoid(beta * logps.h)", "(beta * logps.h).sigmoid().log()", lambda: keeps("dpo", "finite at extremes")),
-    "smoothing on the wrong side": (losses, "cdpo", "F.logsigmoid(m) - label_smoothing * F.logsigmoid(-m)", "F.logsigmoid(-m) - label_smoothing * F.logsigmoid(m)", lambda: formula(LOSSES["cdpo"])),
-    "smoothing ignored": (losses, "cdpo", "-(1 - label_smoothing) * F.logsigmoid(m) - label_smoothing * F.logsigmoid(-m)", "-F.logsigmoid(m)", lambda: formula(LOSSES["cdpo"])),
-    "one mean for all pairs": (losses, "dpo", "-F.logsigmoid(beta * logps.h)", "-F.logsigmoid(beta * logps.h).mean().expand(len(logps.h))", lambda: keeps("dpo", "decomposes")),
+    "beta's sign": (dpo_file, "dpo", "beta * logps.h)", "-beta * logps.h)", lambda: formula(LOSSES["dpo"])),
+    "beta twice": (dpo_file, "dpo", "beta * logps.h)", "beta * beta * logps.h)", lambda: formula(LOSSES["dpo"])),
+    "no beta": (dpo_file, "dpo", "beta * logps.h)", "logps.h)", lambda: formula(LOSSES["dpo"])),
+    "log of sigmoid": (dpo_file, "dpo", "F.logsigmoid(beta * logps.h)", "(beta * logps.h).sigmoid().log()", lambda: keeps("dpo", "finite at extremes")),
+    "smoothing on the wrong side": (margins, "cdpo", "F.logsigmoid(m) - label_smoothing * F.logsigmoid(-m)", "F.logsigmoid(-m) - label_smoothing * F.logsigmoid(m)", lambda: formula(LOSSES["cdpo"])),
+    "smoothing ignored": (margins, "cdpo", "-(1 - label_smoothing) * F.logsigmoid(m) - label_smoothing * F.logsigmoid(-m)", "-F.logsigmoid(m)", lambda: formula(LOSSES["cdpo"])),
+    "one mean for all pairs": (dpo_file, "dpo", "-F.logsigmoid(beta * logps.h)", "-F.logsigmoid(beta * logps.h).mean().expand(len(logps.h))", lambda: keeps("dpo", "decomposes")),
     # the pair and the reference
-    "swapped pair in the batch": (data, "collate_pairs", "[p.chosen, p.rejected]", "[p.rejected, p.chosen]", test_data.test_pairs_are_chosen_first_then_rejected),
-    "swapped pair in the objective": (dpo, "pair_logps", "chosen=both[0::2], rejected=both[1::2]", "chosen=both[1::2], rejected=both[0::2]", test_training.test_pairs_are_scored_as_their_sequences_are),
-    "the first half of the responses taken for the chosen ones": (dpo, "pair_logps", "chosen=both[0::2], rejected=both[1::2]", "chosen=both[: len(both) // 2], rejected=both[len(both) // 2 :]", test_training.test_pairs_are_scored_as_their_sequences_are),
-    "labels in another order": (data, "collate_feedback", "torch.tensor([e.desirable for e in examples])", "torch.tensor([e.desirable for e in examples[::-1]])", test_training.test_single_responses_are_scored_as_their_sequences_are),
-    "KTO's mismatched responses answer the same prompt": (data, "mismatch", " if other != prompt", "", test_training.test_single_responses_are_scored_as_their_sequences_are),
-    "mismatched responses in the graph": (dpo, "unpaired_logps", "torch.no_grad()", "torch.enable_grad()", test_training.test_single_responses_are_scored_as_their_sequences_are),
-    "the SFT term on the rejected one": (dpo, "sft_term", "-logps.chosen.average", "-logps.rejected.average", lambda: test_training.test_the_sft_weight_adds_the_chosen_response_s_nll_a_token(1.0)),
-    "reference live in the graph": (dpo, "score_reference", "@torch.no_grad()\n", "", test_training.test_the_reference_builds_no_graph),
-    "reference is the policy": (dpo, "freeze", "copy.deepcopy(model)", "model", test_training.test_freeze_is_a_copy),
-    "dropout on while scoring": (dpo, "preference_objective", "policy.eval()", "policy.train()", at_reference),
-    "dropout on in the reference": (dpo, "freeze", ".eval()", "", test_training.test_freeze_is_a_copy),
-    "known reference log-probs in the wrong order": (data, "collate_pairs", ".flatten()", ".T.flatten()", test_training.test_training_is_the_same_with_reference_log_probs_known_ahead),
-    "kept reference log-probs of other weights": (ref_cache, "hash_all", "digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())", "pass", lambda: _in_a_folder(test_ref_cache.test_whatever_the_numbers_depend_on_has_another_file)),
-    "kept reference log-probs of other responses": (ref_cache, "hash_all", "digest.update(repr([sequence.split() for sequence in sequences]).encode())", "pass", lambda: _in_a_folder(test_ref_cache.test_whatever_the_numbers_depend_on_has_another_file)),
+    "swapped pair in the batch": (batches, "collate_pairs", "[p.chosen, p.rejected]", "[p.rejected, p.chosen]", test_data.test_pairs_are_chosen_first_then_rejected),
+    "swapped pair in the objective": (objectives, "pair_logps", "chosen=both[0::2], rejected=both[1::2]", "chosen=both[1::2], rejected=both[0::2]", test_training.test_pairs_are_scored_as_their_sequences_are),
+    "the first half of the responses taken for the chosen ones": (objectives, "pair_logps", "chosen=both[0::2], rejected=both[1::2]", "chosen=both[: len(both) // 2], rejected=both[len(both) // 2 :]", test_training.test_pairs_are_scored_as_their_sequences_are),
+    "labels in another order": (batches, "collate_feedback", "torch.tensor([e.desirable for e in examples])", "torch.tensor([e.desirable for e in examples[::-1]])", test_training.test_single_responses_are_scored_as_their_sequences_are),
+    "KTO's mismatched responses answer the same prompt": (batches, "mismatch", " if other != prompt", "", test_training.test_single_responses_are_scored_as_their_sequences_are),
+    "mismatched responses in the graph": (objectives, "unpaired_logps", "torch.no_grad()", "torch.enable_grad()", test_training.test_single_responses_are_scored_as_their_sequences_are),
+    "the SFT term on the rejected one": (objectives, "sft_term", "-logps.chosen.average", "-logps.rejected.average", lambda: test_training.test_the_sft_weight_adds_the_chosen_response_s_nll_a_token(1.0)),
+    "reference live in the graph": (objectives, "score_reference", "@torch.no_grad()\n", "", test_training.test_the_reference_builds_no_graph),
+    "reference is the policy": (reference, "freeze", "copy.deepcopy(model)", "model", test_training.test_freeze_is_a_copy),
+    "dropout on while scoring": (objectives, "preference_objective", "policy.eval()", "policy.train()", at_reference),
+    "dropout on in the reference": (reference, "freeze", ".eval()", "", test_training.test_freeze_is_a_copy),
+    "known reference log-probs in the wrong order": (batches, "collate_pairs", ".flatten()", ".T.flatten()", test_training.test_training_is_the_same_with_reference_log_probs_known_ahead),
+    "kept reference log-probs of other weights": (reference, "hash_all", "digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())", "pass", lambda: _in_a_folder(test_ref_cache.test_whatever_the_numbers_depend_on_has_another_file)),
+    "kept reference log-probs of other responses": (reference, "hash_all", "digest.update(repr([sequence.split() for sequence in sequences]).encode())", "pass", lambda: _in_a_folder(test_ref_cache.test_whatever_the_numbers_depend_on_has_another_file)),
     # the loop
-    "a mean of means": (sft, "sft_objective", "-logps.sum(), batch.n_targets", "-logps.sum() / batch.n_targets, 1", lambda: test_training.test_accumulated_batches_make_the_gradient_of_one_large_batch("sft")),
+    "a mean of means": (objectives, "sft_objective", "-logps.sum(), batch.n_targets", "-logps.sum() / batch.n_targets, 1", lambda: test_training.test_accumulated_batches_make_the_gradient_of_one_large_batch("sft")),
     "not divided by the count": (training, "train_step", "clamp(max=1) / count", "clamp(max=1)", lambda: test_training.test_gradients_are_the_mean_s()),
     "a bad step is taken": (training, "train_step", "1 - record[\"taken\"].float()", "torch.zeros(())", lambda: test_training.test_a_bad_step_changes_neither_weights_nor_moments("gradient", math.nan, "adamw")),
     "a step is skipped where loss times norm overflows": (training, "train_step", "record[\"loss\"].isfinite() & grad_norm.isfinite()", "(record[\"loss\"] * grad_norm).isfinite()", lambda: test_training.test_what_is_reported_is_what_was_done(1e30, 1e18)),
@@ -128,8 +129,8 @@ BUGS = {
     "cached attention sees padding": (model, "remember", "places <= positions[:, None, :, None]", "places >= 0 * positions[:, None, :, None]", test_generate.test_greedy_decoding_equals_reading_everything_again),
     "generation reads the last column": (generate, "continue_batch", "hidden[torch.arange(len(prompts)), lengths - 1]", "hidden[:, -1]", test_generate.test_greedy_decoding_equals_reading_everything_again),
     # the numbers
-    "ties are lost": (metrics, "wins", "+ 0.5 * (ours == theirs)", "+ 0.0", test_evaluate.test_ties_count_half_everywhere),
-    "every reward is beta log(pi / ref)": (metrics, "preference_metrics", "loss.rewards(responses, **hyperparameters)", "(hyperparameters['beta'] * responses.logratio)", lambda: test_evaluate.test_the_reward_is_the_loss_s_own("dpo_norm")),
+    "ties are lost": (objectives, "wins", "+ 0.5 * (ours == theirs)", "+ 0.0", test_evaluate.test_ties_count_half_everywhere),
+    "every reward is beta log(pi / ref)": (objectives, "preference_metrics", "loss.rewards(responses, **hyperparameters)", "(hyperparameters['beta'] * responses.logratio)", lambda: test_evaluate.test_the_reward_is_the_loss_s_own("dpo_norm")),
     "two models answer the same prompts, and the error forgets it": (evaluate, "evaluate", "mean_and_error(ours - theirs)", "mean_and_error(ours)", test_evaluate.test_the_summary_has_the_paired_error_of_the_gain_and_the_marks_of_each_answer),
     "0 log 0 is no number": (bradley_terry, "kl", ".masked_fill(p_logps.isneginf(), 0)", "", test_bradley_terry.test_kl_with_zeros),
     # the proof

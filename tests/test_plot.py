@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mini_dpo import plot
 from mini_dpo.errors import UserError
 from mini_dpo.files import write_json
 from mini_dpo.losses import LOSSES
-from mini_dpo.plot import Series, change, curve, line_style, overlap, place_labels, read_metrics, running_mean, series
+from mini_dpo.plot import __main__ as plot, comparison, losses as plot_losses_file, numbers as plot_numbers, paper
+from mini_dpo.plot.numbers import Series, change, curve, read_metrics, running_mean, series
+from mini_dpo.plot.paper import overlap, place_labels
+from mini_dpo.plot.runs import line_style, names_of
 from mini_dpo.settings import parse
 from tests.commands import run
 
@@ -41,7 +43,7 @@ def go(monkeypatch, capsys, tmp_path):
 def test_every_loss_has_a_finite_curve(loss):
     found = curve(loss, points=41)
     assert all(tensor.shape == (41,) and tensor.dtype == torch.float64 and tensor.isfinite().all() for tensor in found)
-    assert (found.margin.diff() > 0).all() and found.margin.abs().max() <= plot.LARGEST
+    assert (found.margin.diff() > 0).all() and found.margin.abs().max() <= plot_numbers.LARGEST
     close(found.margin, -found.margin.flip(0))  # at the middle stands the reference
     if loss.paired and loss.at_reference:
         close(float(found.value[20]), loss.at_reference(**loss.hyperparameters))
@@ -77,13 +79,13 @@ def test_single_responses_are_drawn_in_twos():
 
 def test_a_margin_that_cannot_get_far_is_shown_as_far_as_it_gets():
     found = curve(LOSSES["sppo"])
-    assert not plot.complete(found) and plot.complete(curve(LOSSES["orpo"]))
+    assert not plot_losses_file.complete(found) and plot_losses_file.complete(curve(LOSSES["orpo"]))
     close(float(found.margin.max()), 0.118)
-    assert "sppo: as far as the margin gets" in plot.notes([LOSSES["sppo"]], [found])
+    assert "sppo: as far as the margin gets" in plot_losses_file.notes([LOSSES["sppo"]], [found])
 
 
 def test_numbers_on_an_axis():
-    assert [plot.compact(x) for x in (0, 0.25, -5, 999, 2e4, -1.5e6)] == ["0", "0.25", "−5", "999", "20k", "−1.5M"]
+    assert [paper.compact(x) for x in (0, 0.25, -5, 999, 2e4, -1.5e6)] == ["0", "0.25", "−5", "999", "20k", "−1.5M"]
 
 
 # ---------------------------------------------------------------------------------------------------------- runs
@@ -250,7 +252,7 @@ def test_runs_are_named_by_their_loss(tmp_path, monkeypatch):
     for name, loss in {"a": "dpo", "b": "ipo", "c": "dpo", "d": "/home/me/mine.py:hinge_2"}.items():
         write_run(tmp_path / name, config=replace(parse([]), loss=loss))
     write_run(tmp_path / "e")
-    name = lambda *runs: plot.names_of([Path(run) for run in runs])  # noqa: E731
+    name = lambda *runs: names_of([Path(run) for run in runs])  # noqa: E731
     assert name("a", "b") == ["dpo", "ipo"]
     assert name("a", "b", "c", "d", "e") == ["a: dpo", "ipo", "c: dpo", "hinge_2", "e"]
 
@@ -267,5 +269,5 @@ def test_draw_several_runs(go, tmp_path, matplotlib):
 @pytest.mark.parametrize("farthest", [1, 100])  # times what is usual: beyond ten, the scale is logarithmic
 def test_draw_the_table(tmp_path, capsys, matplotlib, farthest):
     summaries = {f"loss_{i}": summary(0.1 + i) for i in range(5)} | {"far": summary(3.0 * farthest)}
-    plot.draw_compare(summaries, tmp_path / "table.png")
+    comparison.draw_compare(summaries, tmp_path / "table.png")
     assert capsys.readouterr().out == f"{tmp_path / 'table.png'}\n" and is_slide(tmp_path / "table.png")

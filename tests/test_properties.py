@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mini_dpo.check import PROPERTIES, examine
-from mini_dpo.check import __main__ as check
-from mini_dpo.losses import LOSSES, Responses, find_loss, logit
+from mini_dpo.check import PROPERTIES, __main__ as check, examine
+from mini_dpo.losses import LOSSES, Responses, find_loss
+from mini_dpo.losses.closed_forms import logit
 from tests.commands import run
 from tests.sly_losses import SLY
 from tests.wrong_losses import FALSE_FACTS, WRONG

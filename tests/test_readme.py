@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mini_dpo.check import PROPERTIES, examine
-from mini_dpo.check import __main__ as check
+from mini_dpo.check import PROPERTIES, __main__ as check, examine
 from mini_dpo.losses import LOSSES, find_loss
 from tests.commands import SHORT, SMALL, preference_file, run
 from tests.wrong_losses import WRONG

@@ -5,13 +5,14 @@ import os
 import pytest
 import torch
 
-from mini_dpo import dpo
-from mini_dpo.data import Batches, collate_feedback, collate_pairs, split_pairs
-from mini_dpo.dpo import freeze, pair_logps, precompute_reference, preference_objective
+from mini_dpo import reference as reference_file
+from mini_dpo.batches import Batches, collate_feedback, collate_pairs, split_pairs
 from mini_dpo.errors import UserError
 from mini_dpo.losses import LOSSES
-from mini_dpo.ref_cache import cached_reference, hash_all, sha256_of
-from mini_dpo.training import LoopConfig, train
+from mini_dpo.objectives import pair_logps, preference_objective
+from mini_dpo.optimizers import LoopConfig
+from mini_dpo.reference import cached_reference, freeze, hash_all, precompute_reference, sha256_of
+from mini_dpo.training import train
 from tests.strategies import tiny_gpt
 from tests.test_training import some_pairs
 
@@ -30,8 +31,8 @@ def cached(folder, model=None, examples=None, tokenizer="toy", dtype="float32", 
 @pytest.fixture
 def runs(monkeypatch):
     """How often the reference has scored a batch."""
-    calls, score_reference = [], dpo.score_reference
-    monkeypatch.setattr(dpo, "score_reference", lambda *args: calls.append(args) or score_reference(*args))
+    calls, score_reference = [], reference_file.score_reference
+    monkeypatch.setattr(reference_file, "score_reference", lambda *args: calls.append(args) or score_reference(*args))
     return calls
 
 
@@ -131,7 +132,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_no_reason_to_stop(tmp_path,
 
     expected, _, (path,) = cached(tmp_path)
     path.unlink()
-    monkeypatch.setattr("mini_dpo.ref_cache.write_whole", refuse)
+    monkeypatch.setattr("mini_dpo.reference.write_whole", refuse)
     found, said, paths = cached(tmp_path)
     assert found == expected and not paths and said[-1].startswith("not kept for the next run: ") and "cannot be written" in said[-1]
     monkeypatch.undo()

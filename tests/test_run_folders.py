@@ -16,15 +16,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from mini_dpo import compare, plot, sample, show, train
+from mini_dpo import compare, sample, show, train
 from mini_dpo.checkpoint import load_checkpoint, load_model
 from mini_dpo.cli import Escaped, checked
 from mini_dpo.errors import UserError
 from mini_dpo.files import LARGEST_JSON, locked, read_archive, read_bytes, read_json, read_unchanged, write_json, write_whole
 from mini_dpo.losses import LOSSES
-from mini_dpo.plot import read_metrics
+from mini_dpo.optimizers import LoopConfig, make_optimizer
+from mini_dpo.plot import __main__ as plot
+from mini_dpo.plot.numbers import read_metrics
+from mini_dpo.plot.runs import title_of
 from mini_dpo.settings import Settings, read_config
-from mini_dpo.training import LoopConfig, Progress, make_optimizer
+from mini_dpo.training import Progress
 from tests.commands import SHORT, SMALL, change_json, change_settings, preference_file, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,7 +180,7 @@ FUZZED = {
 
 def test_fuzzed_files_end_in_a_line(go, monkeypatch):
     """With the right checksum and a wrong one: what is in a file, and what it was, are judged apart."""
-    monkeypatch.setattr(plot, "plot_run", lambda settings: print(plot.title_of(Path(settings.run)), len(read_metrics(Path(settings.run)))))  # all but the drawing
+    monkeypatch.setattr(plot, "plot_run", lambda settings: print(title_of(Path(settings.run)), len(read_metrics(Path(settings.run)))))  # all but the drawing
     rng = random.Random(1)
     for n in range(FUZZED_FILES):
         name = rng.choice(list(FUZZED))
@@ -540,7 +543,7 @@ def test_a_value_out_of_all_reach_is_a_line(go, line):
     import importlib
 
     name, *args = line.split(" ")
-    status, _, err = go(importlib.import_module("mini_dpo.check.__main__" if name == "check" else f"mini_dpo.{name}"), *args)
+    status, _, err = go(importlib.import_module(f"mini_dpo.{name}.__main__" if name in ("bench", "check", "plot") else f"mini_dpo.{name}"), *args)
     assert status in (1, 2) and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 1200
 
 

@@ -14,8 +14,8 @@ from mini_dpo.files import write_json
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.sample import SampleSettings, answer, load_models
 from mini_dpo.settings import parse
-from mini_dpo.shop import judge
 from mini_dpo.tokenizer import load_tokenizer
+from mini_dpo.worlds.shop import judge
 from tests.commands import run
 
 SHOP = "Ada here. On Friday you sold me a kettle, and now it bites."

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo import shop
 from mini_dpo.corpus import TOY_PREFERENCES, TOY_SFT
 from mini_dpo.data import load_demonstrations, load_preferences
-from mini_dpo.shop import DAYS, ITEMS, NAMES, PROBLEMS, PROMPTS, Facts, judge, read_prompt, write_response
+from mini_dpo.worlds import shop
+from mini_dpo.worlds.shop import DAYS, ITEMS, NAMES, PROBLEMS, PROMPTS, Facts, judge, read_prompt, write_response
 
 facts = st.builds(Facts, *map(st.sampled_from, (NAMES, ITEMS, DAYS, PROBLEMS)))
 ADA = PROMPTS[0].format(name="Ada", item="kettle", day="Friday", problem="bites")

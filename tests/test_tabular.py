@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo.bradley_terry import preference_probability
 from mini_dpo.losses import LOSSES
-from mini_dpo.tabular import descend, draw_comparisons, expected_loss, minimise, pairs_of
+from mini_dpo.theory.bradley_terry import preference_probability
+from mini_dpo.theory.tabular import descend, draw_comparisons, expected_loss, minimise, pairs_of
 from tests.strategies import seeds, worlds
 
 

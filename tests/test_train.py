@@ -11,10 +11,11 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from mini_dpo import compare, dpo, evaluate, exact, sample, show, train
+from mini_dpo import compare, evaluate, exact, objectives, reference, sample, show, train
+from mini_dpo.batches import Encoded
 from mini_dpo.checkpoint import load_checkpoint, load_model
 from mini_dpo.corpus import HeldOut, at_most, own_corpus, read_own
-from mini_dpo.data import Encoded, same_prompt
+from mini_dpo.data import same_prompt
 from mini_dpo.files import write_json
 from mini_dpo.losses import LOSSES
 from mini_dpo.settings import Settings, parse
@@ -112,7 +113,7 @@ def test_a_reference_free_loss_never_makes_or_runs_a_reference(go, here, own, lo
         raise AssertionError("a reference was asked for")
 
     monkeypatch.setattr(train, "freeze", never)
-    monkeypatch.setattr(dpo, "score_reference", never)
+    monkeypatch.setattr(objectives, "score_reference", never)
     with pytest.raises(AssertionError, match="a reference was asked for"):
         go("--data", own, *SMALL, *SHORT)
     monkeypatch.setattr(train, "evaluate", lambda *args: pytest.skip("trained to its end"))  # measuring may look at the SFT model
@@ -269,7 +270,7 @@ def test_a_broken_loss_of_one_s_own_is_one_clear_line(go, here, own, mine, old, 
     (here / "mine.py").write_text(changed, encoding="utf-8")
     status, _, err = go("--data", own, *SMALL, *SHORT, "--loss", mine)
     assert status == 2 and message in err and err.count("\n") == 1, err
-    assert not (here / "runs").exists() and LOSSES["dpo"].function.__module__ == "mini_dpo.losses"
+    assert not (here / "runs").exists() and LOSSES["dpo"].function.__module__ == "mini_dpo.losses.dpo"
 
 
 def test_accumulating_equals_a_larger_batch(go, here, own):
@@ -412,7 +413,7 @@ def test_a_stop_outside_of_the_loop_is_obeyed_at_once(go, here, own, monkeypatch
 
     before = signal.getsignal(number)
     with monkeypatch.context() as stopped:
-        stopped.setattr(*((evaluate, "generate") if where == "measuring" else (dpo, "score_reference")), stop)
+        stopped.setattr(*((evaluate, "generate") if where == "measuring" else (reference, "score_reference")), stop)
         status, _, err = go("--data", own, *SMALL, *SHORT)
     assert (status, len(calls)) == (130, 1) and "stopped; go on with: python -m mini_dpo.train --resume runs/1" in err
     assert signal.getsignal(number) is before

@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mini_dpo import training
+from mini_dpo.batches import Batches, Encoded, EncodedPair, collate, collate_feedback, collate_pairs, join, split_pairs, watched
 from mini_dpo.checkpoint import load_checkpoint
-from mini_dpo.data import Batches, Encoded, EncodedPair, collate, collate_feedback, collate_pairs, join, split_pairs
-from mini_dpo.dpo import freeze, pair_logps, precompute_reference, preference_objective, score_reference, unpaired_logps
 from mini_dpo.errors import TrainingFailed
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import LOSSES
-from mini_dpo.sft import sft_objective
-from mini_dpo.training import LOOK_EVERY, LoopConfig, Outcome, StageFiles, learning_rate, make_optimizer, means, score, settle, train, train_step, watched
+from mini_dpo.objectives import Outcome, pair_logps, preference_objective, score_reference, sft_objective, unpaired_logps
+from mini_dpo.optimizers import LoopConfig, learning_rate, make_optimizer
+from mini_dpo.reference import freeze, precompute_reference
+from mini_dpo.training import LOOK_EVERY, StageFiles, means, score, settle, train, train_step
 from tests.oracles import response_logp
 from tests.strategies import encoded_pairs, tiny_gpt
 
@@ -554,7 +555,7 @@ def test_seconds_add_up_over_stops(tmp_path, monkeypatch, capsys):
 
 def test_work_that_goes_on_says_so_now_and_then(monkeypatch, capsys):
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr("mini_dpo.batches.time", clock)
     for item in watched("abcdefgh", 8, "looking"):
         clock.now += 4
     assert item == "h" and capsys.readouterr().out.splitlines() == ["looking: 3 of 8 batches", "looking: 6 of 8 batches"]

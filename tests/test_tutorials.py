@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from mini_dpo import plot
+
+from mini_dpo.errors import UserError
 from tests.commands import run
 from tests.conftest import CAN_DRAW
 from tutorials import chapters, pictures
@@ -228,7 +229,7 @@ def test_the_commands(monkeypatch, capsys):
     assert status == 2 and "there is no chapter 12" in err
 
     def absent():
-        raise plot.UserError("matplotlib draws the pictures and is not installed: pip install -r tutorials/requirements.txt")
+        raise UserError("matplotlib draws the pictures and is not installed: pip install -r tutorials/requirements.txt")
 
     monkeypatch.setattr(pictures, "new_figure", absent)
     status, _, err = run(monkeypatch, capsys, pictures, 1)

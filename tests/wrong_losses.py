@@ -8,7 +8,8 @@ import math
 import torch
 from torch.nn import functional as F
 
-from mini_dpo.losses import LOSSES, log_odds, require
+from mini_dpo.losses import LOSSES, require
+from mini_dpo.losses.others import log_odds
 
 nll = lambda m: -F.logsigmoid(m)  # noqa: E731
 

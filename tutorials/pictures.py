@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mini_dpo.bench import RUNGS, TRL_ROWS
-from mini_dpo.bradley_terry import expected_reward, kl, optimal_policy
+from mini_dpo.bench.rows import RUNGS
+from mini_dpo.bench.trl import TRL_ROWS
 from mini_dpo.cli import run_command
 from mini_dpo.exact import PROMPTS, WORDS
-from mini_dpo.plot import DARK, DASHED, LIGHT, draw_run, new_figure, save
+from mini_dpo.plot.paper import DARK, DASHED, LIGHT, new_figure, save
+from mini_dpo.plot.runs import draw_run
+from mini_dpo.theory.bradley_terry import expected_reward, kl, optimal_policy
 from tutorials.chapters import HERE, chapter_paths, find_chapter, run_chapter
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import torch
 from mini_dpo.check import EXAMPLES, PROPERTIES, Property, Verdict, examine
 from mini_dpo.cli import Parser, run_command
 from mini_dpo.errors import UserError
-from mini_dpo.loss_files import set_apart
 from mini_dpo.losses import find_loss
-from mini_dpo.probe import try_loss
+from mini_dpo.losses.finding import set_apart
+from mini_dpo.theory.probe import try_loss
 
 WIDTH = 110
 

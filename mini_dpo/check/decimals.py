@@ -8,7 +8,7 @@ from dataclasses import replace
 from decimal import MAX_EMAX, MIN_EMIN, Decimal, DecimalException, localcontext
 
 from mini_dpo.check.formula import FUNCTIONS, GREEK, Equation, OutOfReach, Place, Reader, Response, Unreadable, read
-from mini_dpo.registry import Loss, PairLogps, UnpairedLogps
+from mini_dpo.losses import Loss, PairLogps, UnpairedLogps
 
 
 def place(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: dict[str, Equation]) -> Place:

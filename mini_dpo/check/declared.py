@@ -1,4 +1,4 @@
-"""The facts that a loss declares (registry.py, `loss`): each must hold where it is declared, and not where it is denied."""
+"""The facts that a loss declares (losses/registry.py, `loss`): each must hold where it is declared, and not where it is denied."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from mini_dpo.check.examples import batches, changed, equal, example_shown, numbers, pairs, settings_shown
 from mini_dpo.check.judge import Broken, prop
-from mini_dpo.probe import FAR, START, along_margin, each_alone, margin, pick, value, without_reference
-from mini_dpo.registry import Loss, PairLogps, Responses
-from mini_dpo.tabular import expected_loss, minimise
+from mini_dpo.losses import Loss, PairLogps, Responses
+from mini_dpo.theory.probe import FAR, START, along_margin, each_alone, margin, pick, value, without_reference
+from mini_dpo.theory.tabular import expected_loss, minimise
 
 
 @prop(

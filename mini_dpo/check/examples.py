@@ -14,8 +14,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mini_dpo.probe import along_margin, value, without_reference
-from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps, shown
+from mini_dpo.losses import Loss, PairLogps, Responses, UnpairedLogps
+from mini_dpo.losses.registry import shown
+from mini_dpo.theory.probe import along_margin, value, without_reference
 
 AnyLogps = PairLogps | UnpairedLogps
 

@@ -8,7 +8,7 @@ two equations. What can be written:
     + - / ^ and < >     a product is written side by side: beta h; brackets are ( ) or [ ]
     log exp sigma max min clip abs sqrt     log may go without brackets: log sigma(m)
     mean(...), sorted(...)                  over the batch
-    h  r_w  r_l  r  s(y_w)  s_ref(y_w)  |y_w|     as in registry.py; r' are the mismatched log-ratios, e is Euler's
+    h  r_w  r_l  r  s(y_w)  s_ref(y_w)  |y_w|     as in losses/inputs.py; r' are the mismatched log-ratios, e is Euler's
     u = e^r             also defines u_w and u_l; so does anything else that is said of y or of r
     f(u) = log u        a function
     A if sum, B if mean                     by a hyperparameter's word; liked / not of a single response
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from mini_dpo.registry import Loss
+from mini_dpo.losses import Loss
 
 TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?(?:e-?\d+)?)|([^\W\d]\w*'*)|([-+*/^()\[\]|,<>=]))")
 GREEK = str.maketrans({"σ": "sigma", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "λ": "lambda", "τ": "tau", "α": "alpha", "·": "*", "−": "-"})

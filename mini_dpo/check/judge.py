@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
 from mini_dpo.check.examples import hyperparameters, settings_shown
-from mini_dpo.registry import Loss
+from mini_dpo.losses import Loss
 
 EXAMPLES = 60  # that hypothesis draws of each property, unless told otherwise
 

@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from mini_dpo.check.examples import AnyLogps, ask, batches, changed, example_shown, in_type, names_of_sides, nats_of, numbers, rewards_in_type, settings_shown, sides, with_policies
 from mini_dpo.check.judge import Broken, prop
-from mini_dpo.probe import each_alone, pick, value
-from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps
+from mini_dpo.losses import Loss, PairLogps, Responses, UnpairedLogps
+from mini_dpo.theory.probe import each_alone, pick, value
 
 
 @prop(

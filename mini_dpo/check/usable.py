@@ -8,12 +8,13 @@ import re
 import torch
 from hypothesis import strategies as st
 
+from mini_dpo.batches import EncodedPair, collate_feedback, collate_pairs, join, split_pairs
 from mini_dpo.check.examples import accepts, batches, equal, example_shown, numbers, one_pair, options, settings_shown
 from mini_dpo.check.judge import Broken, prop
-from mini_dpo.data import EncodedPair, collate_feedback, collate_pairs, join, split_pairs
-from mini_dpo.dpo import freeze, preference_objective
 from mini_dpo.model import GPT, GPTConfig
-from mini_dpo.probe import pick, value
+from mini_dpo.objectives import preference_objective
+from mini_dpo.reference import freeze
+from mini_dpo.theory.probe import pick, value
 
 
 @prop(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mini_dpo.bradley_terry import kl, objective, optimal_policy
+from mini_dpo.theory.bradley_terry import kl, objective, optimal_policy
 from tutorials.exercises.checking import Properties, close, expect, finite, log_tensor, registrar, shown, tensor
 
 PROPERTIES: Properties = {}

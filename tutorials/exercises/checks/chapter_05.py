@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mini_dpo.bradley_terry import optimal_policy, preference_probability
+from mini_dpo.theory.bradley_terry import optimal_policy, preference_probability
 from tutorials.exercises.checking import Properties, close, expect, finite, log_tensor, registrar, shown, tensor
 
 PROPERTIES: Properties = {}

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from mini_dpo.bradley_terry import kl
+from mini_dpo.theory.bradley_terry import kl
 from tutorials.exercises.checking import Properties, called, close, expect, finite, log_tensor, registrar, shown, tensor
 
 PROPERTIES: Properties = {}

@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from mini_dpo.bradley_terry import kl
+from mini_dpo.theory.bradley_terry import kl
 from tutorials.exercises.checking import Properties, called, close, expect, log_tensor, registrar, shown, tensor
 
 PROPERTIES: Properties = {}

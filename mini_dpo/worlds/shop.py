@@ -1,6 +1,6 @@
 """The toy world: the support desk of a small shop of curious goods, and a judge who knows what a good answer is.
 
-    python -m mini_dpo.shop        # write data/*.jsonl again, byte for byte
+    python -m mini_dpo.worlds.shop        # write data/*.jsonl again, byte for byte
 
 A customer's prompt carries four facts: a name, an item, a day and a problem. The shop's clerks answer in all manners:
 careful or careless, polite or curt, short or rambling. The judge gives every answer its true reward,
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from mini_dpo.metrics import wins
+from mini_dpo.objectives import wins
 from mini_dpo.tokenizer import DATA
 
 NAMES = "Ada Basil Clara Dexter Edith Felix Greta Hugo Ines Jasper Mabel Otto Pearl Rosa Silas Zelda".split()
@@ -37,13 +37,11 @@ PROBLEMS = [
     "leaks", "bites", "hums at night", "smells of fish", "ticks backwards",
     "sheds glitter", "attracts pigeons", "whistles rude tunes",
 ]  # fmt: skip
-
 PROMPTS = [
     "Hello, this is {name}. The {item} I bought on {day} {problem}. What can you do?",
     "{name} here. On {day} you sold me a {item}, and now it {problem}.",
     "Dear shop, the {item} from {day} {problem}. Please help. {name}",
 ]
-
 # An answer is five parts, each in one of three tones. A part without its fact is what a forgetful clerk writes.
 POLITE, PLAIN, CURT = range(3)
 GREETING = {
@@ -69,7 +67,6 @@ RAMBLINGS = [
 ]
 POLITE_PHRASES = ["good day, dear", "so sorry", "gladly", "thank you"]
 CURT_PHRASES = ["you again", "big deal", "works now", "worked when it left us", "do not write"]
-
 # What the clerks are like, as chances.
 RIGHT, LEFT_OUT = 0.74, 0.12  # of each fact; what remains names something else
 MOODS = [0.15, 0.40, 0.45]  # polite, plain, curt, for the whole answer ...
@@ -109,9 +106,6 @@ class Verdict:
 
 
 Judge = Callable[[str, str], Verdict]
-
-
-# ---------------------------------------------------------------------------------------------------- the judge
 
 
 def judge(prompt: str, response: str) -> Verdict:
@@ -156,10 +150,6 @@ def win_rate(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: 
     """How often the judge prefers ours to theirs on the same prompt; ties count half."""
     rewards = torch.tensor([[judge(prompt, text).reward for text in texts] for prompt, *texts in zip(prompts, ours, theirs)])  # (N, 2), in float32: 8 - 1.2 is 7 - 0.2
     return float(wins(*rewards.T).mean())
-
-
-# ------------------------------------------------------------------------------- the customers and the clerks
-# Only `random.random()` is drawn from: its sequence is promised to stay the same in every version of Python.
 
 
 def pick(rng: random.Random, values: Sequence, weights: Sequence[float] | None = None):
@@ -214,8 +204,6 @@ def preference(rng: random.Random, prompt: str, facts: Facts) -> dict[str, str]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
-# ------------------------------------------------------------------------------------------------- the files
-
 SIZES = {"train": (4000, 4000), "valid": (200, 200), "test": (256, 256)}  # split: SFT examples, preference pairs
 
 
@@ -252,7 +240,3 @@ def main() -> None:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         noise = f", {label_accuracy(rows):.3f} of the labels agree with the judge" if "chosen" in rows[0] else ""
         print(f"{path.name:25} {len(rows):4} lines{noise}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,8 @@
-"""Reference log-probs kept beside the data, so that no run scores the same responses by the same reference twice."""
+"""The reference: frozen, asked for its log-probs, and these kept beside the data for the next run."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,12 +10,51 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mini_dpo.files import read_archive, write_whole
-from mini_dpo.data import EncodedFeedback, EncodedPair
-from mini_dpo.dpo import know_reference, reference_logps
+from mini_dpo.batches import Batch, Batches, EncodedFeedback, EncodedPair, collate_feedback, collate_pairs, look
+from mini_dpo.devices import autocast, of_the_first, rank
 from mini_dpo.errors import UserError, expecting
+from mini_dpo.files import read_archive, write_whole
 from mini_dpo.model import GPT
-from mini_dpo.parallel import of_the_first, rank
+from mini_dpo.objectives import score_reference
+
+
+def freeze(model: GPT) -> GPT:
+    """A copy that never changes: the reference. Its own weights, no gradients, dropout off."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def precompute_reference(reference: GPT, examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], dtype: str, batch_size: int | None, tokens: int | None = None) -> list:  # fmt: skip
+    """The same examples with the reference's log-probs, scored once: a step then costs no pass through the reference."""
+    return know_reference(examples, reference_logps(reference, examples, dtype, batch_size, tokens))
+
+
+def reference_logps(reference: GPT, examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], dtype: str, batch_size: int | None, tokens: int | None = None) -> Tensor:  # fmt: skip
+    """The reference's log-probs of all examples: (n, 2) for pairs, the chosen response first, else (n,)."""
+    paired = bool(examples) and isinstance(examples[0], EncodedPair)
+    batches = Batches(examples, collate_pairs if paired else collate_feedback, batch_size, seed=0, tokens=tokens)
+    logps = score_batches(reference, batches, dtype, "scoring the reference")  # (2n,) or (n,)
+    return logps.view(-1, 2) if paired else logps
+
+
+def score_batches(model: GPT, batches: Batches, dtype: str, what: str) -> Tensor:
+    """A model's log-probs of the responses of all batches, in their order: (S,), on the CPU. what: stands before a line
+    of progress."""
+    device, scored = model.wte.weight.device, []
+    for batch in look(batches, what):
+        sequences = batch if isinstance(batch, Batch) else batch.sequences
+        with autocast(device, dtype):
+            scored.append(score_reference(model, sequences.to(device)))
+    return torch.cat(scored).cpu() if scored else torch.zeros(0)
+
+
+def know_reference(examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], logps: Tensor) -> list:
+    """The same examples with these reference log-probs."""
+    if logps.dim() == 2:
+        return [pair._replace(ref_logps=tuple(values)) for pair, values in zip(examples, logps.tolist())]
+    return [example._replace(ref_logp=value) for example, value in zip(examples, logps.tolist())]
+
+
+# ----------------------------------------------------------------------------------------------- kept beside the data
 
 
 def cached_reference(reference: GPT, examples: Sequence[EncodedPair | EncodedFeedback], beside: Path, tokenizer: str, dtype: str, batch_size: int | None, tokens: int | None = None, say: Callable[[str], None] = print) -> list:  # fmt: skip

@@ -1,4 +1,6 @@
-"""Muon: a step for a matrix that goes equally far in every direction (arXiv:2502.16982, after Keller Jordan's "Muon: An
+"""The two optimizers, and the learning rate of a step: AdamW, and Muon for the matrices inside the blocks.
+
+Muon is a step for a matrix that goes equally far in every direction (arXiv:2502.16982, after Keller Jordan's "Muon: An
 optimizer for hidden layers in neural networks").
 
 Write the average of a matrix's last gradients as M = U S V^T, its singular value decomposition. A few singular values
@@ -13,9 +15,51 @@ LayerNorms are no matrices. AdamW keeps these.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from mini_dpo.model import GPT
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How to train. steps: optimizer steps. lr: the peak learning rate. warmup: steps of linear rise to it, before the
+    cosine's fall to zero. accumulate: batches a step. optimizer: "adamw", or "muon" for the matrices inside the blocks.
+    weight_decay: on matrices only. grad_clip: largest gradient norm. dtype: "float32", or "bfloat16" for autocast with
+    float32 weights. *_every: steps between two of their kind."""
+
+    steps: int
+    lr: float
+    warmup: int = 0
+    accumulate: int = 1
+    optimizer: str = "adamw"
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    dtype: str = "float32"
+    seed: int = 0
+    eval_every: int = 100
+    save_every: int = 100
+
+
+def make_optimizer(policy: GPT, config: LoopConfig) -> torch.optim.AdamW:
+    """AdamW (arXiv:1711.05101) in its fused form, or Muon for the matrices inside the blocks and AdamW for the rest;
+    weight decay on matrices, not on biases and LayerNorms."""
+    inside = [p for p in policy.h.parameters() if p.dim() >= 2]
+    embeddings = [policy.wte.weight, policy.wpe.weight]
+    vectors = [p for p in policy.parameters() if p.dim() < 2]
+    decays = [(inside, config.weight_decay), (embeddings, config.weight_decay), (vectors, 0.0)]
+    kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
+    return kind([{"params": params, "weight_decay": decay} for params, decay in decays], lr=config.lr, betas=(0.9, 0.95), fused=True)
+
+
+def learning_rate(step: int, config: LoopConfig) -> float:
+    """Linear rise over `warmup` steps, then half a cosine down to zero."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / (config.steps - config.warmup)))
+
 
 MOMENTUM = 0.95
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mini_dpo.bradley_terry import preference_probability
-from mini_dpo.registry import PairLogps, Responses
+from mini_dpo.losses import PairLogps, Responses
+from mini_dpo.theory.bradley_terry import preference_probability
 
 
 def draw_comparisons(logps: Tensor, reward: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:

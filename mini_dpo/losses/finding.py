@@ -1,4 +1,4 @@
-"""Losses in files of the user's own: run once, and whatever comes out of them becomes one clear line."""
+"""How a loss is found by its name; losses in files of the user's own are run once, and whatever comes out of them becomes one clear line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,22 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from mini_dpo.devices import out_of_memory
-from mini_dpo.errors import UserError
-from mini_dpo.registry import LOSSES, Loss
+from mini_dpo.errors import UserError, did_you_mean
+from mini_dpo.losses.registry import LOSSES, Loss
+
+
+def find_loss(name: str) -> Loss:
+    """The loss of that name or alias, or `function` of `file.py:function`. Raises UserError where there is none."""
+    if ".py:" in name:
+        return load_loss(*name.rsplit(":", 1))
+    for found in LOSSES.values():
+        if name == found.name or name in found.aliases:
+            return found
+    if name.endswith(".py"):
+        raise UserError(f"{name}: name the function as well: {name}:my_loss")
+    known = [word for found in LOSSES.values() for word in (found.name, *found.aliases)]
+    raise UserError(f"there is no loss {name}{did_you_mean(name, known)}; `python -m mini_dpo.train --list-losses` shows what there is, and file.py:function takes one of your own")
+
 
 MODULE = "loss_file_"  # begins the name of the module that such a file is here
 RUN: dict[tuple[Path, bytes], object] = {}  # the modules of files that were run, by what was in them

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mini_dpo.registry import PairLogps
+from mini_dpo.losses import PairLogps
 
 
 def preference_probability(reward_a: Tensor, reward_b: Tensor) -> Tensor:

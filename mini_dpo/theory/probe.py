@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mini_dpo.errors import UserError
-from mini_dpo.loss_files import set_apart
-from mini_dpo.registry import Loss, PairLogps, Responses, UnpairedLogps
+from mini_dpo.losses import Loss, PairLogps, Responses, UnpairedLogps
+from mini_dpo.losses.finding import set_apart
 
 START, TOKENS = -60.0, 20  # where both responses begin on the path along the margin: log-prob in nats, and length
 FAR = -1060.0  # where they begin so that |h| can be 1,000

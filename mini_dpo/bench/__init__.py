@@ -1,0 +1,1 @@
+"""Where the time of a DPO step goes, measured: `python -m mini_dpo.bench`."""

@@ -1,0 +1,1 @@
+"""Pictures, of losses and of runs: `python -m mini_dpo.plot`."""

@@ -1,0 +1,84 @@
+"""What the losses look like: value and slope against the margin."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mini_dpo.losses import LOSSES, Loss, find_loss
+from mini_dpo.plot.numbers import FARTHEST, LARGEST, Curve, curve
+from mini_dpo.plot.paper import DARK, DASHED, LIGHT, compact, grid, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot_losses(settings: argparse.Namespace) -> None:
+    """`plot losses`."""
+    losses = [find_loss(name) for name in settings.loss or LOSSES]
+    figure = new_figure()
+    if len(losses) == 1:
+        draw_one_loss(figure, losses[0])
+    else:
+        draw_losses(figure, losses)
+    print(save(figure, Path(settings.out)))
+
+
+VALUE, SLOPE, MARGIN = "loss L", "slope dL/dm", "margin m: implied reward of the chosen response, less that of the rejected one"
+
+
+def draw_losses(figure: Figure, losses: Sequence[Loss]) -> None:
+    """A panel a loss, each on a scale of its own."""
+    curves = [curve(loss) for loss in losses]
+    panels = grid(figure, len(losses))
+    for axes, loss, found in zip(panels, losses, curves):
+        draw_curve(axes, found)
+        axes.set_title(loss.name + ("" if loss.paired else " *"), loc="left", fontsize=11, fontweight="bold", pad=3)
+        axes.tick_params(labelsize=9)
+        axes.locator_params(nbins=4, steps=[1, 2, 5, 10])
+    figure.supxlabel(MARGIN, fontsize=13)
+    figure.supylabel("L and dL/dm", fontsize=13)
+    note = f"default hyperparameters{notes(losses, curves)}"
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=13, title=note, title_fontsize=11)
+
+
+def notes(losses: Sequence[Loss], curves: Sequence[Curve]) -> str:
+    """What must be said where not every loss is like DPO."""
+    short = [loss.name for loss, found in zip(losses, curves) if not complete(found)]
+    text = f"; {', '.join(short)}: as far as the margin gets while each log-prob moves by {FARTHEST / 2:.0f} nats" if short else ""
+    return text + ("" if all(loss.paired for loss in losses) else "; *: a liked response and a disliked one together")
+
+
+def complete(found: Curve) -> bool:
+    """Whether the margin gets about as far as the axis."""
+    return bool(found.margin.max() > 0.9 * LARGEST)
+
+
+def draw_one_loss(figure: Figure, loss: Loss) -> None:
+    """One large panel, the formula and its source beneath."""
+    found = curve(loss)
+    axes = figure.subplots()
+    draw_curve(axes, found)
+    hyperparameters = ", ".join(f"{name} = {default}" for name, default in loss.hyperparameters.items())
+    axes.set_title(f"{loss.name}{'' if loss.paired else ' *'}   {hyperparameters}", fontsize=18)
+    axes.set_xlabel(MARGIN + notes([loss], [found]).replace("; ", "\n"), fontsize=14)
+    axes.set_ylabel(f"{VALUE}  and  {SLOPE}", fontsize=14)
+    axes.tick_params(labelsize=13)
+    axes.legend(fontsize=14)
+    lines = [*loss.formula.splitlines(), loss.paper]
+    size = min(16, 1500 / max(map(len, lines)))  # a letter is 0.6 of its size wide, and the page 960 points
+    figure.supxlabel("\n".join(lines), fontsize=size, linespacing=1.5, multialignment="left", family="monospace")
+
+
+def draw_curve(axes: Axes, found: Curve) -> None:
+    """A loss and its slope over the margin, with thin lines through the origin."""
+    axes.axvline(0, color=LIGHT, linewidth=0.8)
+    axes.axhline(0, color=LIGHT, linewidth=0.8)
+    axes.plot(found.margin, found.value, color=DARK, linewidth=2, label=VALUE)
+    axes.plot(found.margin, found.slope, color=DARK, linewidth=1.5, linestyle=DASHED, label=SLOPE)
+    edge = LARGEST if complete(found) else float(found.margin.max())
+    axes.set_xlim(-edge, edge)
+    axes.yaxis.set_major_formatter(compact)

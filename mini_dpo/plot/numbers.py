@@ -1,0 +1,120 @@
+"""The numbers behind the pictures: a loss along the margin, a metric over the steps of a run. They need nothing but torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mini_dpo.errors import UserError
+from mini_dpo.files import LARGEST_LOG, read_bytes, read_json, read_unchanged
+from mini_dpo.losses import Loss
+from mini_dpo.theory.probe import along_margin, margin, one_by_one, value
+
+FARTHEST = 118.0  # nats of h: the chosen response gains half of them, and its log-prob stays negative
+LARGEST = 6.0  # the margin at which a curve ends
+
+
+class Curve(NamedTuple):
+    """A loss along the margin: (N,) each, in float64. margin: m, rising. value: L. slope: dL/dm."""
+
+    margin: Tensor
+    value: Tensor
+    slope: Tensor
+
+
+def curve(loss: Loss, points: int = 401) -> Curve:
+    """A loss with its default hyperparameters along a path that begins at the reference, in both directions: the chosen
+    response gains h/2 nats and the rejected one loses as many, until the margin is 6 or the chosen one is nearly certain.
+
+    Margins differ between losses by their beta, so slopes are per unit of margin: dL/dh divided by dm/dh. Where the
+    margin stands still there is none (nan). Raises UserError for a loss of the user's own that fails.
+    """
+    hyper = loss.hyperparameters
+    ask = value if loss.fact("decomposes", **hyper) else one_by_one
+    try:
+        h = torch.linspace(-FARTHEST, FARTHEST, 20_001, dtype=torch.float64)
+        reach = h[margin(loss, along_margin(h), hyper).abs() <= LARGEST].abs().max()
+        h = torch.linspace(-1, 1, points, dtype=torch.float64).mul(reach).requires_grad_()  # (N,)
+        m, values = margin(loss, along_margin(h), hyper), ask(loss, along_margin(h), hyper)
+        (dm,) = torch.autograd.grad(m.sum(), h)
+        (dL,) = torch.autograd.grad(values.sum(), h)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise UserError(f"--loss {loss.name}: no curve can be drawn ({type(error).__name__}: {error})") from error
+    return Curve(m.detach(), values.detach(), dL / dm)
+
+
+class Series(NamedTuple):
+    """A metric over a stage: steps (N,) and values (N,), float64, at those steps that have it."""
+
+    steps: Tensor
+    values: Tensor
+
+    @property
+    def smooth(self) -> Tensor:
+        """The running mean over a fifteenth of the stage: (N,)."""
+        return running_mean(self.values, max(1, len(self.values) // 30))
+
+
+def running_mean(values: Tensor, radius: int) -> Tensor:
+    """The mean of each value and its neighbours up to `radius` away, fewer at the two ends: (N,) -> (N,)."""
+    sums = torch.cat([values.new_zeros(1), values.cumsum(0)])  # (N + 1,)
+    here = torch.arange(len(values))
+    first, end = (here - radius).clamp(min=0), (here + radius + 1).clamp(max=len(values))
+    return (sums[end] - sums[first]) / (end - first)
+
+
+def read_metrics(run: Path) -> list[dict]:
+    """The rows of a run's metrics.jsonl. Raises UserError where there are none, or for a line that is no such row."""
+    path = run / "metrics.jsonl"
+    if not run.is_dir():
+        raise UserError(f"{run}: there is no such folder; name a run's, like runs/1")
+    if not path.exists():
+        raise UserError(f"{path}: cannot be read (no such file); name the folder of a run that has begun to train")
+    summary = read_json(run / "summary.json") if (run / "summary.json").exists() else {}
+    lines = (read_unchanged(path, summary) if "sha256" in summary else read_bytes(path, LARGEST_LOG).decode(errors="replace")).splitlines()
+    if not lines:
+        raise UserError(f"{path}: no step in it yet; wait for the run, or go on with it: python -m mini_dpo.train --resume {run}")
+    return [read_row(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+
+
+def read_row(line: str, where: str) -> dict:
+    """One step: its stage, its number and its metrics."""
+    try:
+        row = json.loads(line)
+        stage = row.pop("stage")
+        row = {name: math.nan if value is None else float(value) for name, value in row.items()}  # None: it was infinite
+        if stage in ("sft", "dpo") and math.isfinite(row["step"]) and "loss" in row:
+            return {"stage": stage, **row, "step": int(row["step"])}
+        raise ValueError
+    except (ValueError, OverflowError, RecursionError, AttributeError, KeyError, TypeError):
+        what = 'not the metrics of a step, {"stage": "sft" or "dpo", "step": ..., "loss": ...}'
+        raise UserError(f"{where}: {what}; if the run was stopped while it wrote, --resume it; else take the line out") from None
+
+
+def series(rows: Sequence[dict], stage: str, name: str) -> Series:
+    """A metric ("loss", or "eval_loss" on held-out examples) over a stage ("sft" or "dpo"); empty where nothing has it.
+
+    Losses of single responses log no margins: there they are the mean reward of the liked less that of the disliked.
+    """
+    chosen, rejected = (name.replace("margins", side) for side in ("chosen", "rejected"))
+    found = []
+    for row in rows:
+        if row["stage"] == stage and name in row:
+            found.append((row["step"], row[name]))
+        elif row["stage"] == stage and name.endswith("rewards/margins") and {chosen, rejected} <= row.keys():
+            found.append((row["step"], row[chosen] - row[rejected]))
+    steps, values = torch.tensor(found, dtype=torch.float64).view(-1, 2).unbind(1)
+    return Series(steps, values)
+
+
+def change(metric: Series) -> Tensor:
+    """The smoothed metric, less where it began: (N,)."""
+    return metric.smooth - metric.smooth[:1]

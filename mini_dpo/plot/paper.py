@@ -1,0 +1,115 @@
+"""What all pictures share: the shape of a slide, colours that can be read without colour, labels that do not lie on each other."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mini_dpo.errors import UserError, expecting
+from mini_dpo.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SLIDE = (13.33, 7.5)  # inches: 16 to 9
+LIGHT, DARK = "0.72", "black"
+DASHED = (0, (4, 2))
+STYLE = {
+    "figure.dpi": 144,
+    "savefig.dpi": 144,
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.limits": (-4, 5),
+    "legend.frameon": False,
+}
+
+
+def new_figure() -> Figure:
+    """An empty slide. Raises UserError where matplotlib is not installed."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure  # without pyplot it is drawn by Agg, which needs no screen
+    except ImportError as error:
+        raise UserError("matplotlib draws the pictures and is not installed: pip install -r tutorials/requirements.txt") from error
+    matplotlib.rcdefaults()  # a user's own style would change the picture
+    matplotlib.rcParams.update(STYLE)
+    figure = Figure(figsize=SLIDE, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.07, h_pad=0.07)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write the picture, the same bytes for the same numbers; returns where it is."""
+    if path.suffix != ".png" or path.is_dir():
+        raise UserError(f"--out {path}: the picture is a PNG file; give it a name that ends in .png")
+    from PIL import Image  # matplotlib needs it, so it is there
+
+    drawn = io.BytesIO()
+    with expecting(path, "a picture that can be drawn"):  # numbers of 1e308 have no axis
+        figure.savefig(drawn, format="png")
+    few_colours = Image.open(drawn).convert("RGB").quantize(128)  # a third of the size, to the eye the same
+    write_whole(path, lambda file: few_colours.save(file, format="png", optimize=True))
+    return path
+
+
+def grid(figure: Figure, n: int) -> list[Axes]:
+    """n panels in rows, about as wide as high."""
+    rows = max(1, round(math.sqrt(n * SLIDE[1] / SLIDE[0])))
+    axes = list(figure.subplots(rows, math.ceil(n / rows), squeeze=False).flat)
+    for unused in axes[n:]:
+        unused.remove()
+    return axes[:n]
+
+
+def compact(number: float, position: int | None = None) -> str:
+    """A number on an axis, of which matplotlib also tells the position: 20000 -> "20k"."""
+    size, letter = next(((size, letter) for size, letter in ((1e6, "M"), (1e3, "k")) if abs(number) >= size), (1, ""))
+    return f"{number / size:g}{letter}".replace("-", "\N{MINUS SIGN}")
+
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top
+AWAY = (8, 14, 24, 36, 50, 70)  # how far from its point a label may stand, in points
+
+
+def place_labels(points: Sequence[tuple[float, float]], widths: Sequence[float], height: float, frame: Box) -> list[tuple[float, float]]:
+    """The lower left corner of each point's label: near its point, inside the frame, and clear of the other points, the
+    other labels and the lines that lead to them, as far as there is room. All in one unit, say typographic points."""
+    taken: list[Box] = [(x - 8, y - 8, x + 8, y + 8) for x, y in points]  # far enough off to see whose label it is
+    corners = {}
+    for i in sorted(range(len(points)), key=lambda i: -widths[i]):  # the long ones first, while there is room
+        (x, y), width = points[i], widths[i]
+        others = taken[:i] + taken[i + 1 :]
+
+        def cost(boxes: list[Box]) -> float:
+            covered = sum(overlap(box, other) for box in boxes for other in others)
+            return covered + 10 * (width * height - overlap(boxes[0], frame))
+
+        best = label_and_line(x, y, width, height, 0, AWAY[0])
+        for away in AWAY:
+            if cost(best) > 1e-6:  # not clear yet: look farther off
+                best = min([best, *(label_and_line(x, y, width, height, turn, away) for turn in range(16))], key=cost)
+        taken += best
+        corners[i] = best[0][:2]
+    return [corners[i] for i in range(len(points))]
+
+
+def label_and_line(x: float, y: float, width: float, height: float, turn: int, away: float) -> list[Box]:
+    """A label's box beside a point, `turn` sixteenths of a circle on, its edge so far away, and the line between them as
+    a row of small boxes."""
+    right, up = math.cos(turn * math.pi / 8) * (away + width / 2), math.sin(turn * math.pi / 8) * (away + height / 2)  # to its middle
+    left, bottom = x + right - width / 2, y + up - height / 2
+    label = (left, bottom, left + width, bottom + height)
+    length = math.hypot(right, up)
+    places = [(x + right * far / length, y + up * far / length) for far in range(8, int(length), 4)]
+    return [label, *(box for x, y in places if not overlap(box := (x - 2, y - 2, x + 2, y + 2), label))]
+
+
+def overlap(a: Box, b: Box) -> float:
+    """The area that two boxes share."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
