@@ -16,7 +16,6 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from mini_dpo.data import Demonstration, Feedback, Preference
 from mini_dpo.devices import processes, rank, send
 from mini_dpo.errors import UserError
 from mini_dpo.packing import Layout, lay_out
@@ -93,15 +92,6 @@ class EncodedFeedback(NamedTuple):
 def split_pairs(pairs: Sequence[EncodedPair]) -> list[EncodedFeedback]:
     """Each pair as two single responses: the chosen one liked, the rejected one not."""
     return [EncodedFeedback(sequence, liked) for p in pairs for sequence, liked in ((p.chosen, True), (p.rejected, False))]
-
-
-def encode_example(tokenizer: Tokenizer, example: Preference | Feedback | Demonstration) -> EncodedPair | EncodedFeedback | Encoded:
-    """The tokens of an example, of whichever kind."""
-    if isinstance(example, Preference):
-        return EncodedPair(encode(tokenizer, example.prompt, example.chosen), encode(tokenizer, example.prompt, example.rejected))
-    if isinstance(example, Feedback):
-        return EncodedFeedback(encode(tokenizer, example.prompt, example.completion), example.label)
-    return encode(tokenizer, example.prompt, example.response)
 
 
 # ----------------------------------------------------------------------------------------------------- tokens to rows
@@ -252,9 +242,6 @@ def mismatch(sequences: Sequence[Encoded], context: int) -> list[Encoded]:
 AnyBatch = Batch | PairBatch | FeedbackBatch
 
 
-# -------------------------------------------------------------------------------------------- all batches of an epoch
-
-
 E = TypeVar("E", Encoded, EncodedPair, EncodedFeedback)
 
 
@@ -341,9 +328,6 @@ class Batches(Generic[E]):
 
     def fits(self, batch: list[int]) -> bool:
         return sum(self.examples[j].n_tokens for j in batch) <= self.tokens if self.tokens else len(batch) <= self.batch_size
-
-
-# ---------------------------------------------------------------------------- looked at once, with a line of progress
 
 
 SILENCE = 10  # seconds, after which work that goes on says how far it is

@@ -91,6 +91,12 @@ def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GP
     return model, tokenizer
 
 
+def load_frozen(path: Path, device: str) -> GPT:
+    """A model that is only asked: the policy before its first step, or the reference."""
+    model, _ = load_model(path, dropout=0.0)
+    return model.to(device).eval().requires_grad_(False)
+
+
 def find_model(path: Path) -> Path:
     """The checkpoint a user means: a file itself; of a run's folder, the SFT model, from which preference training
     starts. Raises UserError where there is none."""

@@ -6,12 +6,13 @@ import hashlib
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mini_dpo.batches import E, Encoded, EncodedFeedback, EncodedPair, encode_example, split_pairs
-from mini_dpo.data import T, Demonstration, Feedback, Preference, Say, holds_pairs, load_demonstrations, load_feedback, load_preferences, same_prompt, split_by_prompt
+from mini_dpo.batches import E, Encoded, EncodedFeedback, EncodedPair, encode, split_pairs
+from mini_dpo.data import T, Demonstration, Feedback, Preference, Say, holds_pairs, load_demonstrations, load_feedback, load_preferences
 from mini_dpo.errors import UserError
 from mini_dpo.files import read_bytes
 from mini_dpo.tokenizer import DATA, Tokenizer
@@ -123,6 +124,22 @@ def read_own(data: str | None, sft_data: str | None, tokenizer: Tokenizer, paire
     return tuple(OwnFile(source, [*train, *kept], [encode_example(tokenizer, e) for e in (*train, *kept)], len(train)) for source, (train, kept) in zip(sources, (preferences, demonstrations)))  # fmt: skip
 
 
+def split_by_prompt(*files: list[T], share: float = 0.1) -> list[tuple[list[T], list[T]]]:
+    """Split the examples of each file into (train, held out) so that no prompt is in both, of whichever file: `share` of
+    each file's distinct prompts, by their hash, so that it depends on nothing else. A file with a single prompt holds
+    nothing out of its own. Prompts that differ in their form only are the same."""
+    held_out: set[str] = set()
+    for examples in files:
+        prompts = sorted({same_prompt(e.prompt) for e in examples}, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
+        held_out |= set(prompts[: min(len(prompts) - 1, max(1, round(share * len(prompts))))]) if prompts else set()
+    return [([e for e in examples if same_prompt(e.prompt) not in held_out], [e for e in examples if same_prompt(e.prompt) in held_out]) for examples in files]  # fmt: skip
+
+
+def same_prompt(prompt: str) -> str:
+    """What two prompts have in common that differ by white space, letter case or Unicode form (NFKC) only."""
+    return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
+
+
 def set_apart(files: Sequence[list], apart: list, path: str) -> list[tuple[list, list]]:
     """As `split_by_prompt`, but what is held out is `apart`, of a file `path`, and its chosen responses."""
     prompts = {same_prompt(e.prompt) for e in apart}
@@ -185,6 +202,15 @@ def own_corpus(own: tuple[OwnFile, OwnFile], context: int) -> Corpus:
 
 
 # ---------------------------------------------------------------------------------------------------------- what fits
+
+
+def encode_example(tokenizer: Tokenizer, example: Preference | Feedback | Demonstration) -> EncodedPair | EncodedFeedback | Encoded:
+    """The tokens of an example, of whichever kind."""
+    if isinstance(example, Preference):
+        return EncodedPair(encode(tokenizer, example.prompt, example.chosen), encode(tokenizer, example.prompt, example.rejected))
+    if isinstance(example, Feedback):
+        return EncodedFeedback(encode(tokenizer, example.prompt, example.completion), example.label)
+    return encode(tokenizer, example.prompt, example.response)
 
 
 def encode_fitting(examples: Sequence[T], tokenizer: Tokenizer, context: int, source: str, say: Say = print) -> list[Encoded] | list[EncodedPair] | list[EncodedFeedback]:  # fmt: skip

@@ -10,10 +10,8 @@ or refused where they change what an answer means.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,19 +250,3 @@ def json_kind(value: object) -> str:
 
 
 T = TypeVar("T", Preference, Feedback, Demonstration)
-
-
-def split_by_prompt(*files: list[T], share: float = 0.1) -> list[tuple[list[T], list[T]]]:
-    """Split the examples of each file into (train, held out) so that no prompt is in both, of whichever file: `share` of
-    each file's distinct prompts, by their hash, so that it depends on nothing else. A file with a single prompt holds
-    nothing out of its own. Prompts that differ in their form only are the same."""
-    held_out: set[str] = set()
-    for examples in files:
-        prompts = sorted({same_prompt(e.prompt) for e in examples}, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
-        held_out |= set(prompts[: min(len(prompts) - 1, max(1, round(share * len(prompts))))]) if prompts else set()
-    return [([e for e in examples if same_prompt(e.prompt) not in held_out], [e for e in examples if same_prompt(e.prompt) in held_out]) for examples in files]  # fmt: skip
-
-
-def same_prompt(prompt: str) -> str:
-    """What two prompts have in common that differ by white space, letter case or Unicode form (NFKC) only."""
-    return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import NamedTuple
@@ -246,3 +247,21 @@ def remarks(summary: dict) -> list[str]:
         further = "the rejected one further" if falls[1] > falls[0] else "the chosen one further"
         lines.append(f"Both log-probs fell, {further}: probability went to other responses.")
     return lines
+
+
+def side_by_side(samples: list[dict], before_heading: str, after_heading: str, width: int = 52) -> str:
+    """Prompts with their answers before and after, in two columns."""
+    blocks = []
+    for sample in samples:
+        prompt = sample["prompt"] if len(sample["prompt"]) <= 4 * width else "\n  ".join(shortened(textwrap.wrap(sample["prompt"], 2 * width)))
+        before, after = (shortened(textwrap.wrap(sample.get(name, ""), width)) or [""] for name in ("sft", "dpo"))
+        height = max(len(before), len(after))
+        columns = zip([before_heading, *before, *[""] * height], [after_heading if "dpo" in sample else "", *after, *[""] * height])
+        lines = [f"  {left:{width}}   {right}".rstrip() for left, right in list(columns)[: height + 1]]
+        blocks.append("\n".join([f"> {prompt}", *lines]))
+    return "\n\n".join(blocks)
+
+
+def shortened(lines: list[str], most: int = 12) -> list[str]:
+    """The lines; of more than `most` the first ones, and how many are left."""
+    return lines if len(lines) <= most else [*lines[: most - 1], f"... {len(lines) - most + 1} more lines in samples.jsonl"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
@@ -15,6 +14,7 @@ from mini_dpo.devices import NO_DEVICE, pick_device, trouble_with
 from mini_dpo.errors import UserError, expecting
 from mini_dpo.files import read_json
 from mini_dpo.losses import LOSSES, Loss, find_loss
+from mini_dpo.losses.finding import list_losses
 from mini_dpo.losses.registry import shown
 from mini_dpo.model import PRESETS, GPTConfig
 from mini_dpo.theory.probe import try_loss
@@ -222,17 +222,6 @@ def add_loss_flags(parser: argparse.ArgumentParser, loss: Loss) -> None:
         add_flag(group, name, kind, f"{loss.describe(name)} (default: {shown(default)}{on_toy})", loss.choices.get(name, ()))
     for name in loss_readers().keys() - loss.hyperparameters.keys():
         parser.add_argument("--" + name.replace("_", "-"), help=argparse.SUPPRESS)
-
-
-def list_losses() -> str:
-    """Every registered loss: name, what it needs, formula, flags with their defaults, paper."""
-    entries = []
-    for loss in LOSSES.values():
-        needs = f"{'pairs' if loss.paired else 'single responses'}, {'a reference' if loss.reference else 'no reference'}"
-        also = f" (also {', '.join(loss.aliases)})" if loss.aliases else ""
-        own = "  ".join(f"{flags([name])} {shown(default)}" for name, default in loss.hyperparameters.items())
-        entries.append(f"{loss.name}{also}: {needs}\n{textwrap.indent(loss.formula, '    ')}\n    {own}\n    {loss.paper}")
-    return "\n\n".join(entries)
 
 
 def flags(names: Sequence[str]) -> str:

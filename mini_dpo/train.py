@@ -11,7 +11,6 @@ import json
 import math
 import secrets
 import sys
-import textwrap
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -21,12 +20,12 @@ from pathlib import Path
 import torch
 
 from mini_dpo.batches import Batches, collate, collate_feedback, collate_pairs
-from mini_dpo.checkpoint import build_model, check_weights, find_model, load_checkpoint, load_model, load_own, new_run, save_checkpoint
+from mini_dpo.checkpoint import build_model, check_weights, find_model, load_checkpoint, load_frozen, load_own, new_run, save_checkpoint
 from mini_dpo.cli import run_command
 from mini_dpo.corpus import TOY_PREFERENCES, Corpus, HeldOut, at_most, describe_choice, files_of, fingerprints, fitted_context, in_single_responses, own_corpus, proposed_weights, read_own, toy_corpus
 from mini_dpo.devices import join_processes, keep_freed_memory, lacks, leave_processes, of_the_first, one_line, out_of_memory, own_gpu, processes, rank, together, trouble_with, wait_for_all
 from mini_dpo.errors import TrainingFailed, UserError, expecting
-from mini_dpo.evaluate import How, answer_length, evaluate, heading, table
+from mini_dpo.evaluate import How, answer_length, evaluate, heading, side_by_side, table
 from mini_dpo.files import locked, read_json, read_unchanged, write_json, write_jsonl
 from mini_dpo.losses import Loss, find_loss
 from mini_dpo.losses.finding import calling
@@ -273,12 +272,6 @@ def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, 
     return train(model, sft_objective, batches, config, files, valid if corpus.valid_responses else None)
 
 
-def load_frozen(path: Path, device: str) -> GPT:
-    """A model that is only asked: the policy before its first step, or the reference."""
-    model, _ = load_model(path, dropout=0.0)
-    return model.to(device).eval().requires_grad_(False)
-
-
 def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT, corpus: Corpus) -> tuple[GPT, float]:
     """Teach the SFT model, `policy`, to be liked; the result is `dpo.pt`, and returned, with the seconds that took. The
     reference is there only if asked, and only as long."""
@@ -347,24 +340,6 @@ def loop_config(settings: Settings, batches: Batches, lr: float, steps: int | No
         eval_every=settings.eval_every or max(1, steps // 5),
         save_every=settings.save_every,
     )
-
-
-def side_by_side(samples: list[dict], before_heading: str, after_heading: str, width: int = 52) -> str:
-    """Prompts with their answers before and after, in two columns."""
-    blocks = []
-    for sample in samples:
-        prompt = sample["prompt"] if len(sample["prompt"]) <= 4 * width else "\n  ".join(shortened(textwrap.wrap(sample["prompt"], 2 * width)))
-        before, after = (shortened(textwrap.wrap(sample.get(name, ""), width)) or [""] for name in ("sft", "dpo"))
-        height = max(len(before), len(after))
-        columns = zip([before_heading, *before, *[""] * height], [after_heading if "dpo" in sample else "", *after, *[""] * height])
-        lines = [f"  {left:{width}}   {right}".rstrip() for left, right in list(columns)[: height + 1]]
-        blocks.append("\n".join([f"> {prompt}", *lines]))
-    return "\n\n".join(blocks)
-
-
-def shortened(lines: list[str], most: int = 12) -> list[str]:
-    """The lines; of more than `most` the first ones, and how many are left."""
-    return lines if len(lines) <= most else [*lines[: most - 1], f"... {len(lines) - most + 1} more lines in samples.jsonl"]
 
 
 if __name__ == "__main__":

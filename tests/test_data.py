@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mini_dpo.batches import Batches, EncodedFeedback, EncodedPair, collate, collate_pairs, encode, join, mismatch, pack
-from mini_dpo.corpus import encode_fitting
-from mini_dpo.data import Demonstration, Preference, holds_pairs, load_demonstrations, load_feedback, load_preferences, same_prompt, split_by_prompt
+from mini_dpo.corpus import encode_fitting, same_prompt, split_by_prompt
+from mini_dpo.data import Demonstration, Preference, holds_pairs, load_demonstrations, load_feedback, load_preferences
 from mini_dpo.errors import UserError
 from mini_dpo.tokenizer import load_tokenizer
 from tests.strategies import encoded_pairs, encoded_sequences, encoded_trees

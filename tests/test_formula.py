@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo.check.decimals import holds_where, values_and_slopes
-from mini_dpo.check.formula import Unreadable, read
+from mini_dpo.check.decimals import holds_where, read, values_and_slopes
+from mini_dpo.check.formula import Unreadable
 from mini_dpo.losses import LOSSES, PairLogps, Responses, UnpairedLogps
 
 PAIR = PairLogps(Responses(torch.tensor([-3.0]).double(), torch.tensor([2]), torch.tensor([-5.0]).double()), Responses(torch.tensor([-7.0]).double(), torch.tensor([4]), torch.tensor([-6.0]).double()))

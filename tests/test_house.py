@@ -113,3 +113,9 @@ def test_files_and_links_named_in_the_readme_exist():
         assert link.startswith("http") or (ROOT / link).exists(), link
     for name in re.findall(r"`(\w+\.py)`", README):
         assert name == "mine.py" or name.removesuffix(".py") in ROOMS or (ROOT / "tests" / name).exists(), name
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_neither_a_book_nor_a_note(name):
+    lines = FILES[name].read_text(encoding="utf-8").count("\n")
+    assert lines <= 350 and (lines >= 20 or name.split("/")[-1] in ("__init__", "__main__"))

@@ -14,8 +14,7 @@ import torch
 from mini_dpo import compare, evaluate, exact, objectives, reference, sample, show, train
 from mini_dpo.batches import Encoded
 from mini_dpo.checkpoint import load_checkpoint, load_model
-from mini_dpo.corpus import HeldOut, at_most, own_corpus, read_own
-from mini_dpo.data import same_prompt
+from mini_dpo.corpus import HeldOut, at_most, own_corpus, read_own, same_prompt
 from mini_dpo.files import write_json
 from mini_dpo.losses import LOSSES
 from mini_dpo.settings import Settings, parse

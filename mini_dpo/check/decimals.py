@@ -7,8 +7,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import MAX_EMAX, MIN_EMIN, Decimal, DecimalException, localcontext
 
-from mini_dpo.check.formula import FUNCTIONS, GREEK, Equation, OutOfReach, Place, Reader, Response, Unreadable, read
+from mini_dpo.check.formula import FUNCTIONS, GREEK, Equation, OutOfReach, Place, Reader, Response, Unreadable
 from mini_dpo.losses import Loss, PairLogps, UnpairedLogps
+
+
+def read(loss: Loss) -> dict[str, Equation]:
+    """The equations of a loss's docstring by name, "L" first. Raises Unreadable."""
+    if not loss.formula:
+        raise Unreadable("there is none")
+    lines = re.split(r",?\s*\n\s*(?=[^\n=]*?=)|,\s{2,}", loss.formula)
+    sides = [re.fullmatch(r"\s*([\w']+)(?:\((\w+)\))?\s*=\s*(.+)", line, re.DOTALL) for line in lines]
+    if unread := [line for line, side in zip(lines, sides) if not side]:
+        raise Unreadable(f"{unread[0].strip()!r} is not an equation")
+    functions = {*FUNCTIONS, "mean", "sorted", *(side[1] for side in sides if side[2])}
+    words = {word for choices in loss.choices.values() for word in choices}
+    equations = {side[1]: Equation(side[1], side[2] or "", Reader(side[3], functions, words).all()) for side in sides}
+    if next(iter(equations)) != "L" or len(equations) < len(sides):
+        raise Unreadable("the first equation must be that of L, and each name be defined once")
+    return equations
 
 
 def place(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: dict[str, Equation]) -> Place:

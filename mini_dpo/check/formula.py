@@ -26,8 +26,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from mini_dpo.losses import Loss
-
 TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?(?:e-?\d+)?)|([^\W\d]\w*'*)|([-+*/^()\[\]|,<>=]))")
 GREEK = str.maketrans({"σ": "sigma", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "λ": "lambda", "τ": "tau", "α": "alpha", "·": "*", "−": "-"})
 LARGEST = 560  # e to more than this is where floats come to their end, and losses cut their exponents
@@ -344,19 +342,3 @@ def split(text: str) -> Iterator[str]:
             raise Unreadable(f"{text[at:].split()[0]!r} is not a sign of a formula")
         yield match[match.lastindex]
         at = match.end()
-
-
-def read(loss: Loss) -> dict[str, Equation]:
-    """The equations of a loss's docstring by name, "L" first. Raises Unreadable."""
-    if not loss.formula:
-        raise Unreadable("there is none")
-    lines = re.split(r",?\s*\n\s*(?=[^\n=]*?=)|,\s{2,}", loss.formula)
-    sides = [re.fullmatch(r"\s*([\w']+)(?:\((\w+)\))?\s*=\s*(.+)", line, re.DOTALL) for line in lines]
-    if unread := [line for line, side in zip(lines, sides) if not side]:
-        raise Unreadable(f"{unread[0].strip()!r} is not an equation")
-    functions = {*FUNCTIONS, "mean", "sorted", *(side[1] for side in sides if side[2])}
-    words = {word for choices in loss.choices.values() for word in choices}
-    equations = {side[1]: Equation(side[1], side[2] or "", Reader(side[3], functions, words).all()) for side in sides}
-    if next(iter(equations)) != "L" or len(equations) < len(sides):
-        raise Unreadable("the first equation must be that of L, and each name be defined once")
-    return equations

@@ -8,9 +8,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mini_dpo.check.decimals import holds_where, values_and_slopes
+from mini_dpo.check.decimals import holds_where, read, values_and_slopes
 from mini_dpo.check.examples import AnyLogps, ask, batches, example_shown, names_of_sides, numbers, rewards_and_slopes, rewards_in_type, rounded_to, settings_shown, sides, with_policies
-from mini_dpo.check.formula import Incomplete, Unreadable, read
+from mini_dpo.check.formula import Incomplete, Unreadable
 from mini_dpo.check.judge import Broken, NotAsked, prop
 from mini_dpo.losses import Loss, Responses
 from mini_dpo.theory.probe import along_margin, at_the_reference, each_alone, pick

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from mini_dpo.devices import out_of_memory
 from mini_dpo.errors import UserError, did_you_mean
-from mini_dpo.losses.registry import LOSSES, Loss
+from mini_dpo.losses.registry import LOSSES, Loss, shown
 
 
 def find_loss(name: str) -> Loss:
@@ -26,6 +27,17 @@ def find_loss(name: str) -> Loss:
         raise UserError(f"{name}: name the function as well: {name}:my_loss")
     known = [word for found in LOSSES.values() for word in (found.name, *found.aliases)]
     raise UserError(f"there is no loss {name}{did_you_mean(name, known)}; `python -m mini_dpo.train --list-losses` shows what there is, and file.py:function takes one of your own")
+
+
+def list_losses() -> str:
+    """Every registered loss: name, what it needs, formula, flags with their defaults, paper."""
+    entries = []
+    for loss in LOSSES.values():
+        needs = f"{'pairs' if loss.paired else 'single responses'}, {'a reference' if loss.reference else 'no reference'}"
+        also = f" (also {', '.join(loss.aliases)})" if loss.aliases else ""
+        own = "  ".join(f"--{name.replace('_', '-')} {shown(default)}" for name, default in loss.hyperparameters.items())
+        entries.append(f"{loss.name}{also}: {needs}\n{textwrap.indent(loss.formula, '    ')}\n    {own}\n    {loss.paper}")
+    return "\n\n".join(entries)
 
 
 MODULE = "loss_file_"  # begins the name of the module that such a file is here
