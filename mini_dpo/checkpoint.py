@@ -74,6 +74,12 @@ def check_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
         raise UserError(f"{path}: a weight is not a finite number; the file is of no use")
 
 
+def load_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
+    """Give a model the weights that were read from `path`. Raises UserError where they are another model's."""
+    check_weights(path, model, weights)
+    model.load_state_dict(weights)
+
+
 def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GPT, Tokenizer]:
     """The same from what `load_checkpoint` has read from `path`. Raises UserError where the weights are not those of such
     a model, before memory for one is asked for."""

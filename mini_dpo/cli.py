@@ -16,7 +16,7 @@ from dataclasses import field, fields
 from typing import Any, NoReturn
 
 from mini_dpo.devices import leave_processes, one_line, out_of_memory, speaks, wait_for_all
-from mini_dpo.errors import TrainingFailed, UserError, did_you_mean
+from mini_dpo.errors import TrainingFailed, UserError, did_you_mean, flag
 
 # What other trainers call a flag, where our name is not like it: TRL's names.
 ELSEWHERE = {
@@ -38,12 +38,19 @@ ELSEWHERE = {
 }
 
 
+class WrongKind(UserError):
+    """A value of another kind than its flag's: --help tells the kinds."""
+
+
 class Parser(argparse.ArgumentParser):
     """argparse's, but that a mistake is a UserError, one line, which names the flag that may be meant."""
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
         """Refuses what is not known; a sub-command's parser is asked by this name too."""
-        found, unknown = super().parse_known_args(*args, **kwargs)
+        try:
+            found, unknown = super().parse_known_args(*args, **kwargs)
+        except WrongKind as error:
+            self.error(str(error))
         if unknown:
             word = next((word for word in unknown if word.startswith("-")), unknown[0]).split("=")[0]
             here = ELSEWHERE.get(word.lstrip("-").replace("-", "_"), word)
@@ -51,7 +58,7 @@ class Parser(argparse.ArgumentParser):
             problem = f"there is no flag {word}{near}" if word.startswith("-") else f"{word!r} belongs to no flag"
             raise UserError(f"{problem}; {self.prog} --help shows what there is")
         if empty := [name for name, value in vars(found).items() if value == []]:  # what argparse makes of --seed=--
-            raise UserError(f"--{empty[0].replace('_', '-')} needs a value; {self.prog} --help says more")
+            raise UserError(f"{flag(empty[0])} needs a value; {self.prog} --help says more")
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
@@ -89,15 +96,15 @@ def parser_for(settings: type, command: str, description: str, epilog: str = "",
 
 def add_flag(parser: argparse._ActionsContainer, name: str, kind: type, help: str, choices: tuple = (), metavar: str | None = None, default: Any = None) -> None:  # fmt: skip
     """Add `--name` (`-n` for a single letter) to a parser or a group of it, with the default in the help where there is one."""
-    flag = ("-" if len(name) == 1 else "--") + name.replace("_", "-")
+    typed = flag(name)
     help = help.replace("%", "%%")
     if kind is bool:
-        parser.add_argument(flag, action="store_true", help=help)
+        parser.add_argument(typed, action="store_true", help=help)
         return
     if not choices:
         metavar = metavar or {int: "N", float: "X", str: "TEXT"}[kind]
     shown = "" if default is None else f" (default: {default})"
-    parser.add_argument(flag, type=lambda text: checked(flag, kind, text), choices=choices or None, metavar=metavar, help=help + shown)
+    parser.add_argument(typed, type=lambda text: checked(typed, kind, text), choices=choices or None, metavar=metavar, help=help + shown)
 
 
 WHAT = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -114,7 +121,7 @@ def checked(flag: str, kind: type, given: Any) -> Any:
         if type(value) is not kind:
             raise ValueError
     except (ValueError, OverflowError) as error:
-        raise UserError(f"{flag} must be {WHAT[kind]}, not {repr(given)[:40]}") from error
+        raise WrongKind(f"{flag} must be {WHAT[kind]}, not {repr(given)[:40]}") from error
     if kind is str and "\0" in value:
         raise UserError(f"{flag}: there is a null byte in it")
     if kind is float and not math.isfinite(value):  # no flag means infinity either

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mini_dpo.cli import Escaped, option, parser_for, run_command
 from mini_dpo.corpus import HeldOut, toy_corpus
-from mini_dpo.errors import TrainingFailed, UserError
+from mini_dpo.errors import TrainingFailed, UserError, flag
 from mini_dpo.evaluate import number
 from mini_dpo.files import no_link, read_json
 from mini_dpo.losses import LOSSES, find_loss
@@ -117,7 +117,7 @@ def check_run(folder: Path, arguments: Sequence[str]) -> None:
     found, digests = read_config(folder)
     here, there = ({**vars(s), **s.loss_options} for s in (asked, found))
     names = [name for name in here | there if name not in ELSEWHERE and here.get(name) != there.get(name)]
-    changes = [f"--{name.replace('_', '-')} {there.get(name)} there, {here.get(name)} asked" for name in names]
+    changes = [f"{flag(name)} {there.get(name)} there, {here.get(name)} asked" for name in names]
     changes += [f"{path} has changed since" for path, digest in input_digests(asked).items() if digest not in digests.values()]
     if changes:
         raise UserError(f"{folder} is another run than the one asked for: {'; '.join(changes)}; choose another --out")
@@ -191,7 +191,7 @@ def tune(settings: CompareSettings, folder: Path, names: Sequence[str]) -> None:
         scores = {}
         for i, options in enumerate(SEARCH[name]):
             target = folder / "tune" / f"{name}-{i}"
-            flags = [text for key, value in options.items() for text in ("--" + key.replace("_", "-"), str(value))]
+            flags = [text for key, value in options.items() for text in (flag(key), str(value))]
             arguments = ["--stage", "dpo", "--init-from", str(folder / "sft"), "--loss", name, "--epochs", str(settings.epochs), "--seed", str(settings.seed)]
             try:
                 train_once(target, [*arguments, *flags], valid)

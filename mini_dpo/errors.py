@@ -25,6 +25,15 @@ def expecting(path: object, what: str) -> Iterator[None]:
         raise UserError(f"{path}: not {what} ({said if isinstance(error, (UserError, ValueError)) else f'{type(error).__name__}: {said}'})") from error
 
 
+def flag(name: str) -> str:
+    """A setting's name as it is typed: `sft_lr` is --sft-lr, `n` is -n."""
+    return ("-" if len(name) == 1 else "--") + name.replace("_", "-")
+
+
+def flags(names: Iterable[str]) -> str:
+    return ", ".join(map(flag, names))
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """" (did you mean NAME?)" with the name that is spelt most like a word, whatever its case and dashes; "" where none is.
     A name that begins with the word, or that the word begins with, comes before all others."""

@@ -100,12 +100,13 @@ def locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
         if descriptor is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{folder}: another process is at work on this run; wait until it has ended, or stop it") from error
         for left_over in folder.glob(f".*.{'[0-9a-f]' * 16}.part"):
             left_over.unlink(missing_ok=True)
         yield
-    except BlockingIOError as error:
-        raise UserError(f"{folder}: another process is at work on this run; wait until it has ended, or stop it") from error
     finally:
         if descriptor is not None:
             os.close(descriptor)

@@ -30,10 +30,15 @@ def precompute_reference(reference: GPT, examples: Sequence[EncodedPair] | Seque
 
 def reference_logps(reference: GPT, examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], dtype: str, batch_size: int | None, tokens: int | None = None) -> Tensor:  # fmt: skip
     """The reference's log-probs of all examples: (n, 2) for pairs, the chosen response first, else (n,)."""
-    paired = bool(examples) and isinstance(examples[0], EncodedPair)
+    paired = are_pairs(examples)
     batches = Batches(examples, collate_pairs if paired else collate_feedback, batch_size, seed=0, tokens=tokens)
     logps = score_batches(reference, batches, dtype, "scoring the reference")  # (2n,) or (n,)
     return logps.view(-1, 2) if paired else logps
+
+
+def are_pairs(examples: Sequence[EncodedPair] | Sequence[EncodedFeedback]) -> bool:
+    """Whether the examples, all of one kind, are pairs."""
+    return bool(examples) and isinstance(examples[0], EncodedPair)
 
 
 def score_batches(model: GPT, batches: Batches, dtype: str, what: str) -> Tensor:
@@ -65,8 +70,7 @@ def cached_reference(reference: GPT, examples: Sequence[EncodedPair | EncodedFee
     """
     digest = hash_all(reference, examples, tokenizer, dtype)
     path = beside.with_name(f"{beside.name}.ref-{digest[:16]}.pt")
-    paired = bool(examples) and isinstance(examples[0], EncodedPair)
-    kept = of_the_first(read(path, digest, (len(examples), 2) if paired else (len(examples),)))
+    kept = of_the_first(read(path, digest, (len(examples), 2) if are_pairs(examples) else (len(examples),)))
     logps = kept if kept is not None and holds(kept, reference, examples, dtype, say, path) else None
     if logps is not None:
         say(f"reference log-probs from {path}")

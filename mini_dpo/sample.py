@@ -17,7 +17,7 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import TextIO
 
-from mini_dpo.checkpoint import find_model, load_model, load_own
+from mini_dpo.checkpoint import build_model, find_model, load_model, load_own
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.data import check_text, read_content, read_rows
 from mini_dpo.errors import UserError
@@ -84,9 +84,8 @@ def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
     paths = {"SFT": run / "sft.pt"}
     if (run / "dpo.pt").exists():
         settings, _ = read_config(run)
-        for path in (run / "sft.pt", run / "dpo.pt"):
-            load_own(path, settings.id)
         paths = {settings.start: run / "sft.pt", heading(settings.loss): run / "dpo.pt"}
+        return {name: build_model(path, load_own(path, settings.id), dropout=0.0) for name, path in paths.items()}
     if not (run / "sft.pt").exists():
         file = find_model(run)
         paths = {file.stem.upper(): file}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mini_dpo.cli import add_flag, checked, option, parser_for
 from mini_dpo.devices import NO_DEVICE, pick_device, trouble_with
-from mini_dpo.errors import UserError, expecting
+from mini_dpo.errors import UserError, expecting, flag, flags
 from mini_dpo.files import read_json
 from mini_dpo.losses import LOSSES, Loss, find_loss
 from mini_dpo.losses.finding import list_losses
@@ -175,11 +175,11 @@ def read_config(folder: Path) -> tuple[Settings, dict[str, str]]:
         kept, digests = config["settings"], config["sha256"]
         for f in fields(Settings):
             if "kind" in f.metadata and not (kept.get(f.name) is None and "None" in f.type):
-                kept[f.name] = checked(flags([f.name]), f.metadata["kind"], kept.get(f.name, f.default))
+                kept[f.name] = checked(flag(f.name), f.metadata["kind"], kept.get(f.name, f.default))
                 if f.metadata["choices"] and kept[f.name] not in f.metadata["choices"]:
-                    raise ValueError(f"{flags([f.name])} cannot be {kept[f.name]}")
+                    raise ValueError(f"{flag(f.name)} cannot be {kept[f.name]}")
         for name, value in kept["loss_options"].items():
-            kept["loss_options"][name] = checked(flags([name]), str if isinstance(value, str) else float, value)
+            kept["loss_options"][name] = checked(flag(name), str if isinstance(value, str) else float, value)
         settings = Settings(**kept)
         settings = replace(settings, start=checked("start", str, settings.start), id=checked("id", str, settings.id))
         whole = (settings.batch_size or settings.tokens_per_batch, settings.steps or settings.epochs, settings.sft_steps or settings.sft_epochs, settings.init_from or settings.model)
@@ -221,11 +221,7 @@ def add_loss_flags(parser: argparse.ArgumentParser, loss: Loss) -> None:
         kind = float if isinstance(default, float) else type(default)
         add_flag(group, name, kind, f"{loss.describe(name)} (default: {shown(default)}{on_toy})", loss.choices.get(name, ()))
     for name in loss_readers().keys() - loss.hyperparameters.keys():
-        parser.add_argument("--" + name.replace("_", "-"), help=argparse.SUPPRESS)
-
-
-def flags(names: Sequence[str]) -> str:
-    return ", ".join("--" + name.replace("_", "-") for name in names)
+        parser.add_argument(flag(name), help=argparse.SUPPRESS)
 
 
 def problems(settings: Settings, given: Collection[str] = ()) -> Iterator[str]:
@@ -236,13 +232,13 @@ def problems(settings: Settings, given: Collection[str] = ()) -> Iterator[str]:
 
     for name in ("steps", "sft_steps", "batch_size", "tokens_per_batch", "accumulate", "n_layer", "n_head", "n_embd", "context", "eval_every", "eval_examples", "max_new_tokens", "save_every"):
         if (value := getattr(settings, name)) is not None and value < 1:
-            yield f"{flags([name])} must be at least 1, not {value}"
+            yield f"{flag(name)} must be at least 1, not {value}"
     for name in ("lr", "sft_lr", "epochs", "sft_epochs"):
         if (value := getattr(settings, name)) is not None and value <= 0:
-            yield f"{flags([name])} must be positive, not {value}"
+            yield f"{flag(name)} must be positive, not {value}"
     for name in ("epochs", "sft_epochs"):
         if (getattr(settings, name) or 0) > MOST_EPOCHS:
-            yield f"{flags([name])} {getattr(settings, name):g} is out of all reach; {MOST_EPOCHS:,} passes are the most, and --steps can say more"
+            yield f"{flag(name)} {getattr(settings, name):g} is out of all reach; {MOST_EPOCHS:,} passes are the most, and --steps can say more"
     if not 0 <= settings.dropout < 1:
         yield f"--dropout must be in [0, 1), not {settings.dropout}"
     if not 0 <= settings.seed < 2**31:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from mini_dpo.batches import Batches, collate, collate_feedback, collate_pairs
-from mini_dpo.checkpoint import build_model, check_weights, find_model, load_checkpoint, load_frozen, load_own, new_run, save_checkpoint
+from mini_dpo.checkpoint import build_model, find_model, load_checkpoint, load_frozen, load_own, load_weights, new_run, save_checkpoint
 from mini_dpo.cli import run_command
 from mini_dpo.corpus import TOY_PREFERENCES, Corpus, HeldOut, at_most, describe_choice, files_of, fingerprints, fitted_context, in_single_responses, own_corpus, proposed_weights, read_own, toy_corpus
 from mini_dpo.devices import join_processes, keep_freed_memory, lacks, leave_processes, of_the_first, one_line, out_of_memory, own_gpu, processes, rank, together, trouble_with, wait_for_all
@@ -256,10 +256,11 @@ def report(folder: Path, settings: Settings) -> None:
 
 def adopt(model: GPT, tokenizer: Tokenizer, path: Path, stage: str, run: str) -> None:
     """Keep the starting model with the run of that id, as the SFT stage would have left it. stage: the one that made it."""
-    if not path.exists() and rank() == 0:
+    if path.exists():
+        load_own(path, run)
+    elif rank() == 0:
         save_checkpoint(path, model, tokenizer.name, step=0, finished=True, stage=stage, run=run)
     wait_for_all()
-    load_own(path, run)
 
 
 def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corpus: Corpus) -> float:
@@ -277,8 +278,7 @@ def run_preferences(settings: Settings, folder: Path, tokenizer: Tokenizer, poli
     reference is there only if asked, and only as long."""
     loss, files = find_loss(settings.loss), StageFiles("dpo", folder, tokenizer.name, run=settings.id)
     if files.checkpoint.exists() and (saved := load_own(files.checkpoint, settings.id))["finished"]:
-        check_weights(files.checkpoint, policy, saved["model"])
-        policy.load_state_dict(saved["model"])
+        load_weights(files.checkpoint, policy, saved["model"])
         return policy.eval(), saved.get("seconds", 0.0)
     batches = preference_batches(settings, loss, policy, corpus.preferences)
     lr = settings.lr or default_lr("dpo on the toy shop" if settings.toy_shop else "dpo", policy.config.n_embd)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.batches import AnyBatch, Batches, look
-from mini_dpo.checkpoint import MetricsLog, check_weights, load_own, save_checkpoint
+from mini_dpo.checkpoint import MetricsLog, load_own, load_weights, save_checkpoint
 from mini_dpo.devices import any_process, autocast, processes, rank, sum_gradients
 from mini_dpo.errors import TrainingFailed, UserError, expecting
 from mini_dpo.model import GPT
@@ -67,8 +67,7 @@ def train(
     name, started = (files.stage, files.started) if files else (name, time.perf_counter())
     saved = load_own(files.checkpoint, files.run) if files and files.checkpoint.exists() else None
     if saved:
-        check_weights(files.checkpoint, policy, saved["model"])
-        policy.load_state_dict(saved["model"])
+        load_weights(files.checkpoint, policy, saved["model"])
         if saved["finished"]:
             return saved.get("seconds", 0.0)
         if not 0 < saved["step"] <= config.steps:

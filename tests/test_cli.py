@@ -70,7 +70,7 @@ def test_the_near_loss_is_proposed_and_no_far_one(typed, meant):
         ("train", "--loss DPO --foo", "there is no loss DPO (did you mean dpo?)"),
         ("train", "--xyzzy", "there is no flag --xyzzy; python -m mini_dpo.train --help"),
         ("train", "mine.jsonl", "'mine.jsonl' belongs to no flag; python -m mini_dpo.train --help"),
-        ("train", "--lr fast", "--lr must be a number, not 'fast'"),
+        ("train", "--lr fast", "--lr must be a number, not 'fast'; python -m mini_dpo.train --help"),
         ("train", "--loss", "--loss: expected one argument; python -m mini_dpo.train --help"),
         ("train", "--stage both", "--stage: invalid choice: 'both'"),
         ("sample", "runs/1 --max_new_token 5", "(did you mean --max-new-tokens?); python -m mini_dpo.sample --help"),

@@ -1,6 +1,7 @@
 """Runs' folders that were damaged, shared or sent by somebody: refused in a line, with nothing changed on the disk."""
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -73,13 +74,10 @@ def go(monkeypatch, capsys, copied):
     return lambda module, *args: run(monkeypatch, capsys, module, *args)
 
 
-def unfinish(step=2):
-    """The run as it was when it was stopped in its second stage."""
-    Path("run/summary.json").unlink()
-    Path("run/samples.jsonl").unlink()
-    model = load_checkpoint(Path("run/sft.pt"))
-    torch.save({**model, "finished": True}, "run/sft.pt")
-    Path("run/dpo.pt").unlink()
+def unfinish():
+    """The run as it was when it was stopped between its stages."""
+    for name in ("summary.json", "samples.jsonl", "dpo.pt"):
+        (Path("run") / name).unlink()
 
 
 def contents(folder="."):
@@ -316,10 +314,7 @@ def test_what_is_no_json_object_of_ours_is_a_line(go, content):
 
 
 def changed(**changes):
-    def change(saved):
-        return {**saved, **changes}
-
-    return change
+    return lambda saved: {**saved, **changes}
 
 
 def model_of(**tensors):
@@ -382,8 +377,7 @@ STATES = {
 def stopped(copied):
     """The same run, stopped in its first stage; its checkpoint."""
     path, saved = Path("run/sft.pt"), load_checkpoint(Path("run/sft.pt"))
-    for name in ("dpo.pt", "summary.json", "samples.jsonl"):
-        (Path("run") / name).unlink()
+    unfinish()
     policy, _ = load_model(path)
     optimizer = make_optimizer(policy, LoopConfig(steps=5, lr=1e-3))
     for parameter in policy.parameters():
@@ -540,8 +534,6 @@ LINES = [
 
 @pytest.mark.parametrize("line", LINES, ids=[line[:40] for line in LINES])
 def test_a_value_out_of_all_reach_is_a_line(go, line):
-    import importlib
-
     name, *args = line.split(" ")
     status, _, err = go(importlib.import_module(f"mini_dpo.{name}.__main__" if name in ("bench", "check", "plot") else f"mini_dpo.{name}"), *args)
     assert status in (1, 2) and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 1200

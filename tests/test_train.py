@@ -565,7 +565,7 @@ def test_no_flag_of_any_command_takes_what_is_no_finite_number(monkeypatch, caps
 @pytest.mark.parametrize("args", ["--nonsense", "--steps many", "--bet 0.1", "--stage"])
 def test_flags_that_do_not_exist_exit_with_2_as_well(go, args):
     status, _, err = go(*args.split())
-    assert status == 2 and ("python -m mini_dpo.train" in err or "--steps must be a whole number, not 'many'" in err)
+    assert status == 2 and "python -m mini_dpo.train" in err
 
 
 def test_broken_data_leaves_no_folder(go, here, own):

@@ -26,7 +26,7 @@ from mini_dpo.bench.trl import TRL_ROWS, measure_trl
 from mini_dpo.bench.workload import BenchSettings
 from mini_dpo.cli import parser_for, run_command
 from mini_dpo.devices import NO_DEVICE, pick_device, trouble_with
-from mini_dpo.errors import UserError, did_you_mean
+from mini_dpo.errors import UserError, did_you_mean, flag
 from mini_dpo.files import write_json
 
 MEASUREMENTS: dict[str, Callable[[BenchSettings], object]] = {
@@ -41,7 +41,7 @@ def main() -> None:
     settings = BenchSettings(**vars(parser_for(BenchSettings, "bench", __doc__.split("\n\n")[0]).parse_args()))
     for name in ("batch_size", "batches", "repeats"):
         if getattr(settings, name) is not None and getattr(settings, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(settings, name)}")
+            raise UserError(f"{flag(name)} must be at least 1, not {getattr(settings, name)}")
     if settings.device != "auto" and (trouble := trouble_with(settings.device)):
         raise UserError(NO_DEVICE.format(settings.device, trouble))
     small = settings.model == "toy"

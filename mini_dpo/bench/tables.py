@@ -13,7 +13,7 @@ from pathlib import Path
 from mini_dpo.bench.rows import RUNGS
 from mini_dpo.bench.trl import TRL_ROWS, TUNED
 from mini_dpo.bench.workload import SHAPES, BenchSettings, count_tokens, floor_flops, make_pairs, where, workload
-from mini_dpo.errors import UserError
+from mini_dpo.errors import UserError, flag
 
 
 def ladder_table(settings: BenchSettings) -> dict:
@@ -94,7 +94,7 @@ def measured(results: dict, title: str, row: dict, dtype: str | None) -> str:
 
 def run_row(settings: BenchSettings, name: str, environment: dict[str, str] | None = None):
     """Measure a row in a process of its own."""
-    flags = [part for key, value in workload(settings).items() for part in (f"--{key.replace('_', '-')}", str(value))]
+    flags = [part for key, value in workload(settings).items() for part in (flag(key), str(value))]
     root = str(Path(__file__).resolve().parent.parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run([sys.executable, "-m", "mini_dpo.bench", "--row", name, *flags], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path, **(environment or {})})  # fmt: skip

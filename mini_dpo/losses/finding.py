@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from mini_dpo.devices import out_of_memory
-from mini_dpo.errors import UserError, did_you_mean
+from mini_dpo.errors import UserError, did_you_mean, flag
 from mini_dpo.losses.registry import LOSSES, Loss, shown
 
 
@@ -35,7 +35,7 @@ def list_losses() -> str:
     for loss in LOSSES.values():
         needs = f"{'pairs' if loss.paired else 'single responses'}, {'a reference' if loss.reference else 'no reference'}"
         also = f" (also {', '.join(loss.aliases)})" if loss.aliases else ""
-        own = "  ".join(f"--{name.replace('_', '-')} {shown(default)}" for name, default in loss.hyperparameters.items())
+        own = "  ".join(f"{flag(name)} {shown(default)}" for name, default in loss.hyperparameters.items())
         entries.append(f"{loss.name}{also}: {needs}\n{textwrap.indent(loss.formula, '    ')}\n    {own}\n    {loss.paper}")
     return "\n\n".join(entries)
 
