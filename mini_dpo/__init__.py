@@ -3,5 +3,8 @@
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"]:  # a command is loading, `python -m mini_dpo.X`: until it can answer, Ctrl-C ends it without a traceback
+__version__ = "0.3.0"
+
+# a command is loading, `python -m mini_dpo.X`: until it can answer, Ctrl-C ends it without a traceback
+if sys.argv[:1] == ["-m"]:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

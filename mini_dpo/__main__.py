@@ -2,7 +2,8 @@
 
     python -m mini_dpo
 
-A command is a file of this folder, or a folder's `__main__.py`, that hands its `main` to `run_command`; what it does is the first line of its docstring.
+A command is a file of this folder, or a folder's `__main__.py`, that hands its `main` to `run_command`; what
+it does is the first line of its docstring.
 """
 
 from __future__ import annotations
@@ -25,16 +26,26 @@ def main() -> None:
     elif (name := sys.argv.pop(1)) in there:
         runpy.run_module(f"mini_dpo.{name}", run_name="__main__", alter_sys=True)
     else:
-        print(f"error: there is no command {name}{did_you_mean(name, there)}; python -m mini_dpo lists what there is", file=sys.stderr)
+        print(
+            f"error: there is no command {name}{did_you_mean(name, there)}; python -m "
+            "mini_dpo lists what there is",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 
 def commands() -> dict[str, str]:
     """Each command's name and what it does, read off the files without running them."""
     folder = Path(__file__).parent
-    files = {path.stem: path for path in folder.glob("*.py")} | {path.parent.name: path for path in folder.glob("*/__main__.py")}
+    files = {path.stem: path for path in folder.glob("*.py")} | {
+        path.parent.name: path for path in folder.glob("*/__main__.py")
+    }
     sources = {name: files[name].read_text(encoding="utf-8") for name in sorted(files)}
-    return {name: ast.get_docstring(ast.parse(text)).splitlines()[0] for name, text in sources.items() if text.endswith("\n    run_command(main)\n")}
+    return {
+        name: (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+        for name, text in sources.items()
+        if text.endswith("\n    run_command(main)\n")
+    }
 
 
 if __name__ == "__main__":

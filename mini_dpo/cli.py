@@ -1,6 +1,7 @@
 """What all commands share: flags made from a dataclass, and errors that end in one clear line.
 
-A command's settings are one frozen dataclass whose fields are made by `option`; `parser_for` turns it into argparse.
+A command's settings are one frozen dataclass whose fields are made by `option`; `parser_for` turns it into
+argparse.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import field, fields
 from typing import Any, NoReturn
 
-from mini_dpo.devices import leave_processes, one_line, out_of_memory, speaks, wait_for_all
+from mini_dpo.devices import one_line, out_of_memory
 from mini_dpo.errors import TrainingFailed, UserError, did_you_mean, flag
+from mini_dpo.processes import leave_processes, speaks, wait_for_all
 
 # What other trainers call a flag, where our name is not like it: TRL's names.
 ELSEWHERE = {
@@ -45,7 +47,11 @@ class WrongKind(UserError):
 class Parser(argparse.ArgumentParser):
     """argparse's, but that a mistake is a UserError, one line, which names the flag that may be meant."""
 
-    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """argparse's own says nothing where there is no room for the help."""
+        (file or sys.stderr).write(message)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         """Refuses what is not known; a sub-command's parser is asked by this name too."""
         try:
             found, unknown = super().parse_known_args(*args, **kwargs)
@@ -55,9 +61,12 @@ class Parser(argparse.ArgumentParser):
             word = next((word for word in unknown if word.startswith("-")), unknown[0]).split("=")[0]
             here = ELSEWHERE.get(word.lstrip("-").replace("-", "_"), word)
             near = did_you_mean(here, self._option_string_actions)
-            problem = f"there is no flag {word}{near}" if word.startswith("-") else f"{word!r} belongs to no flag"
+            problem = (
+                f"there is no flag {word}{near}" if word.startswith("-") else f"{word!r} belongs to no flag"
+            )
             raise UserError(f"{problem}; {self.prog} --help shows what there is")
-        if empty := [name for name, value in vars(found).items() if value == []]:  # what argparse makes of --seed=--
+        # what argparse makes of --seed=--
+        if empty := [name for name, value in vars(found).items() if value == []]:
             raise UserError(f"{flag(empty[0])} needs a value; {self.prog} --help says more")
         return found, unknown
 
@@ -65,15 +74,29 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}; {self.prog} --help says more")
 
 
-def option(kind: type, help: str, default: Any = None, choices: tuple = (), metavar: str | None = None, group: str = "options") -> Any:
-    """A field of a settings dataclass that is also a flag: `sft_lr` becomes `--sft-lr`. kind=bool makes a switch;
-    metavar: what stands for the value in the help; group: the heading that it stands under."""
-    return field(default=default, metadata=dict(kind=kind, help=help, choices=choices, metavar=metavar, group=group))
+def option(
+    kind: type,
+    about: str,
+    default: Any = None,
+    choices: tuple = (),
+    metavar: str | None = None,
+    group: str = "options",
+) -> Any:
+    """A field of a settings dataclass that is also a flag: `sft_lr` becomes `--sft-lr`. kind=bool makes a
+    switch;
+    metavar: what stands for the value in the help; group: the heading that it stands under.
+    """
+    return field(
+        default=default, metadata=dict(kind=kind, about=about, choices=choices, metavar=metavar, group=group)
+    )
 
 
-def parser_for(settings: type, command: str, description: str, epilog: str = "", arguments: str = "") -> Parser:
+def parser_for(
+    settings: type, command: str, description: str, epilog: str = "", arguments: str = ""
+) -> Parser:
     """An argument parser with a flag for every `option` of a settings dataclass. A flag not given is absent.
-    arguments: what comes before the flags."""
+    arguments: what comes before the flags.
+    """
     parser = Parser(
         prog=f"python -m mini_dpo.{command}",
         usage=f"%(prog)s {arguments}[flags]",
@@ -83,7 +106,7 @@ def parser_for(settings: type, command: str, description: str, epilog: str = "",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    groups = {"options": parser}
+    groups: dict[str, argparse._ActionsContainer] = {"options": parser}
     for f in fields(settings):
         if "kind" in f.metadata:
             metadata = dict(f.metadata)
@@ -94,29 +117,50 @@ def parser_for(settings: type, command: str, description: str, epilog: str = "",
     return parser
 
 
-def add_flag(parser: argparse._ActionsContainer, name: str, kind: type, help: str, choices: tuple = (), metavar: str | None = None, default: Any = None) -> None:  # fmt: skip
-    """Add `--name` (`-n` for a single letter) to a parser or a group of it, with the default in the help where there is one."""
+def add_flag(
+    parser: argparse._ActionsContainer,
+    name: str,
+    kind: type,
+    about: str,
+    choices: tuple = (),
+    metavar: str | None = None,
+    default: Any = None,
+) -> None:
+    """Add `--name` (`-n` for a single letter) to a parser or a group of it, with the default in the help
+    where there is one.
+    """
     typed = flag(name)
-    help = help.replace("%", "%%")
+    about = about.replace("%", "%%")
     if kind is bool:
-        parser.add_argument(typed, action="store_true", help=help)
+        parser.add_argument(typed, action="store_true", help=about)
         return
     if not choices:
         metavar = metavar or {int: "N", float: "X", str: "TEXT"}[kind]
     shown = "" if default is None else f" (default: {default})"
-    parser.add_argument(typed, type=lambda text: checked(typed, kind, text), choices=choices or None, metavar=metavar, help=help + shown)
+    parser.add_argument(
+        typed,
+        type=lambda text: checked(typed, kind, text),
+        choices=choices or None,
+        metavar=metavar,
+        help=about + shown,
+    )
 
 
-WHAT = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-LARGEST = 2**31 - 1  # what torch takes for a seed everywhere; of anything that is counted here, more than a machine does in its life
+LONGEST_LINE = 1000  # characters of an error, before its middle is left out
+WHAT: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+# what torch takes for a seed everywhere; of anything that is counted here, more than a machine does in its
+# life
+LARGEST_NUMBER = 2**31 - 1
 
 
-def checked(flag: str, kind: type, given: Any) -> Any:
-    """The value of a flag, given on the command line (a text) or by a run's config.json (whatever is there). Raises
-    UserError where it is none of its kind, or where no machine could do it."""
-    value, shown = given, str(given)[:40]
+def checked(flag: str, kind: Any, given: Any) -> Any:
+    """The value of a flag, given on the command line (a text) or by a run's config.json (whatever is there).
+    Raises UserError where it is none of its kind, or where no machine could do it.
+    """
+    value: Any = given
+    shown = str(given)[:40]
     try:
-        if isinstance(given, str) and kind is not bool or type(given) is int and kind is float:
+        if (type(given) is str and kind is not bool) or (type(given) is int and kind is float):
             value = kind(given)
         if type(value) is not kind:
             raise ValueError
@@ -126,8 +170,8 @@ def checked(flag: str, kind: type, given: Any) -> Any:
         raise UserError(f"{flag}: there is a null byte in it")
     if kind is float and not math.isfinite(value):  # no flag means infinity either
         raise UserError(f"{flag} must be a finite number, not {shown}")
-    if kind is int and abs(value) > LARGEST:
-        raise UserError(f"{flag} {shown} is out of all reach; {LARGEST:,} is the largest number here")
+    if kind is int and abs(value) > LARGEST_NUMBER:
+        raise UserError(f"{flag} {shown} is out of all reach; {LARGEST_NUMBER:,} is the largest number here")
     return value
 
 
@@ -135,7 +179,11 @@ def run_command(main: Callable[[], None]) -> None:
     """Run a command; whatever is the user's to mend becomes one line on standard error and an exit status."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as the package has left it while it was loading
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    with redirect_stdout(Escaped(sys.stdout or open(os.devnull, "w"))), redirect_stderr(Escaped(sys.stderr or open(os.devnull, "w"))):  # None: it was closed
+    # None: it was closed
+    with (
+        redirect_stdout(Escaped(sys.stdout or open(os.devnull, "w"))),
+        redirect_stderr(Escaped(sys.stderr or open(os.devnull, "w"))),
+    ):
         status = status_of(main)
     if status:
         sys.exit(status)
@@ -144,7 +192,11 @@ def run_command(main: Callable[[], None]) -> None:
 def status_of(main: Callable[[], None]) -> int:
     """Run a command and say what went wrong: the exit status."""
     try:
-        main()
+        try:
+            main()
+        except SystemExit:  # --help has printed
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
         return 0
     except UserError as error:
@@ -160,7 +212,10 @@ def status_of(main: Callable[[], None]) -> int:
     except BrokenPipeError:  # `... | head` has seen enough
         return drop_output(141)
     except OSError as error:  # a full disk below the standard output, a name that is too long
-        return fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1 if error.filename else drop_output(1))
+        return fail(
+            f"{error.filename or 'the output'}: {error.strerror or error}",
+            1 if error.filename else drop_output(1),
+        )
     finally:
         leave_processes()
 
@@ -173,30 +228,46 @@ def drop_output(status: int) -> int:
 
 
 def fail(error: Exception | str, status: int) -> int:
-    """Say what is wrong. Of several processes the first speaks for all, and the others, if they are still together, wait
-    until it has: torchrun ends everybody as soon as one has ended."""
+    """Say what is wrong. Of several processes the first speaks for all, and the others, if they are still
+    together, wait
+    until it has: torchrun ends everybody as soon as one has ended.
+    """
     if speaks():
         lines = f"error: {error}".split("\n")[:10]
-        print("\n".join(line if len(line) <= 1000 else f"{line[:600]} ... {line[-300:]}" for line in lines), file=sys.stderr)
+        print(
+            "\n".join(
+                line if len(line) <= LONGEST_LINE else f"{line[:600]} ... {line[-300:]}" for line in lines
+            ),
+            file=sys.stderr,
+        )
     wait_for_all()
     return status
 
 
-# Characters that a terminal obeys rather than shows: control characters, and marks that turn the direction of a line.
+LAST_BYTE = 0xFF
+# Characters that a terminal obeys rather than shows: control characters, and marks that turn the direction of
+# a line.
 OBEYED = [*range(32), *range(127, 160), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
-ESCAPES = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in OBEYED if chr(code) not in "\n\t"}
+ESCAPES = {
+    code: f"\\x{code:02x}" if code <= LAST_BYTE else f"\\u{code:04x}"
+    for code in OBEYED
+    if chr(code) not in "\n\t"
+}
 
 
 class Escaped:
-    """A stream on which everything can be shown, wherever it comes from: what a terminal would obey, or the stream's
-    encoding does not have, is written out as an escape."""
+    """A stream on which everything can be shown, wherever it comes from: what a terminal would obey, or the
+    stream's encoding does not have, is written out as an escape.
+    """
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        return self.stream.write(text.translate(ESCAPES).encode(encoding, "backslashreplace").decode(encoding))
+        return self.stream.write(
+            text.translate(ESCAPES).encode(encoding, "backslashreplace").decode(encoding)
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

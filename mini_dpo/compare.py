@@ -2,15 +2,16 @@
 
     python -m mini_dpo.compare                 train what is not yet trained, then the table and its picture
     python -m mini_dpo.compare --losses dpo,ipo,simpo
-    python -m mini_dpo.compare --tune          the search behind TOY_DEFAULTS in settings.py
+    python -m mini_dpo.compare --tune          the search behind TOY_DEFAULTS in train/parsing.py
 
-Each loss is the run that `python -m mini_dpo.train --stage dpo --init-from FOLDER/sft --loss NAME` makes, and lies in a
-folder of its own, so `sample` and `plot` work on it, and a comparison that was stopped goes on where it was. A run that
-is there already and was made with other settings or other data is refused.
+Each loss is the run that `python -m mini_dpo.train --stage dpo --init-from FOLDER/sft --loss NAME` makes, and
+lies in a folder of its own, so `sample` and `plot` work on it, and a comparison that was stopped goes on
+where it was. A run that is there already and was made with other settings or other data is refused.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -19,33 +20,41 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mini_dpo.cli import Escaped, option, parser_for, run_command
-from mini_dpo.corpus import HeldOut, toy_corpus
+from mini_dpo.corpus.splits import HeldOut, toy_corpus
 from mini_dpo.errors import TrainingFailed, UserError, flag
-from mini_dpo.evaluate import number
+from mini_dpo.evaluation.table import number
 from mini_dpo.files import no_link, read_json
 from mini_dpo.losses import LOSSES, find_loss
 from mini_dpo.model import PRESETS
 from mini_dpo.plot.comparison import draw_compare
-from mini_dpo.settings import EPOCHS, TOY_DEFAULTS, parse, read_config
+from mini_dpo.progress import clock
 from mini_dpo.tokenizer import load_tokenizer
-from mini_dpo.train import input_digests, measured, start
-from mini_dpo.training import clock
+from mini_dpo.train.closing import measured
+from mini_dpo.train.parsing import TOY_DEFAULTS, parse, read_config
+from mini_dpo.train.preparing import input_digests
+from mini_dpo.train.running import start
+from mini_dpo.train.settings import EPOCHS
 
-# Settings in which a run may differ from what is asked: where it is, on what it was computed (the SFT model that it
-# began from is known by its digest), and `loss_options`, which are compared one by one.
-ELSEWHERE = ("id", "out", "init_from", "device", "loss_options")
+# Settings in which a run may differ from what is asked: where it is, on what it was computed (the SFT model
+# that it began from is known by its digest), and `loss_options`, which are compared one by one.
+SAID_ELSEWHERE = ("id", "out", "init_from", "device", "loss_options")
 PRICE = 0.3  # of a nat of KL in the search's score: the toy shop's beta for DPO
 
-# What `--tune` tries: every listed setting, the others at the loss's defaults. The learning rate is the same for all.
-# Where the first ones ended at an edge, one or two further ones were added; dpop, sppo, cal_dpo, aot_unpaired, cpo and orpo
-# still end at one.
+# What `--tune` tries: every listed setting, the others at the loss's defaults. The learning rate is the same
+# for all. Where the first ones ended at an edge, one or two further ones were added; dpop, sppo, cal_dpo,
+# aot_unpaired, cpo and orpo still end at one.
 BETAS = [{"beta": 0.1}, {"beta": 0.3}, {"beta": 1.0}]
 SEARCH: dict[str, list[dict]] = {
-    **{name: BETAS for name in LOSSES},
+    **dict.fromkeys(LOSSES, BETAS),
     "cdpo": [*BETAS, {"beta": 0.03}],
     "dpo_norm": [{"beta": 3.0}, {"beta": 10.0}, {"beta": 30.0}],
-    "dpop": [{"beta": beta, "penalty": penalty} for beta in (0.1, 0.3) for penalty in (5.0, 50.0)] + [{"beta": 0.3, "penalty": 0.5}, {"beta": 0.3, "penalty": 0.05}],
-    "f_dpo": [*({"divergence": "jensen_shannon", **beta} for beta in BETAS), {"divergence": "alpha", "beta": 0.3}, {"divergence": "forward_kl", "beta": 0.3}],
+    "dpop": [{"beta": beta, "penalty": penalty} for beta in (0.1, 0.3) for penalty in (5.0, 50.0)]
+    + [{"beta": 0.3, "penalty": 0.5}, {"beta": 0.3, "penalty": 0.05}],
+    "f_dpo": [
+        *({"divergence": "jensen_shannon", **beta} for beta in BETAS),
+        {"divergence": "alpha", "beta": 0.3},
+        {"divergence": "forward_kl", "beta": 0.3},
+    ],
     "chipo": [{"beta": 0.02}, {"beta": 0.05}, {"beta": 0.2}, {"beta": 0.5}],
     "ipo": [{"beta": 0.03}, {"beta": 0.1}, {"beta": 0.3}, {"beta": 0.01}],
     "discopop": [{"beta": 0.05}, *BETAS, {"beta": 3.0}],
@@ -56,8 +65,11 @@ SEARCH: dict[str, list[dict]] = {
     "aot": [*BETAS, {"beta": 3.0}],
     "aot_unpaired": [*BETAS, {"beta": 3.0}, {"beta": 10.0}],
     "apo_down": [*BETAS, {"beta": 3.0}],
-    "cpo": [{"beta": beta, "nll_weight": weight} for beta in (0.3, 1.0) for weight in (0.1, 1.0)] + [{"beta": 0.3, "nll_weight": 0.03}, {"beta": 0.3, "nll_weight": 0.01}],
-    "simpo": [{"beta": beta, "gamma": gamma} for beta, gamma in ((2.0, 1.0), (10.0, 1.0), (10.0, 5.0), (30.0, 5.0))],
+    "cpo": [{"beta": beta, "nll_weight": weight} for beta in (0.3, 1.0) for weight in (0.1, 1.0)]
+    + [{"beta": 0.3, "nll_weight": 0.03}, {"beta": 0.3, "nll_weight": 0.01}],
+    "simpo": [
+        {"beta": beta, "gamma": gamma} for beta, gamma in ((2.0, 1.0), (10.0, 1.0), (10.0, 5.0), (30.0, 5.0))
+    ],
     "alphapo": [{"beta": 2.5}, {"beta": 10.0}, {"beta": 30.0}],
     "orpo": [{"odds_weight": 0.1}, {"odds_weight": 1.0}, {"odds_weight": 5.0}, {"odds_weight": 15.0}],
 }
@@ -67,36 +79,58 @@ SEARCH: dict[str, list[dict]] = {
 class CompareSettings:
     """What to compare, and where it lies."""
 
-    losses: str | None = option(str, "names with commas between them, or file.py:function (default: all)", metavar="NAMES")
-    out: str = option(str, "the folder of the comparison, gone on with if it is there", "runs/compare", metavar="PATH")
+    losses: str | None = option(
+        str, "names with commas between them, or file.py:function (default: all)", metavar="NAMES"
+    )
+    out: str = option(
+        str, "the folder of the comparison, gone on with if it is there", "runs/compare", metavar="PATH"
+    )
     tune: bool = option(bool, "search for each loss's hyperparameters on validation prompts instead", False)
     epochs: float = option(float, "passes over the preferences", EPOCHS["dpo"][0])
     seed: int = option(int, "of everything", 0)
 
 
 def main() -> None:
-    parser = parser_for(CompareSettings, "compare", "Train every loss on the toy shop from the same SFT model, and compare.")
+    parser = parser_for(
+        CompareSettings, "compare", "Train every loss on the toy shop from the same SFT model, and compare."
+    )
     settings = CompareSettings(**vars(parser.parse_args()))
     names = settings.losses.split(",") if settings.losses else list(LOSSES)
     losses = [find_loss(name) for name in names]  # an unknown name shows before anything is trained
     if settings.tune and (unknown := [loss.name for loss in losses if loss.name not in SEARCH]):
-        raise UserError(f"--tune knows what to try for the losses of the package only, not for {', '.join(unknown)}")
-    parse(["--epochs", str(settings.epochs), "--seed", str(settings.seed)])  # as does a number that is out of range
+        raise UserError(
+            f"--tune knows what to try for the losses of the package only, not for {', '.join(unknown)}"
+        )
+    # as does a number that is out of range
+    parse(["--epochs", str(settings.epochs), "--seed", str(settings.seed)])
     folder = Path(settings.out)
     train_aloud(folder / "sft", ["--stage", "sft", "--seed", str(settings.seed)])
     if settings.tune:
         tune(settings, folder, [loss.name for loss in losses])
         return
-    common = ["--stage", "dpo", "--init-from", str(folder / "sft"), "--epochs", str(settings.epochs), "--seed", str(settings.seed)]
-    runs = {folder / loss.name: [*common, "--loss", name] for name, loss in zip(names, losses)}
+    common = [
+        "--stage",
+        "dpo",
+        "--init-from",
+        str(folder / "sft"),
+        "--epochs",
+        str(settings.epochs),
+        "--seed",
+        str(settings.seed),
+    ]
+    runs = {folder / loss.name: [*common, "--loss", name] for name, loss in zip(names, losses, strict=True)}
     for run, arguments in runs.items():
         check_run(run, arguments)
     for i, (run, arguments) in enumerate(runs.items(), 1):
         print(f"{i}/{len(runs)}  {run.name}", flush=True)
         train_aloud(run, arguments)
     summaries = {loss.name: read_json(folder / loss.name / "summary.json") for loss in losses}
-    print("\n" + table(summaries))
-    finite = {name: summary for name, summary in summaries.items() if None not in (column(summary) for column in COLUMNS.values())}
+    print("\n" + comparison_table(summaries))
+    finite = {
+        name: summary
+        for name, summary in summaries.items()
+        if None not in (column(summary) for column in COLUMNS.values())
+    }
     try:
         draw_compare(finite, folder / "compare.png")
     except UserError as error:  # the numbers are there without the drawing library
@@ -116,34 +150,48 @@ def check_run(folder: Path, arguments: Sequence[str]) -> None:
     asked = parse([*arguments, "--out", str(folder)])
     found, digests = read_config(folder)
     here, there = ({**vars(s), **s.loss_options} for s in (asked, found))
-    names = [name for name in here | there if name not in ELSEWHERE and here.get(name) != there.get(name)]
+    names = [
+        name for name in here | there if name not in SAID_ELSEWHERE and here.get(name) != there.get(name)
+    ]
     changes = [f"{flag(name)} {there.get(name)} there, {here.get(name)} asked" for name in names]
-    changes += [f"{path} has changed since" for path, digest in input_digests(asked).items() if digest not in digests.values()]
+    changes += [
+        f"{path} has changed since"
+        for path, digest in input_digests(asked).items()
+        if digest not in digests.values()
+    ]
     if changes:
-        raise UserError(f"{folder} is another run than the one asked for: {'; '.join(changes)}; choose another --out")
+        raise UserError(
+            f"{folder} is another run than the one asked for: {'; '.join(changes)}; choose another --out"
+        )
 
 
 def train_once(folder: Path, arguments: Sequence[str], held_out: HeldOut | None = None) -> float | None:
-    """Make the run in `folder`, or go on with it: the seconds that took; None if it is finished, and left alone. What it
-    prints goes to a file beside it. held_out: what to measure on in place of the test prompts. Raises UserError if the
-    run there is not the one that is asked for."""
+    """Make the run in `folder`, or go on with it: the seconds that took; None if it is finished, and left
+    alone. What it prints goes to a file beside it. held_out: what to measure on in place of the test prompts.
+    Raises UserError if the run there is not the one that is asked for.
+    """
     check_run(folder, arguments)
     if measured(folder):
         return None
     begun = (folder / "config.json").exists()
-    name = dict(zip(arguments, arguments[1:])).get("--loss", "")
+    name = dict(itertools.pairwise(arguments)).get("--loss", "")
     loss = ["--loss", name] if ".py:" in name else []
     folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with open(folder.with_name(folder.name + ".log"), "a", encoding="utf-8", opener=no_link) as log, redirect_stdout(Escaped(log)):
-        start(parse(["--resume", str(folder), *loss] if begun else [*arguments, "--out", str(folder)]), held_out)
+    with (
+        open(folder.with_name(folder.name + ".log"), "a", encoding="utf-8", opener=no_link) as log,
+        redirect_stdout(Escaped(log)),
+    ):
+        start(
+            parse(["--resume", str(folder), *loss] if begun else [*arguments, "--out", str(folder)]), held_out
+        )
     return time.perf_counter() - started
 
 
-# ------------------------------------------------------------------------------------------------------- the table
+# --- the table
 
 
-def change(summary: dict, name: str) -> float | None:
+def change_since_sft(summary: dict, name: str) -> float | None:
     """How a log-prob differs from the SFT model's; None where one of them is not finite."""
     both = summary["dpo"][name], summary["sft"][name]
     return None if None in both else both[0] - both[1]
@@ -154,33 +202,52 @@ COLUMNS = {
     "win rate": lambda s: s["dpo"]["win_rate"],
     "KL": lambda s: s["dpo"]["kl"],
     "perplexity": lambda s: s["dpo"]["perplexity"],
-    "chosen": lambda s: change(s, "logps/chosen"),
-    "rejected": lambda s: change(s, "logps/rejected"),
+    "chosen": lambda s: change_since_sft(s, "logps/chosen"),
+    "rejected": lambda s: change_since_sft(s, "logps/rejected"),
     "tokens": lambda s: s["dpo"]["response_tokens"],
     "seconds": lambda s: s["dpo"]["training_seconds"],
 }
-ERRORS = {"reward": "reward_error", "win rate": "win_rate_error", "KL": "kl_error", "perplexity": "perplexity_error"}
+ERRORS = {
+    "reward": "reward_error",
+    "win rate": "win_rate_error",
+    "KL": "kl_error",
+    "perplexity": "perplexity_error",
+}
 FORMATS = ["{:.2f}", "{:.3f}", "{:.2f}", "{:.3f}", "{:+.1f}", "{:+.1f}", "{:.1f}", "{:.0f}"]
 
 
-def table(summaries: dict[str, dict]) -> str:
+def comparison_table(summaries: dict[str, dict]) -> str:
     """A line a loss, the highest true reward first, and the SFT model's at the end."""
     lines = [f"{'loss':18}" + "".join(f"{column:>11}" for column in COLUMNS)]
     for name, summary in sorted(summaries.items(), key=lambda item: -item[1]["dpo"]["reward"]):
-        cells = [number(column(summary), form, 10) for column, form in zip(COLUMNS.values(), FORMATS)]
+        cells = [
+            number(column(summary), form, 10) for column, form in zip(COLUMNS.values(), FORMATS, strict=True)
+        ]
         lines.append(f"{name:18}" + "".join(f"{cell:>11}" for cell in cells))
     sft = next(iter(summaries.values()))["sft"]
-    lines.append(f"{'(SFT)':18}{sft['reward']:>11.2f}{'':22}{sft['perplexity']:>11.3f}{'':22}{sft['response_tokens']:>11.1f}")
-    lines.append("\nreward: the judge's, mean over held-out prompts. KL: from the SFT model, nats a response. chosen, rejected: change of")
-    lines.append("the log-probs of held-out pairs. tokens: a response's. seconds: of preference training alone.")
+    lines.append(
+        f"{'(SFT)':18}{sft['reward']:>11.2f}{'':22}{sft['perplexity']:>11.3f}{'':22}{sft['response_tokens']:>11.1f}"
+    )
+    lines.append(
+        "\nreward: the judge's, mean over held-out prompts. KL: from the SFT model, nats a "
+        "response. chosen, rejected: change of"
+    )
+    lines.append(
+        "the log-probs of held-out pairs. tokens: a response's. seconds: of preference training alone."
+    )
     dpo = [summary["dpo"] for summary in summaries.values()]
-    errors = [f"{label} {max(d[name] for d in dpo):.3f}" for label, name in ERRORS.items() if all(d.get(name) is not None for d in dpo)]  # not in old runs
+    # not in old runs
+    errors = [
+        f"{label} {max(d[name] for d in dpo):.3f}"
+        for label, name in ERRORS.items()
+        if all(d.get(name) is not None for d in dpo)
+    ]
     if errors:
         lines.append(f"The largest standard errors: {', '.join(errors)}.")
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------------------ the search
+# --- the search
 
 
 def tune(settings: CompareSettings, folder: Path, names: Sequence[str]) -> None:
@@ -192,19 +259,36 @@ def tune(settings: CompareSettings, folder: Path, names: Sequence[str]) -> None:
         for i, options in enumerate(SEARCH[name]):
             target = folder / "tune" / f"{name}-{i}"
             flags = [text for key, value in options.items() for text in (flag(key), str(value))]
-            arguments = ["--stage", "dpo", "--init-from", str(folder / "sft"), "--loss", name, "--epochs", str(settings.epochs), "--seed", str(settings.seed)]
+            arguments = [
+                "--stage",
+                "dpo",
+                "--init-from",
+                str(folder / "sft"),
+                "--loss",
+                name,
+                "--epochs",
+                str(settings.epochs),
+                "--seed",
+                str(settings.seed),
+            ]
             try:
                 train_once(target, [*arguments, *flags], valid)
                 dpo = read_json(target / "summary.json")["dpo"]
                 scores[i] = -math.inf if dpo["kl"] is None else dpo["reward"] - PRICE * dpo["kl"]
-                found = f"reward {dpo['reward']:6.2f}  KL {number(dpo['kl'], '{:6.2f}', 10)}  score {scores[i]:6.2f}"
+                found = (
+                    f"reward {dpo['reward']:6.2f}  KL {number(dpo['kl'], '{:6.2f}', 10)}  "
+                    f"score {scores[i]:6.2f}"
+                )
             except TrainingFailed as error:
                 scores[i], found = -math.inf, f"failed ({error})"
             print(f"{name:18} {found}  {options}", flush=True)
-        best[name] = SEARCH[name][max(scores, key=scores.get)]
+        best[name] = SEARCH[name][max(scores, key=scores.__getitem__)]
     print(f"\nscore: true reward on validation prompts less {PRICE} for each nat of KL; the best settings:")
     for name, options in best.items():
-        print(f'    "{name}": {options},' + ("" if TOY_DEFAULTS.get(name) == options else "  # not what TOY_DEFAULTS says"))
+        print(
+            f'    "{name}": {options},'
+            + ("" if TOY_DEFAULTS.get(name) == options else "  # not what TOY_DEFAULTS says")
+        )
 
 
 if __name__ == "__main__":

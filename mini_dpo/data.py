@@ -1,29 +1,25 @@
-"""From a line of JSONL to a checked example.
+"""From a file's rows to checked examples.
 
-    preferences   {"prompt": "...", "chosen": "...", "rejected": "..."}     one object a line
-    feedback      {"prompt": "...", "completion": "...", "label": true}     liked or not, for losses of single responses
-    SFT           {"prompt": "...", "response": "..."}
+    preferences     {"prompt": "...", "chosen": "...", "rejected": "..."}     one object a line
+    demonstrations  {"prompt": "...", "response": "..."}                      for SFT
+    feedback        {"prompt": "...", "completion": "...", "label": true}     for losses of single responses
 
-What looks like a mistake stops the program with the file, the line and the remedy. Other keys are named and not read,
-or refused where they change what an answer means.
+What looks like a mistake stops the program with the file, the line and the remedy (jsonl.py).
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
 from mini_dpo.errors import UserError
-from mini_dpo.files import read_bytes
+from mini_dpo.jsonl import Say, read_rows
 
 
 @dataclass(frozen=True)
 class Preference:
-    """Two responses to a prompt and which of them people chose. `line` is where in its file it stood."""
+    """Two responses to a prompt and which of them people chose. line: its line in the file."""
 
     prompt: str
     chosen: str
@@ -33,7 +29,7 @@ class Preference:
 
 @dataclass(frozen=True)
 class Feedback:
-    """One response to a prompt and whether people liked it. `line` is where in its file it stood."""
+    """One response to a prompt and whether people liked it. line: its line in the file."""
 
     prompt: str
     completion: str
@@ -43,210 +39,46 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A prompt and a response to imitate. `line` is where in its file it stood."""
+    """A prompt and a response to imitate. line: its line in the file."""
 
     prompt: str
     response: str
     line: int = 0
 
 
-Say = Callable[[str], None]
+Example = TypeVar("Example", Preference, Feedback, Demonstration)
 
 
 def load_preferences(path: str | Path, say: Say = print, skip_bad: bool = False) -> list[Preference]:
-    """Read a preference file. Pairs of two identical responses teach nothing: they are left out, and `say` hears it.
-    skip_bad: leave out, aloud, what else cannot be used.
+    """Read a preference file. Pairs of two identical responses teach nothing: they are left out, and `say` is
+    given a line about them. skip_bad: leave out what cannot be used, also with a line.
 
     Raises UserError, with file and line, for anything that is not what the module's first lines describe.
     """
-    pairs = [Preference(**row, line=line) for line, row in read_rows(path, ("prompt", "chosen", "rejected"), say, skip_bad)]
+    pairs = load(path, Preference, say, skip_bad)
     kept = [pair for pair in pairs if pair.chosen != pair.rejected]
     if len(kept) < len(pairs):
         first = next(pair.line for pair in pairs if pair.chosen == pair.rejected)
-        say(f"{path}: left out {len(pairs) - len(kept)} of {len(pairs)} pairs: chosen and rejected are the same (first: line {first})")
+        say(
+            f"{path}: left out {len(pairs) - len(kept)} of {len(pairs)} pairs: chosen and "
+            f"rejected are the same (first: line {first})"
+        )
     if not kept:
         raise UserError(f"{path}: no pair is left to train on; chosen and rejected must differ")
     return kept
 
 
-def load_feedback(path: str | Path, say: Say = print, skip_bad: bool = False) -> list[Feedback]:
-    """Read a file of single responses. Raises UserError, with file and line, for anything that is not as above."""
-    return [Feedback(**row, line=line) for line, row in read_rows(path, ("prompt", "completion", "label"), say, skip_bad)]
-
-
 def load_demonstrations(path: str | Path, say: Say = print, skip_bad: bool = False) -> list[Demonstration]:
-    """Read an SFT file. Raises UserError, with file and line, for anything that is not what is described above."""
-    return [Demonstration(**row, line=line) for line, row in read_rows(path, ("prompt", "response"), say, skip_bad)]
+    """Read an SFT file. Raises UserError as `load_preferences` does."""
+    return load(path, Demonstration, say, skip_bad)
 
 
-def holds_pairs(path: str | Path) -> bool:
-    """Whether the first object of a JSONL file looks like a preference pair."""
-    for line in read_content(path).split(b"\n"):
-        try:
-            return bool({"chosen", "rejected"} & parse_line(line).keys())
-        except UserError:
-            continue
-    return True
+def load_feedback(path: str | Path, say: Say = print, skip_bad: bool = False) -> list[Feedback]:
+    """Read a file of single responses. Raises UserError as `load_preferences` does."""
+    return load(path, Feedback, say, skip_bad)
 
 
-def read_content(path: str | Path) -> bytes:
-    """A file's bytes, without those that some editors put first. Raises UserError where it cannot be read."""
-    return read_bytes(path).removeprefix(b"\xef\xbb\xbf")
-
-
-def read_rows(path: str | Path, keys: Sequence[str], say: Say, skip_bad: bool) -> list[tuple[int, dict]]:
-    """The line numbers and the named values of a JSONL file's objects; blank lines are skipped. Raises UserError for a
-    file that is none, for columns that change the meaning, and for faulty lines; with skip_bad, `say` hears of these."""
-    content = read_content(path)
-    if form := form_of(content):
-        raise UserError(f"{path}: {form}; it needs one JSON object a line, like {example_of(keys)}")
-    rows: dict[int, dict] = {}
-    faults: dict[int, str] = {}  # by line, as `rows`
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if line.strip():
-            try:
-                rows[number] = parse_line(line)
-            except UserError as fault:
-                faults[number] = str(fault)
-    check_columns(path, rows, keys, say)
-    for number in list(rows):
-        try:
-            check_row(rows[number], keys)
-        except UserError as fault:
-            faults[number] = str(fault)
-            del rows[number]
-    if faults:
-        report_faults(path, dict(sorted(faults.items())), len(rows), keys, skip_bad, say)
-    if not rows:
-        raise UserError(f"{path}: {'no line can be used' if faults else 'the file is empty'}; it needs one JSON object a line, with {', '.join(keys)}")
-    return [(number, {key: row[key] for key in keys}) for number, row in rows.items()]
-
-
-# How files begin that are not text of one JSON object a line.
-FIRST_BYTES = {
-    b"\x1f\x8b": "compressed with gzip; unpack it first (gunzip)",
-    b"BZh": "compressed with bzip2; unpack it first (bunzip2)",
-    b"\xfd7zXZ": "compressed with xz; unpack it first (unxz)",
-    b"\x28\xb5\x2f\xfd": "compressed with Zstandard; unpack it first (unzstd)",
-    b"PK\x03\x04": "a zip archive, or a table of Excel's; unpack it, or export its rows",
-    b"PAR1": "a Parquet file; with pandas, read_parquet(OLD).to_json(NEW, orient='records', lines=True)",
-    b"ARROW1": "an Arrow file; with pandas, read_feather(OLD).to_json(NEW, orient='records', lines=True)",
-    b"version https://git-lfs": "a Git LFS pointer, which stands for the file; fetch the file itself (git lfs pull)",
-    b"\xff\xfe": "UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8 OLD > NEW)",
-    b"\xfe\xff": "UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8 OLD > NEW)",
-    b"{\0": "UTF-16 text; convert it (iconv -f UTF-16LE -t UTF-8 OLD > NEW)",
-    b"\0{": "UTF-16 text; convert it (iconv -f UTF-16BE -t UTF-8 OLD > NEW)",
-    b"<": "a web page (HTML) or XML; download the file itself",
-}
-TABLE_HEADER = re.compile(rb"""(['"]?)[A-Za-z_][\w .-]*\1([,;\t](['"]?)[A-Za-z_][\w .-]*\3)+\s*""")
-TO_LINES = "python -c 'import json, sys; [print(json.dumps(row)) for row in json.load(sys.stdin)]' < OLD > NEW"
-
-
-def form_of(content: bytes) -> str | None:
-    """What a file is if it is not one JSON object a line, and how to make it that; None where its beginning looks right."""
-    for first, form in FIRST_BYTES.items():
-        if content.startswith(first):
-            return form
-    line = content.lstrip().split(b"\n", 1)[0].strip()
-    if line.startswith(b"["):
-        return f"a JSON array, which is one value and not one a line; write its rows as lines ({TO_LINES})"
-    if line == b"{":
-        return "JSON laid out over several lines; write each object on a line of its own (jq -c . OLD > NEW)"
-    if TABLE_HEADER.fullmatch(line):
-        return "a table (CSV or TSV), by its first line; with pandas, read_csv(OLD).to_json(NEW, orient='records', lines=True)"
-    return None
-
-
-# Columns that an answer depends on: left aside, they would change what is learned without a word.
-MEANING = set("system system_prompt history input context instruction messages conversation conversations tools functions image images audio video documents".split())  # fmt: skip
-
-
-def check_columns(path: str | Path, rows: dict[int, dict], keys: Sequence[str], say: Say) -> None:
-    """Name, once for the file, the columns that nothing reads. Raises UserError where one of them changes the meaning:
-    where it is one of MEANING and says something."""
-    unread = {name: number for number in reversed(rows) for name in rows[number] if name not in keys}  # where it stands first
-    says = {number: [name for name, value in rows[number].items() if name not in keys and name.lower() in MEANING and value not in (None, "", [], {})] for number in rows}  # fmt: skip
-    lines = [number for number in rows if says[number]]
-    if lines:
-        names = dict.fromkeys(name for number in lines for name in says[number])
-        raise UserError(
-            f"{path}: {', '.join(map(repr, names))} (on {len(lines)} of {len(rows)} lines, first: line {lines[0]}) would change what an answer means, and only "
-            f"{', '.join(keys)} are read; put that text into the prompt, or take the column out of the file if no answer depends on it"
-        )
-    if unread:
-        names = sorted(unread, key=unread.get)
-        say(f"{path}: not read: {', '.join(name[:60] for name in names[:12])}{f' and {len(names) - 12} more' if len(names) > 12 else ''}")
-
-
-def report_faults(path: str | Path, faults: dict[int, str], good: int, keys: Sequence[str], skip_bad: bool, say: Say) -> None:
-    """Say what is wrong with which lines: all are counted, the first five shown. Raises UserError unless skip_bad."""
-    shown = list(faults.items())[:5]
-    form = f"must be like {example_of(keys)}"
-    if not skip_bad and len(faults) == 1:
-        ((number, fault),) = shown
-        raise UserError(f"{path}, line {number}: {fault}; each line {form}; --skip-bad leaves it out")
-    lines = {fault: [number for number, same in shown if same == fault] for _, fault in shown}
-    listed = [f"  line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}: {fault}" for fault, numbers in lines.items()]
-    if len(faults) > len(shown):
-        listed.append(f"  ... and {len(faults) - len(shown)} more, the last on line {max(faults)}")
-    counted = f"{len(faults)} of {len(faults) + good} lines"
-    if not skip_bad:
-        raise UserError("\n".join([f"{path}: {counted} cannot be used; each {form}; --skip-bad leaves them out", *listed]))
-    say("\n".join([f"{path}: --skip-bad left out {counted}", *listed]))
-
-
-def example_of(keys: Sequence[str]) -> str:
-    """A line as it should be."""
-    line = "{" + ", ".join(f'"{key}": ' + ("true" if key == "label" else '"..."') for key in keys) + "}"
-    return f"{line}, or, for a pair, {example_of(('prompt', 'chosen', 'rejected'))}" if "label" in keys else line
-
-
-def parse_line(line: bytes) -> dict:
-    """One line to its object, or the UserError that says what is wrong with it."""
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 (byte {error.start + 1} of the line); save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not JSON that ends on this line ({getattr(error, 'msg', type(error).__name__)})") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{json_kind(row)}, not an object")
-    return row
-
-
-def check_row(row: dict, keys: Sequence[str]) -> None:
-    """Raise UserError unless the row has all keys, and texts, or a label, at them."""
-    for key in keys:
-        if key not in row:
-            found = ", ".join(repr(name) for name in list(row)[:6]) or "none"
-            single = "; single responses are for the losses kto and apo_zero_unpaired" if key == "chosen" and "label" in row else ""
-            raise UserError(f"no {key!r} (keys found: {found}){single}")
-        if key != "label":
-            check_text(repr(key), row[key], may_be_empty=key == "prompt")
-        elif not isinstance(row[key], bool):
-            raise UserError(f"'label' must be true or false, not {json.dumps(row[key])[:40]}")
-
-
-LONGEST_TEXT = 1_000_000  # characters: at least 10,000 tokens of any kind, and more than a model here reads
-
-
-def check_text(place: str, text: object, may_be_empty: bool) -> None:
-    """Raise UserError unless `text` is a string that can be encoded and, for a response, says something."""
-    if not isinstance(text, str):
-        whole = "; a conversation must be written out as one text" if isinstance(text, list) else ""
-        raise UserError(f"{place} must be a string, not {json_kind(text)}{whole}")
-    if not may_be_empty and not text.strip():
-        raise UserError(f"{place} is empty; a response needs at least one visible character")
-    if len(text) > LONGEST_TEXT:
-        raise UserError(f"{place} has {len(text):,} characters; more than {LONGEST_TEXT:,} fit no context here")
-    if re.search("[\ud800-\udfff]", text):
-        raise UserError(f"{place} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it")
-
-
-def json_kind(value: object) -> str:
-    """What JSON calls a value."""
-    kinds = {type(None): "null", bool: "true or false", str: "a string", list: "a list", dict: "an object"}
-    return kinds.get(type(value), "a number")
-
-
-T = TypeVar("T", Preference, Feedback, Demonstration)
+def load(path: str | Path, kind: type[Example], say: Say, skip_bad: bool) -> list[Example]:
+    """A file's examples of one kind, in order."""
+    keys = [field.name for field in fields(kind) if field.name != "line"]
+    return [kind(**row, line=line) for line, row in read_rows(path, keys, say, skip_bad)]

@@ -1,4 +1,6 @@
-"""The errors that are somebody's to mend, each one clear line. Anything else is a bug of ours and keeps its traceback."""
+"""The errors that are somebody's to mend, each one clear line. Anything else is a bug of ours and keeps its
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,26 @@ class TrainingFailed(Exception):
 
 @contextmanager
 def expecting(path: object, what: str) -> Iterator[None]:
-    """Inside, what a file holds is used as if it were `what`; where it is something else, that is a UserError."""
+    """Inside, what a file holds is used as if it were `what`; where it is something else, that is a
+    UserError.
+    """
     try:
         yield
-    except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError, UserError) as error:
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        UserError,
+    ) as error:
         said = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: not {what} ({said if isinstance(error, (UserError, ValueError)) else f'{type(error).__name__}: {said}'})") from error
+        raise UserError(
+            f"{path}: not {what} "
+            f"({said if isinstance(error, (UserError, ValueError)) else f'{type(error).__name__}: {said}'})"
+        ) from error
 
 
 def flag(name: str) -> str:
@@ -35,8 +51,9 @@ def flags(names: Iterable[str]) -> str:
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """" (did you mean NAME?)" with the name that is spelt most like a word, whatever its case and dashes; "" where none is.
-    A name that begins with the word, or that the word begins with, comes before all others."""
+    """ " (did you mean NAME?)" with the name that is spelt most like a word, whatever its case and dashes; ""
+    where none is. A name that begins with the word, or that the word begins with, comes before all others.
+    """
     spelt = {plain(name): name for name in names}
     begun = [name for name in spelt if name.startswith(plain(word)) or plain(word).startswith(name + "-")]
     near = get_close_matches(plain(word), begun or spelt, n=1, cutoff=0.3 if begun else 0.6)

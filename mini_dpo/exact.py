@@ -2,10 +2,11 @@
 
     python -m mini_dpo.exact
 
-The world has two words. A response is any string of up to three of them; all fifteen are listed, so a reward, a
-reference and beta give the optimum pi* = ref exp(r / beta) / Z in closed form. The handwritten GPT is trained on every
-ordered pair of responses with the real DPO loss in the real loop, each pair weighing P(chosen over rejected), the
-share of people who would label it so. DPO's claim (arXiv:2305.18290, section 4) is that the trained policy is pi*.
+The world has two words. A response is any string of up to three of them; all fifteen are listed, so a reward,
+a reference and beta give the optimum pi* = ref exp(r / beta) / Z in closed form. The handwritten GPT is
+trained on every ordered pair of responses with the real DPO loss in the real loop, each pair weighing
+P(chosen over rejected), the share of people who would label it so. DPO's claim (arXiv:2305.18290, section 4)
+is that the trained policy is pi*.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mini_dpo.batches import Batch, collate, join, pack
+from mini_dpo.batches import Batch, Encoded, collate, pack
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.errors import UserError
-from mini_dpo.logprobs import response_logps
+from mini_dpo.logprobs import response_logps, score_responses
 from mini_dpo.losses import LOSSES, PairLogps
 from mini_dpo.model import GPT, GPTConfig
-from mini_dpo.objectives import Objective, Outcome, score_responses, sft_objective
+from mini_dpo.objectives import Objective, Outcome, sft_objective
 from mini_dpo.optimizers import LoopConfig
 from mini_dpo.reference import freeze
 from mini_dpo.theory.bradley_terry import kl, optimal_policy, preference_probability
@@ -33,9 +34,9 @@ from mini_dpo.training import train
 
 WORDS = ["tea", "please"]
 END = len(WORDS)  # the id of the end-of-text token
-LONGEST = 3
+LONGEST_RESPONSE = 3
 PROMPTS = [[0], [1]]  # "tea" and "please"
-MODEL = GPTConfig(vocab_size=len(WORDS) + 1, context=1 + LONGEST, n_layer=2, n_head=2, n_embd=32)
+MODEL = GPTConfig(vocab_size=len(WORDS) + 1, context=1 + LONGEST_RESPONSE, n_layer=2, n_head=2, n_embd=32)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,11 @@ class ExactSettings:
 
 
 def main() -> None:
-    parser = parser_for(ExactSettings, "exact", "Train the GPT with the real DPO loss where the optimum is known, and compare.")
+    parser = parser_for(
+        ExactSettings,
+        "exact",
+        "Train the GPT with the real DPO loss where the optimum is known, and compare.",
+    )
     settings = ExactSettings(**vars(parser.parse_args()))
     if settings.beta <= 0 or settings.steps < 1:
         raise UserError("--beta must be positive and --steps at least 1")
@@ -61,17 +66,23 @@ def main() -> None:
     policy = train_on_every_pair(reference, responses, reward, settings)
     ref_logps, learned = score_all(reference, responses), score_all(policy, responses)  # (prompts, K)
     optimum = optimal_policy(ref_logps, reward, settings.beta)  # (prompts, K)
-    print(table(responses, reward, ref_logps, optimum, learned))
-    print(f"KL(optimum || reference)  {float(kl(optimum, ref_logps).max()):.1e} nats, the worse of the two prompts")
+    print(optimum_table(responses, reward, ref_logps, optimum, learned))
+    print(
+        f"KL(optimum || reference)  {float(kl(optimum, ref_logps).max()):.1e} nats, the worse "
+        "of the two prompts"
+    )
     print(f"KL(optimum || learned)    {float(kl(optimum, learned).max()):.1e} nats, likewise")
     print(f"{time.perf_counter() - started:.0f} s")
 
 
 def list_responses() -> list[list[int]]:
-    """All strings of fewer than LONGEST words, which end in end-of-text, and all of LONGEST, which end because the
-    world does. Whatever a model is, its probabilities of these sum to one."""
-    ended = [[*words, END] for n in range(LONGEST) for words in itertools.product(range(END), repeat=n)]
-    return ended + [list(words) for words in itertools.product(range(END), repeat=LONGEST)]
+    """All strings of fewer than LONGEST words, which end in end-of-text, and all of LONGEST, which end
+    because the world does. Whatever a model is, its probabilities of these sum to one.
+    """
+    ended = [
+        [*words, END] for n in range(LONGEST_RESPONSE) for words in itertools.product(range(END), repeat=n)
+    ]
+    return ended + [list(words) for words in itertools.product(range(END), repeat=LONGEST_RESPONSE)]
 
 
 @torch.no_grad()
@@ -82,7 +93,7 @@ def score_all(model: GPT, responses: Sequence[list[int]]) -> Tensor:
 
 def every_response(responses: Sequence[list[int]]) -> Batch:
     """One row with each prompt once, and all K responses to it: number i K + k is response k to prompt i."""
-    return pack([[join(prompt, response) for response in responses] for prompt in PROMPTS])
+    return pack([[Encoded(prompt, response) for response in responses] for prompt in PROMPTS])
 
 
 def make_reference(responses: Sequence[list[int]], seed: int) -> GPT:
@@ -90,18 +101,22 @@ def make_reference(responses: Sequence[list[int]], seed: int) -> GPT:
     torch.manual_seed(seed)
     model = GPT(MODEL).double()
     corpus = torch.randint(len(responses), (24,)).tolist()
-    batch = collate([join(PROMPTS[i % len(PROMPTS)], responses[k]) for i, k in enumerate(corpus)])
+    batch = collate([Encoded(PROMPTS[i % len(PROMPTS)], responses[k]) for i, k in enumerate(corpus)])
     config = LoopConfig(steps=60, lr=3e-3, seed=seed)
-    train(model, sft_objective, {step: batch for step in range(config.steps)}, config, name="sft")
+    train(model, sft_objective, dict.fromkeys(range(config.steps), batch), config, name="sft")
     return freeze(model)
 
 
 def make_reward(responses: Sequence[list[int]], seed: int) -> Tensor:
     """A random reward for every response to every prompt: (prompts, K)."""
-    return torch.randn(len(PROMPTS), len(responses), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        len(PROMPTS), len(responses), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
-def train_on_every_pair(reference: GPT, responses: Sequence[list[int]], reward: Tensor, settings: ExactSettings) -> GPT:
+def train_on_every_pair(
+    reference: GPT, responses: Sequence[list[int]], reward: Tensor, settings: ExactSettings
+) -> GPT:
     """A copy of the reference, trained on all ordered pairs at once in every step."""
     chosen, rejected, probabilities = [], [], []
     for i in range(len(PROMPTS)):
@@ -111,25 +126,34 @@ def train_on_every_pair(reference: GPT, responses: Sequence[list[int]], reward: 
             probabilities.append(preference_probability(reward[i, w], reward[i, l]))
     batch = every_response(responses)
     policy = freeze(reference).requires_grad_(True)
-    objective = expected_dpo(reference, torch.tensor(chosen), torch.tensor(rejected), torch.stack(probabilities), settings.beta)
+    objective = expected_dpo(
+        reference, torch.tensor(chosen), torch.tensor(rejected), torch.stack(probabilities), settings.beta
+    )
     config = LoopConfig(steps=settings.steps, lr=3e-3, warmup=20, grad_clip=math.inf, seed=settings.seed)
-    train(policy, objective, {step: batch for step in range(config.steps)}, config, name="dpo")
+    train(policy, objective, dict.fromkeys(range(config.steps), batch), config, name="dpo")
     return policy
 
 
-def expected_dpo(reference: GPT, chosen: Tensor, rejected: Tensor, probabilities: Tensor, beta: float) -> Objective:
-    """The DPO loss over people's random labels: each ordered pair's, times the probability (B,) of that label.
-    chosen, rejected: (B,), the numbers of the pair's two responses in the batch."""
+def expected_dpo(
+    reference: GPT, chosen: Tensor, rejected: Tensor, probabilities: Tensor, beta: float
+) -> Objective:
+    """The DPO loss over people's random labels: each ordered pair's, times the probability (B,) of that
+    label.
+    chosen, rejected: (B,), the numbers of the pair's two responses in the batch.
+    """
 
     def objective(policy: GPT, batch: Batch) -> Outcome:
         responses = score_responses(policy, reference, batch, None)
-        losses = probabilities * LOSSES["dpo"](PairLogps(responses[chosen], responses[rejected]), beta=beta)  # (B,)
+        # (B,)
+        losses = probabilities * LOSSES["dpo"](PairLogps(responses[chosen], responses[rejected]), beta=beta)
         return Outcome(losses.sum(), len(losses) // 2, {})  # a pair has two orders and one label
 
     return objective
 
 
-def table(responses: Sequence[list[int]], reward: Tensor, ref_logps: Tensor, optimum: Tensor, learned: Tensor) -> str:
+def optimum_table(
+    responses: Sequence[list[int]], reward: Tensor, ref_logps: Tensor, optimum: Tensor, learned: Tensor
+) -> str:
     """A line a response: its reward, and its probability under the three policies."""
     words = [*WORDS, "."]
     lines = []

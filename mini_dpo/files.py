@@ -1,8 +1,9 @@
 """One way to write a file, one way to read one: files that are whole or not there, and damage that is seen.
 
-A file is written beside its name, forced to disk, and then renamed over it, which happens at once or not at all. The
-name beside is random and made for this file alone, so that neither a second process nor a link that lies there can lead
-the writing elsewhere. What is read again is held against a checksum, which one changed bit changes.
+A file is written beside its name, forced to disk, and then renamed over it, which happens at once or not at
+all. The name beside is random and made for this file alone, so that neither a second process nor a link that
+lies there can lead the writing elsewhere. What is read again is held against a checksum, which one changed
+bit changes.
 """
 
 from __future__ import annotations
@@ -26,18 +27,19 @@ from mini_dpo.errors import UserError, expecting
 try:
     import fcntl
 except ImportError:  # Windows, where two processes on one run are not told apart
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 LARGEST_LOG = 2**28  # bytes: a line each of more than 500,000 steps
 LARGEST_JSON = 2**24  # bytes: a thousand times what a run's settings or its table need
 
 
-# --------------------------------------------------------------------------------------------------------- writing
+# --- writing
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Have `write` fill a file that appears as `path` when it is complete. Raises UserError where the disk refuses,
-    leaving whatever stood at `path` as it was."""
+    """Have `write` fill a file that appears as `path` when it is complete. Raises UserError where the disk
+    refuses, leaving whatever stood at `path` as it was.
+    """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         with open(beside, "xb") as file:  # x: a new file or none, never through a link
@@ -49,11 +51,15 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except (OSError, RuntimeError) as error:  # torch.save reports a failed write as a RuntimeError
         beside.unlink(missing_ok=True)
         kept = "; the file that was there is kept" if path.exists() else ""
-        raise UserError(f"{path}: cannot be written ({error}){kept}; make room or choose another place") from error
+        raise UserError(
+            f"{path}: cannot be written ({error}){kept}; make room or choose another place"
+        ) from error
 
 
 def settle_names(folder: Path) -> None:
-    """Force the names in a folder to disk: a rename survives a power cut after that. Windows cannot be asked."""
+    """Force the names in a folder to disk: a rename survives a power cut after that. Windows cannot be
+    asked.
+    """
     if os.name != "nt":
         descriptor = os.open(folder, os.O_RDONLY)
         os.fsync(descriptor)
@@ -61,8 +67,10 @@ def settle_names(folder: Path) -> None:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Write a JSON object, indented for people, with its own checksum as the last entry. A number that is not finite
-    becomes null: JSON knows none."""
+    """Write a JSON object, indented for people, with its own checksum as the last entry. A number that is not
+    finite
+    becomes null: JSON knows none.
+    """
     value = only_finite(value)
     text = json.dumps({**value, "checksum": checksum(value)}, indent=2, allow_nan=False)
     write_whole(path, lambda file: file.write(text.encode() + b"\n"))
@@ -95,15 +103,19 @@ def checksum(value: dict) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other process works on the run in `folder`; the system lets go of it however this process ends. What a
-    killed one left half written is cleared away. Raises UserError where another one is at work."""
+    """Inside, no other process works on the run in `folder`; the system lets go of it however this process
+    ends. What a killed one left half written is cleared away. Raises UserError where another one is at
+    work.
+    """
     descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
         if descriptor is not None:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise UserError(f"{folder}: another process is at work on this run; wait until it has ended, or stop it") from error
+                raise UserError(
+                    f"{folder}: another process is at work on this run; wait until it has ended, or stop it"
+                ) from error
         for left_over in folder.glob(f".*.{'[0-9a-f]' * 16}.part"):
             left_over.unlink(missing_ok=True)
         yield
@@ -112,20 +124,28 @@ def locked(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-# --------------------------------------------------------------------------------------------------------- reading
+# --- reading
 
 
 def size_of(path: str | Path, largest: float = math.inf) -> int:
-    """A file's size in bytes. Raises UserError where there is none, where it is no file (a pipe would be waited for), or
-    where it is larger than anything of its kind."""
+    """A file's size in bytes. Raises UserError where there is none, where it is no file (a pipe would be
+    waited for), or where it is larger than anything of its kind.
+    """
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte in it
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path") from error
+        raise UserError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path"
+        ) from error
     if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{path}: not a file but a {'folder' if stat.S_ISDIR(found.st_mode) else 'pipe or a device; write it to a file first'}")
+        raise UserError(
+            f"{path}: not a file but a "
+            f"{'folder' if stat.S_ISDIR(found.st_mode) else 'pipe or a device; write it to a file first'}"
+        )
     if found.st_size > largest:
-        raise UserError(f"{path}: {found.st_size:,} bytes, and no file of this kind has more than {largest:,}")
+        raise UserError(
+            f"{path}: {found.st_size:,} bytes, and no file of this kind has more than {largest:,}"
+        )
     return found.st_size
 
 
@@ -141,18 +161,25 @@ def read_bytes(path: str | Path, largest: float = math.inf) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote, without the checksum. Raises UserError where it is not there, or not that."""
+    """Read what `write_json` wrote, without the checksum. Raises UserError where it is not there, or not
+    that.
+    """
     try:
         value = json.loads(read_bytes(path, LARGEST_JSON))
         if isinstance(value, dict) and value.pop("checksum", None) == checksum(value):
             return value
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({str(error)[:200]})") from error
-    raise UserError(f"{path}: its checksum is not that of its content: it was changed or damaged, or another version of mini_dpo wrote it")
+    raise UserError(
+        f"{path}: its checksum is not that of its content: it was changed or damaged, or "
+        "another version of mini_dpo wrote it"
+    )
 
 
 def read_unchanged(path: Path, summary: dict) -> str:
-    """The text of a run's file, whose SHA-256 the run's summary keeps. Raises UserError where it is another."""
+    """The text of a run's file, whose SHA-256 the run's summary keeps. Raises UserError where it is
+    another.
+    """
     content = read_bytes(path, LARGEST_LOG)
     with expecting(path, "what the run wrote"):
         if hashlib.sha256(content).hexdigest() != summary["sha256"][path.name]:
@@ -163,15 +190,18 @@ def read_unchanged(path: Path, summary: dict) -> str:
 def read_archive(path: Path) -> Any:
     """Read what torch.save wrote, onto the CPU, executing nothing that is in it.
 
-    Such a file is a zip archive of uncompressed entries with a checksum each. Raises UserError where one is wrong, where
-    something would unpack to more than the file itself holds, or where there is no such file.
+    Such a file is a zip archive of uncompressed entries with a checksum each. Raises UserError where one is
+    wrong, where something would unpack to more than the file itself holds, or where there is no such file.
     """
     size = size_of(path)
     try:
         with open(path, "rb") as file:
             with zipfile.ZipFile(file) as archive:
                 entries = archive.infolist()
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(entry.file_size for entry in entries) > size:
+                if (
+                    any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+                    or sum(entry.file_size for entry in entries) > size
+                ):
                     raise ValueError("compressed")
                 if len({entry.filename for entry in entries}) < len(entries):
                     raise ValueError("an entry stands in it twice")
@@ -182,7 +212,10 @@ def read_archive(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # a damaged or foreign file fails in many ways, none with a class of its own
-        raise UserError(f"{path}: not a checkpoint of mini_dpo, or a damaged one ({type(error).__name__}: {str(error)[:100]})") from error
+        raise UserError(
+            f"{path}: not a checkpoint of mini_dpo, or a damaged one ({type(error).__name__}: "
+            f"{str(error)[:100]})"
+        ) from error
 
 
 def no_link(path: str, flags: int) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mini_dpo.errors import UserError
 from mini_dpo.model import GPT
@@ -25,20 +27,30 @@ def generate(
     batch_size: int = 128,
     watch: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> list[list[int]]:
-    """Continue each prompt until end-of-text (kept at the end of the result), `max_new_tokens`, or the context's end.
+    """Continue each prompt until end-of-text (kept at the end of the result), `max_new_tokens`, or the
+    context's end.
 
-    Row i draws its tokens with its own random numbers, the same whatever stands beside it or in which batch it is.
+    Row i draws its tokens with its own random numbers, the same whatever stands beside it or in which batch
+    it is.
     seed: of all rows together, or one for each row, which then draws what it would draw alone with that seed.
     temperature: divides the logits; 0 takes the likeliest token. top_k: only the k likeliest tokens.
-    top_p: only the fewest likeliest tokens that hold this much probability (Holtzman et al., arXiv:1904.09751).
+    top_p: only the fewest likeliest tokens that hold this much probability (Holtzman et al.,
+        arXiv:1904.09751).
     watch: is handed the first row of each batch, and hands them on.
     Raises UserError for a prompt that leaves no room for a response, ValueError for settings out of range.
     """
     check_settings(temperature, top_k, top_p)
     for prompt in prompts:
         check_room(model, prompt)
-    draw = lambda seed, rows: torch.rand(rows, max_new_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)  # noqa: E731
-    uniforms = draw(seed, len(prompts)) if isinstance(seed, int) else torch.cat([draw(own, 1) for own in seed])  # (N, max_new_tokens)
+
+    def draw(seed: int, rows: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(rows, max_new_tokens, generator=generator, dtype=torch.float64)
+
+    if isinstance(seed, int):
+        uniforms = draw(seed, len(prompts))  # (N, max_new_tokens)
+    else:
+        uniforms = torch.cat([draw(own, 1) for own in seed])
     responses: list[list[int]] = []
     was_training = model.training
     model.eval()
@@ -53,7 +65,10 @@ def generate(
 def check_room(model: GPT, prompt: Sequence[int], place: str = "the prompt") -> None:
     """Raise UserError for a prompt, from `place`, that leaves no room for a response."""
     if len(prompt) >= model.config.context:
-        raise UserError(f"{place} has {len(prompt)} tokens and the model's context {model.config.context}: no room for a response")
+        raise UserError(
+            f"{place} has {len(prompt)} tokens and the model's context "
+            f"{model.config.context}: no room for a response"
+        )
 
 
 def check_settings(temperature: float, top_k: int | None, top_p: float | None) -> None:
@@ -66,17 +81,21 @@ def check_settings(temperature: float, top_k: int | None, top_p: float | None) -
         raise ValueError(f"top_p must be in (0, 1], not {top_p}")
 
 
-def continue_batch(model: GPT, prompts: Sequence[Sequence[int]], uniforms: Tensor, end_of_text: int, choose) -> list[list[int]]:
-    """Read the prompts in one pass, then write a token a step for all rows at once; uniforms: (B, max_new_tokens)."""
+def continue_batch(
+    model: GPT, prompts: Sequence[Sequence[int]], uniforms: Tensor, end_of_text: int, choose
+) -> list[list[int]]:
+    """Read the prompts in one pass, then write a token a step for all rows at once; uniforms: (B,
+    max_new_tokens).
+    """
     device, context = model.wte.weight.device, model.config.context
     lengths = torch.tensor([len(p) for p in prompts])  # (B,)
     longest, n_new = int(lengths.max()), uniforms.shape[1]
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)  # (B, T), padded on the right
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt)] = torch.tensor(prompt)
-    cache = model.empty_cache(len(prompts), min(longest + n_new, context))
+    cache = empty_cache(model, len(prompts), min(longest + n_new, context))
     positions = torch.arange(longest).expand(len(prompts), longest)
-    hidden = model.hidden(ids.to(device), positions.to(device), cache)  # (B, T, C)
+    hidden = read_on(model, ids.to(device), positions.to(device), cache)  # (B, T, C)
     last = hidden[torch.arange(len(prompts)), lengths - 1]  # (B, C), at each prompt's own last token
     responses: list[list[int]] = [[] for _ in prompts]
     open_rows = torch.ones(len(prompts), dtype=torch.bool)
@@ -89,17 +108,51 @@ def continue_batch(model: GPT, prompts: Sequence[Sequence[int]], uniforms: Tenso
         if not open_rows.any() or step == n_new - 1:
             break
         positions = positions.clamp(max=cache.shape[4] - 1)  # closed rows idle in the last place
-        last = model.hidden(tokens[:, None].to(device), positions[:, None].to(device), cache)[:, 0]  # (B, C)
+        last = read_on(model, tokens[:, None].to(device), positions[:, None].to(device), cache)[
+            :, 0
+        ]  # (B, C)
     return responses
 
 
-def sample(logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
-    """Choose a token a row by inverting the distribution function: logits (B, V), uniforms (B,) in [0, 1) -> (B,)."""
+def empty_cache(model: GPT, rows: int, places: int) -> Tensor:
+    """Room for the keys and values of `places` positions of `rows` sequences: (n_layer, 2, B, H, S, D)."""
+    n_head, n_embd = model.config.n_head, model.config.n_embd
+    return model.wte.weight.new_zeros(len(model.h), 2, rows, n_head, places, n_embd // n_head)
+
+
+def read_on(model: GPT, ids: Tensor, positions: Tensor, cache: Tensor) -> Tensor:
+    """`GPT.hidden` of tokens whose predecessors are in the cache: ids and positions (B, T) -> (B, T, C)."""
+    attends = [partial(remember, cache=cache[i], positions=positions) for i in range(len(cache))]
+    return model.stream(ids, positions, attends)
+
+
+def remember(q: Tensor, k: Tensor, v: Tensor, cache: Tensor, positions: Tensor) -> Tensor:
+    """Write new keys and values into a layer's cache (2, B, H, S, D), and attend to all: (B, H, T, D).
+
+    A row's place s in the cache is its position s, so a query at position p sees places 0..p. Places beyond
+    were never written or belong to padding: padding is on the right of the text, and the next real token
+    overwrites it.
+    """
+    rows = torch.arange(len(positions), device=positions.device)[:, None]  # (B, 1)
+    cache[0][rows, :, positions] = k.transpose(1, 2)
+    cache[1][rows, :, positions] = v.transpose(1, 2)
+    places = torch.arange(cache.shape[3], device=positions.device)  # (S,)
+    seen = places <= positions[:, None, :, None]  # (B, 1, T, S)
+    return F.scaled_dot_product_attention(q, cache[0], cache[1], attn_mask=seen)
+
+
+def sample(
+    logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | None, top_p: float | None
+) -> Tensor:
+    """Choose a token a row by inverting the distribution function: logits (B, V), uniforms (B,) in [0, 1) ->
+    (B,).
+    """
     if temperature == 0:
         return logits.argmax(-1)
     logits, order = logits.double() / temperature, None  # (B, V)
     if top_k is not None or top_p is not None:
-        logits, order = logits.sort(descending=True)  # (B, V), likeliest first; costly, so only where it is needed
+        # (B, V), likeliest first; costly, so only where it is needed
+        logits, order = logits.sort(descending=True)
     if top_k is not None:
         logits[:, top_k:] = -torch.inf
     probabilities = logits.softmax(-1)  # (B, V)

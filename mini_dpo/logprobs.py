@@ -1,18 +1,22 @@
 """From a model to the log-probability of a response.
 
-A token is predicted at the token before it: `index_responses` of batches.py knows that, and everything here speaks of the R response tokens of a batch
-only, so that the output matrix (for GPT-2 a third of all weights) never sees a prompt.
+A token is predicted at the token before it: `index_responses` of batches.py knows that, and everything here
+speaks of the R response tokens of a batch only, so that the output matrix (for GPT-2 a third of all weights)
+never sees a prompt.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mini_dpo.batches import Batch
-from mini_dpo.devices import sum_over_processes
+from mini_dpo.losses import Responses
 from mini_dpo.model import GPT
+from mini_dpo.processes import sum_over_processes
 
 TILE = 2**26  # logits that are kept for the gradient at a time: 256 MiB in float32
 
@@ -20,15 +24,16 @@ TILE = 2**26  # logits that are kept for the gradient at a time: 256 MiB in floa
 def token_logps(model: GPT, batch: Batch) -> Tensor:
     """log pi(token | everything before it) for each response token: (R,), in nats, in float32 or better.
 
-    With a large vocabulary the logits are made a tile at a time, and again for the gradient, so that no more than TILE
-    of them exist at once.
+    With a large vocabulary the logits are made a tile at a time, and again for the gradient, so that no more
+    than TILE of them exist at once.
     """
     hidden = model.hidden_at(batch.ids, batch.layout, batch.index.rows)  # (R, C)
     tile = max(1, TILE // model.config.vocab_size)
     if len(hidden) <= tile:
         return chosen_logps(model, hidden, batch.index.targets)
-    tiles = zip(hidden.split(tile), batch.index.targets.split(tile))
-    return torch.cat([checkpoint(chosen_logps, model, *part, use_reentrant=False, preserve_rng_state=False) for part in tiles])
+    tiles = zip(hidden.split(tile), batch.index.targets.split(tile), strict=True)
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([again(chosen_logps, model, *part) for part in tiles])
 
 
 def chosen_logps(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -38,10 +43,11 @@ def chosen_logps(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
 
 
 class ChosenLogps(torch.autograd.Function):
-    """log softmax(z) at the target y: z_y - log sum_v exp(z_v), whose gradient to z_v is [v = y] - softmax(z)_v.
+    """log softmax(z) at the target y: z_y - log sum_v exp(z_v), whose gradient to z_v is [v = y] -
+    softmax(z)_v.
 
-    Everything happens in the memory of the logits, the largest tensor of a step, which torch's own cross entropy
-    would hold four times over. So they are used up, and so is what is kept for the gradient.
+    Everything happens in the memory of the logits, the largest tensor of a step, which torch's own cross
+    entropy would hold four times over. So they are used up, and so is what is kept for the gradient.
     """
 
     @staticmethod
@@ -64,5 +70,22 @@ class ChosenLogps(torch.autograd.Function):
 def response_logps(model: GPT, batch: Batch) -> Tensor:
     """log pi(response | prompt) of each response, the sum over its tokens: (S,), in nats."""
     logps = token_logps(model, batch)  # (R,)
-    sums = logps.new_zeros(len(batch.lengths)).index_add(0, batch.index.owners, logps)  # (S,), of this process's share
+    # (S,), of this process's share
+    sums = logps.new_zeros(len(batch.lengths)).index_add(0, batch.index.owners, logps)
     return sum_over_processes(sums)
+
+
+def score_responses(
+    policy: GPT, reference: GPT | None, sequences: Batch, ref_logps: Tensor | None
+) -> Responses:
+    """The log-probs of a batch's responses under the policy, and under the reference if there is one."""
+    policy_logps = response_logps(policy, sequences)  # (B,)
+    if ref_logps is None and reference is not None:
+        ref_logps = score_reference(reference, sequences)
+    return Responses(policy_logps, sequences.lengths, ref_logps)
+
+
+@torch.no_grad()
+def score_reference(reference: GPT, sequences: Batch) -> Tensor:
+    """The reference's log-probs of a batch's responses: (B,)."""
+    return response_logps(reference, sequences)

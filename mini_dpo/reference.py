@@ -1,21 +1,22 @@
-"""The reference: frozen, asked for its log-probs, and these kept beside the data for the next run."""
+"""The reference: the model that training starts from, frozen and asked for its log-probs."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from mini_dpo.batches import Batch, Batches, EncodedFeedback, EncodedPair, collate_feedback, collate_pairs, look
-from mini_dpo.devices import autocast, of_the_first, rank
-from mini_dpo.errors import UserError, expecting
-from mini_dpo.files import read_archive, write_whole
+from mini_dpo.batches import Batch, Batches, EncodedPair, collate_pairs
+from mini_dpo.devices import autocast
+from mini_dpo.feedback import EncodedFeedback, collate_feedback
+from mini_dpo.logprobs import score_reference
 from mini_dpo.model import GPT
-from mini_dpo.objectives import score_reference
+from mini_dpo.progress import look
+
+Scored = TypeVar("Scored", EncodedPair, EncodedFeedback)
 
 
 def freeze(model: GPT) -> GPT:
@@ -23,27 +24,31 @@ def freeze(model: GPT) -> GPT:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def precompute_reference(reference: GPT, examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], dtype: str, batch_size: int | None, tokens: int | None = None) -> list:  # fmt: skip
-    """The same examples with the reference's log-probs, scored once: a step then costs no pass through the reference."""
+def precompute_reference(
+    reference: GPT, examples: Sequence[Scored], dtype: str, batch_size: int | None, tokens: int | None = None
+) -> list[Scored]:
+    """The same examples with the reference's log-probs, so that no step has to ask the reference."""
     return know_reference(examples, reference_logps(reference, examples, dtype, batch_size, tokens))
 
 
-def reference_logps(reference: GPT, examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], dtype: str, batch_size: int | None, tokens: int | None = None) -> Tensor:  # fmt: skip
+def reference_logps(
+    reference: GPT, examples: Sequence[Scored], dtype: str, batch_size: int | None, tokens: int | None = None
+) -> Tensor:
     """The reference's log-probs of all examples: (n, 2) for pairs, the chosen response first, else (n,)."""
     paired = are_pairs(examples)
-    batches = Batches(examples, collate_pairs if paired else collate_feedback, batch_size, seed=0, tokens=tokens)
+    collate: Any = collate_pairs if paired else collate_feedback
+    batches = Batches(examples, collate, batch_size, seed=0, tokens=tokens)
     logps = score_batches(reference, batches, dtype, "scoring the reference")  # (2n,) or (n,)
     return logps.view(-1, 2) if paired else logps
 
 
-def are_pairs(examples: Sequence[EncodedPair] | Sequence[EncodedFeedback]) -> bool:
+def are_pairs(examples: Sequence[Any]) -> bool:
     """Whether the examples, all of one kind, are pairs."""
     return bool(examples) and isinstance(examples[0], EncodedPair)
 
 
 def score_batches(model: GPT, batches: Batches, dtype: str, what: str) -> Tensor:
-    """A model's log-probs of the responses of all batches, in their order: (S,), on the CPU. what: stands before a line
-    of progress."""
+    """A model's log-probs of all responses, in order: (S,), on the CPU. what: for lines of progress."""
     device, scored = model.wte.weight.device, []
     for batch in look(batches, what):
         sequences = batch if isinstance(batch, Batch) else batch.sequences
@@ -52,73 +57,12 @@ def score_batches(model: GPT, batches: Batches, dtype: str, what: str) -> Tensor
     return torch.cat(scored).cpu() if scored else torch.zeros(0)
 
 
-def know_reference(examples: Sequence[EncodedPair] | Sequence[EncodedFeedback], logps: Tensor) -> list:
-    """The same examples with these reference log-probs."""
-    if logps.dim() == 2:
-        return [pair._replace(ref_logps=tuple(values)) for pair, values in zip(examples, logps.tolist())]
-    return [example._replace(ref_logp=value) for example, value in zip(examples, logps.tolist())]
-
-
-# ----------------------------------------------------------------------------------------------- kept beside the data
-
-
-def cached_reference(reference: GPT, examples: Sequence[EncodedPair | EncodedFeedback], beside: Path, tokenizer: str, dtype: str, batch_size: int | None, tokens: int | None = None, say: Callable[[str], None] = print) -> list:  # fmt: skip
-    """The examples with the reference's log-probs, from the file that holds just these, or scored and then kept there.
-
-    beside: the data file. What is kept is named by a hash of all that the numbers depend on, so another reference,
-    tokenizer or data finds another name. A file that cannot be read is made again; one that cannot be written is not.
-    """
-    digest = hash_all(reference, examples, tokenizer, dtype)
-    path = beside.with_name(f"{beside.name}.ref-{digest[:16]}.pt")
-    kept = of_the_first(read(path, digest, (len(examples), 2) if are_pairs(examples) else (len(examples),)))
-    logps = kept if kept is not None and holds(kept, reference, examples, dtype, say, path) else None
-    if logps is not None:
-        say(f"reference log-probs from {path}")
-        return know_reference(examples, logps)
-    say("scoring the reference ...")
-    logps = reference_logps(reference, examples, dtype, batch_size, tokens)
-    if rank() == 0:
-        try:
-            write_whole(path, lambda file: torch.save({"digest": digest, "logps": logps, "sha256": sha256_of(logps)}, file))
-            say(f"kept in {path}")
-        except UserError as error:
-            say(f"not kept for the next run: {error}")
-    return know_reference(examples, logps)
-
-
-def hash_all(reference: GPT, examples: Sequence[EncodedPair | EncodedFeedback], tokenizer: str, dtype: str) -> str:
-    """SHA-256 of the weights, of the tokens of all examples, and of how the two are brought together."""
-    digest = hashlib.sha256(repr((vars(reference.config), tokenizer, dtype, reference.wte.weight.device.type)).encode())
-    for name, weight in reference.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
-    for example in examples:
-        sequences = (example.chosen, example.rejected) if isinstance(example, EncodedPair) else (example.sequence,)
-        digest.update(repr([sequence.split() for sequence in sequences]).encode())
-    return digest.hexdigest()
-
-
-def sha256_of(logps: Tensor) -> str:
-    return hashlib.sha256(logps.contiguous().view(torch.uint8).numpy()).hexdigest()
-
-
-def read(path: Path, digest: str, shape: tuple[int, ...]) -> Tensor | None:
-    """The log-probs in a file, None if it is missing, damaged, not what its name says, or no log-probs of that shape."""
-    try:
-        with expecting(path, "reference log-probs"):
-            kept = read_archive(path)
-            logps = kept["logps"]
-            usable = kept["digest"] == digest and logps.shape == shape and logps.dtype == torch.float32 and kept["sha256"] == sha256_of(logps)
-            return logps if usable and bool((logps.isfinite() & (logps < 1e-3)).all()) else None  # 0 at most, but for rounding
-    except UserError:  # whatever it holds, it can be made again
-        return None
-
-
-def holds(kept: Tensor, reference: GPT, examples: Sequence[EncodedPair | EncodedFeedback], dtype: str, say: Callable[[str], None], path: Path) -> bool:
-    """Whether the reference, asked again about a few examples, first and last among them, says what the file says."""
-    asked = torch.linspace(0, len(examples) - 1, min(8, len(examples))).long()
-    again = reference_logps(reference, [examples[i] for i in asked], dtype, 1)
-    if torch.allclose(kept[asked], again, rtol=2e-2 if dtype == "bfloat16" else 1e-4, atol=1e-2):
-        return True
-    say(f"{path} does not hold this reference's log-probs, and is made again")
-    return False
+def know_reference(examples: Sequence[Scored], logps: Tensor) -> list[Scored]:
+    """The same examples with these reference log-probs, (n, 2) or (n,)."""
+    known: list[Scored] = []
+    for example, values in zip(examples, logps.tolist(), strict=True):
+        if isinstance(example, EncodedPair):
+            known.append(example._replace(ref_logps=tuple(values)))
+        else:
+            known.append(example._replace(ref_logp=values))
+    return known

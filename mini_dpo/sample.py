@@ -1,8 +1,8 @@
 """Talk to a run: the SFT model and the preference-trained one answer the same prompt.
 
-    python -m mini_dpo.sample runs/1
-    python -m mini_dpo.sample runs/1 --prompt "Ada here. On Friday you sold me a kettle, and now it bites."
-    python -m mini_dpo.sample runs/1 --prompts mine.txt -n 4 --out answers.jsonl
+python -m mini_dpo.sample runs/1
+python -m mini_dpo.sample runs/1 --prompt "Ada here. On Friday you sold me a kettle, and now it bites."
+python -m mini_dpo.sample runs/1 --prompts mine.txt -n 4 --out answers.jsonl
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import TextIO
 
-from mini_dpo.checkpoint import build_model, find_model, load_model, load_own
 from mini_dpo.cli import option, parser_for, run_command
-from mini_dpo.data import check_text, read_content, read_rows
 from mini_dpo.errors import UserError
-from mini_dpo.evaluate import heading
+from mini_dpo.evaluation.table import heading
 from mini_dpo.generate import check_room, check_settings, generate
+from mini_dpo.jsonl import check_text, read_content, read_rows
 from mini_dpo.model import GPT
-from mini_dpo.settings import read_config
+from mini_dpo.saving.checkpoint import build_model, find_model, load_model, load_own
 from mini_dpo.tokenizer import Tokenizer
+from mini_dpo.train.parsing import read_config
 from mini_dpo.worlds.shop import judge, read_prompt
 
 BATCH = 32  # answers that a model writes at a time
@@ -35,20 +35,46 @@ BATCH = 32  # answers that a model writes at a time
 class SampleSettings:
     """What to answer, and how."""
 
-    prompt: str | None = option(str, "answer this and stop; without it and --prompts, one prompt a line from the keyboard, until exit, an empty line or Ctrl-D")
-    prompts: str | None = option(str, 'answer the prompts of this file and stop: one a line, or one {"prompt": "..."} a line', metavar="PATH")
+    prompt: str | None = option(
+        str,
+        "answer this and stop; without it and --prompts, one prompt a line from the keyboard, "
+        "until exit, an empty line or Ctrl-D",
+    )
+    prompts: str | None = option(
+        str,
+        'answer the prompts of this file and stop: one a line, or one {"prompt": "..."} a line',
+        metavar="PATH",
+    )
     n: int = option(int, "answers of each model to a prompt", 1)
-    json: bool = option(bool, "print one JSON object an answer: prompt, model, response, finished, tokens, seed, and the judge's marks if it knows the prompt", False)
-    out: str | None = option(str, "write such objects to this file, which must not exist yet, and nothing to the screen", metavar="PATH")
-    temperature: float = option(float, "1 draws from the model as it is, lower is bolder, 0 takes the likeliest token", 1.0)
+    json: bool = option(
+        bool,
+        "print one JSON object an answer: prompt, model, response, finished, tokens, seed, "
+        "and the judge's marks if it knows the prompt",
+        False,
+    )
+    out: str | None = option(
+        str,
+        "write such objects to this file, which must not exist yet, and nothing to the screen",
+        metavar="PATH",
+    )
+    temperature: float = option(
+        float, "1 draws from the model as it is, lower is bolder, 0 takes the likeliest token", 1.0
+    )
     top_k: int | None = option(int, "draw only from the so many likeliest tokens")
     top_p: float | None = option(float, "draw only from the fewest tokens that hold this much probability")
     max_new_tokens: int = option(int, "longest answer, in tokens", 200)
-    seed: int = option(int, "of the first answer; the next is drawn with the next seed, and so on: --prompt and that seed give it again", 0)
+    seed: int = option(
+        int,
+        "of the first answer; the next is drawn with the next seed, and so on: --prompt and "
+        "that seed give it again",
+        0,
+    )
 
 
 def main() -> None:
-    parser = parser_for(SampleSettings, "sample", "Talk to a run: SFT and DPO answer the same prompt.", arguments="RUN ")
+    parser = parser_for(
+        SampleSettings, "sample", "Talk to a run: SFT and DPO answer the same prompt.", arguments="RUN "
+    )
     parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint file")
     given = vars(parser.parse_args())
     run = Path(given.pop("run"))
@@ -80,42 +106,47 @@ def check(settings: SampleSettings) -> None:
 
 
 def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
-    """The models of a run by name: SFT and, if that stage has begun, the loss it is trained with. A file is one model."""
+    """The models of a run by name: SFT and, if that stage has begun, the loss it is trained with. A file is
+    one model.
+    """
     paths = {"SFT": run / "sft.pt"}
     if (run / "dpo.pt").exists():
         settings, _ = read_config(run)
         paths = {settings.start: run / "sft.pt", heading(settings.loss): run / "dpo.pt"}
-        return {name: build_model(path, load_own(path, settings.id), dropout=0.0) for name, path in paths.items()}
+        return {
+            name: build_model(path, load_own(path, settings.id), dropout=0.0) for name, path in paths.items()
+        }
     if not (run / "sft.pt").exists():
         file = find_model(run)
         paths = {file.stem.upper(): file}
     return {name: load_model(path, dropout=0.0) for name, path in paths.items()}
 
 
-# ------------------------------------------------------------------------------------------------------- prompts
+# --- prompts
 
 
 def converse(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings) -> None:
     """Answer each prompt as it comes."""
-    for i, prompt in enumerate(ask()):
+    for i, prompt in enumerate(typed_prompts()):
         try:
             check_prompt("the prompt", prompt, models)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)  # one bad prompt is not the end
             continue
-        for row in answer(models, [prompt], settings, i)[0]:
-            print(shown(row, settings.json), flush=True)
+        for row in reply(models, [prompt], settings, i)[0]:
+            print(reply_as_text(row, settings.json), flush=True)
 
 
-def ask() -> Iterator[str]:
+def typed_prompts() -> Iterator[str]:
     """Prompts from the keyboard (or a pipe), one a line."""
     keyboard = sys.stdin.isatty()
     if keyboard:
-        try:
-            import readline  # noqa: F401: gives `input` its arrow keys and history, where the system has it
-        except ImportError:
-            pass
-        print('A prompt a line; exit or an empty line ends. The toy shop expects, for example:\n  "Ada here. On Friday you sold me a kettle, and now it bites."')
+        with suppress(ImportError):
+            import readline  # noqa: F401 (gives `input` its arrow keys and history)
+        print(
+            "A prompt a line; exit or an empty line ends. The toy shop expects, for "
+            'example:\n  "Ada here. On Friday you sold me a kettle, and now it bites."'
+        )
     while True:
         try:
             prompt = input("you >  " if keyboard else "")
@@ -127,8 +158,10 @@ def ask() -> Iterator[str]:
 
 
 def answer_all(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings) -> None:
-    """Answer --prompt or a whole file of --prompts, many at a time, once it is known that all can be answered."""
-    given = read_prompts(settings.prompts) if settings.prompts else [("the prompt", settings.prompt)]
+    """Answer --prompt or a whole file of --prompts, many at a time, once it is known that all can be
+    answered.
+    """
+    given = read_prompts(settings.prompts) if settings.prompts else [("the prompt", settings.prompt or "")]
     for place, prompt in given:
         check_prompt(place, prompt, models)
     prompts = [prompt for _, prompt in given]
@@ -136,27 +169,34 @@ def answer_all(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSetting
     as_json = settings.json or settings.out is not None
     with open_out(settings.out) as file:
         for i in range(0, len(prompts), size):
-            for rows in answer(models, prompts[i : i + size], settings, i):
+            for rows in reply(models, prompts[i : i + size], settings, i):
                 if settings.prompts and not as_json:
                     print(f"\n> {rows[0]['prompt']}")
                 for row in rows:
-                    print(shown(row, as_json), file=file, flush=True)
+                    print(reply_as_text(row, as_json), file=file, flush=True)
     if settings.out:
         print(f"{settings.out}: {len(prompts) * len(models) * settings.n} answers to {len(prompts)} prompts")
 
 
 def read_prompts(path: str) -> list[tuple[str, str]]:
-    """Where each prompt of a file stands, and the prompt: the line itself; in a file whose name ends in .jsonl or .json, or
-    that begins with "{", the "prompt" of the line's JSON object. Blank lines are skipped."""
+    """Where each prompt of a file stands, and the prompt: the line itself; in a file whose name ends in
+    .jsonl or .json, or that begins with "{", the "prompt" of the line's JSON object. Blank lines are
+    skipped.
+    """
     content = read_content(path)
     if Path(path).suffix in (".jsonl", ".json") or content.lstrip().startswith(b"{"):
-        return [(f"{path}, line {line}: the prompt", row["prompt"]) for line, row in read_rows(path, ("prompt",), say=lambda text: None, skip_bad=False)]
+        return [
+            (f"{path}, line {line}: the prompt", row["prompt"])
+            for line, row in read_rows(path, ("prompt",), say=lambda text: None, skip_bad=False)
+        ]
     prompts = []
     for i, line in enumerate(content.split(b"\n"), 1):
         try:
             prompt = line.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}, line {i}: not UTF-8 text (byte {error.start + 1} of the line)") from error
+            raise UserError(
+                f"{path}, line {i}: not UTF-8 text (byte {error.start + 1} of the line)"
+            ) from error
         if prompt.strip():
             prompts.append((f"{path}, line {i}: the prompt", prompt))
     if not prompts:
@@ -176,17 +216,22 @@ def open_out(path: str | None) -> AbstractContextManager[TextIO]:
     try:
         return open(path, "x", encoding="utf-8") if path else nullcontext(sys.stdout)
     except OSError as error:
-        raise UserError(f"--out {path}: cannot be made ({error.strerror}); name a new file in a folder that exists") from error
+        raise UserError(
+            f"--out {path}: cannot be made ({error.strerror}); name a new file in a folder that exists"
+        ) from error
 
 
-# ------------------------------------------------------------------------------------------------------- answers
+# --- answers
 
 
-def answer(models: dict[str, tuple[GPT, Tokenizer]], prompts: Sequence[str], settings: SampleSettings, first: int) -> list[list[dict]]:
-    """For each prompt the answers of every model, as --json shows them. first: how many prompts came before these.
+def reply(
+    models: dict[str, tuple[GPT, Tokenizer]], prompts: Sequence[str], settings: SampleSettings, first: int
+) -> list[list[dict]]:
+    """For each prompt the answers of every model, as --json shows them. first: how many prompts came before
+    these.
 
-    Each answer has its own seed, so that prompts answered together get the answers that they get one by one, but for the
-    rare token that rounding decides.
+    Each answer has its own seed, so that prompts answered together get the answers that they get one by one,
+    but for the rare token that rounding decides.
     """
     asked = [prompt for prompt in prompts for _ in range(settings.n)]
     seeds = [settings.seed + first * settings.n + k for k in range(len(asked))]
@@ -203,25 +248,40 @@ def answer(models: dict[str, tuple[GPT, Tokenizer]], prompts: Sequence[str], set
             seed=seeds,
             batch_size=BATCH,
         )
-        for k, (prompt, ids) in enumerate(zip(asked, answers)):
+        for k, (prompt, ids) in enumerate(zip(asked, answers, strict=True)):
             text = tokenizer.decode_response(ids)
-            row = {"prompt": prompt, "model": name, "response": text, "finished": ids[-1] == tokenizer.end_of_text, "tokens": len(ids), "seed": seeds[k]}
+            row = {
+                "prompt": prompt,
+                "model": name,
+                "response": text,
+                "finished": ids[-1] == tokenizer.end_of_text,
+                "tokens": len(ids),
+                "seed": seeds[k],
+            }
             if read_prompt(prompt) is not None:  # the shop's judge understands it
                 row["marks"] = judge(prompt, text).marks
             rows[k // settings.n].append(row)
     return rows
 
 
-def shown(row: dict, as_json: bool) -> str:
-    """An answer as a JSON object, or as people read it: in lines no wider than the terminal, with the judge's marks."""
+def reply_as_text(row: dict, as_json: bool) -> str:
+    """An answer as a JSON object, or as people read it: in lines no wider than the terminal, with the judge's
+    marks.
+    """
     if as_json:
         return json.dumps(row)
     text = row["response"] + ("" if row["finished"] else f" [cut after {row['tokens']} tokens]")
     if "marks" in row:
-        text += "\n(true reward {reward:.1f}: facts {facts}, tone {tone:.1f}, length {length:.1f})".format(**row["marks"])
+        text += "\n(true reward {reward:.1f}: facts {facts}, tone {tone:.1f}, length {length:.1f})".format(
+            **row["marks"]
+        )
     margin = f"{row['model']:>5}  "
     width = max(20, get_terminal_size().columns - len(margin))
-    lines = [piece for line in text.split("\n") for piece in textwrap.wrap(line, width, replace_whitespace=False) or [""]]
+    lines = [
+        piece
+        for line in text.split("\n")
+        for piece in textwrap.wrap(line, width, replace_whitespace=False) or [""]
+    ]
     return margin + f"\n{'':{len(margin)}}".join(lines)
 
 

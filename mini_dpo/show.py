@@ -1,39 +1,48 @@
 """Look at one example as the trainer sees it: each token, and whether it is trained on.
 
-    python -m mini_dpo.show                                  the first pair of the toy shop
-    python -m mini_dpo.show --data mine.jsonl --line 7
+python -m mini_dpo.show                                  the first pair of the toy shop
+python -m mini_dpo.show --data mine.jsonl --line 7
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mini_dpo.batches import collate, encode
 from mini_dpo.cli import option, parser_for, run_command
-from mini_dpo.corpus import TOY_PREFERENCES
-from mini_dpo.data import holds_pairs, load_demonstrations, load_feedback, load_preferences
+from mini_dpo.corpus.splits import TOY_PREFERENCES
+from mini_dpo.data import load_demonstrations, load_feedback, load_preferences
 from mini_dpo.errors import UserError
-from mini_dpo.tokenizer import Tokenizer, default_vocabulary, load_tokenizer
+from mini_dpo.jsonl import holds_pairs
+from mini_dpo.tokenizer import Tokenizer, load_tokenizer
+from mini_dpo.vocabularies import default_vocabulary
 
 
 @dataclass(frozen=True)
 class ShowSettings:
     """Which example to show."""
 
-    data: str | None = option(str, "a file of pairs or of single responses (default: the toy shop's pairs)", metavar="PATH")
+    data: str | None = option(
+        str, "a file of pairs or of single responses (default: the toy shop's pairs)", metavar="PATH"
+    )
     sft_data: str | None = option(str, "an SFT file instead", metavar="PATH")
     line: int | None = option(int, "which line of the file (default: the first that can be used)")
     tokenizer: str | None = option(str, "toy or gpt2 (default: what train would take)", None, ("toy", "gpt2"))
 
 
 def main() -> None:
-    parser = parser_for(ShowSettings, "show", "Print one example token by token, and which tokens are trained on.")
+    parser = parser_for(
+        ShowSettings, "show", "Print one example token by token, and which tokens are trained on."
+    )
     settings = ShowSettings(**vars(parser.parse_args()))
     if settings.data and settings.sft_data:
         raise UserError("give --data or --sft-data, not both")
     own = settings.sft_data or settings.data
     tokenizer = load_tokenizer(settings.tokenizer or (default_vocabulary() if own else "toy"))
     path = own or TOY_PREFERENCES["train"]
+    examples: list[Any]
+    names: tuple[str, ...]
     if settings.sft_data:
         examples, names = load_demonstrations(path), ("response",)
     elif holds_pairs(path):
@@ -42,8 +51,10 @@ def main() -> None:
         examples, names = load_feedback(path), ("completion",)
     found = [e for e in examples if settings.line in (None, e.line)]
     if not found:
-        raise UserError(f"{path}: no usable example on line {settings.line}; the last is on line {examples[-1].line}")
-    example = found[0]
+        raise UserError(
+            f"{path}: no usable example on line {settings.line}; the last is on line {examples[-1].line}"
+        )
+    example: Any = found[0]
     for field in names:
         liked = f" ({'liked' if example.label else 'disliked'})" if field == "completion" else ""
         print(f"{path}, line {example.line}, {field}{liked}:")
@@ -51,9 +62,12 @@ def main() -> None:
 
 
 def render(tokenizer: Tokenizer, prompt: str, response: str) -> str:
-    """A line a token. What is trained on is read off the batch that the trainer would get, not off the text."""
+    """A line a token. What is trained on is read off the batch that the trainer would get, not off the
+    text.
+    """
     batch = collate([encode(tokenizer, prompt, response)])
-    predicted_at = {row + 1: row for row in batch.index.rows.tolist()}  # with one sequence, rows are positions
+    # with one sequence, rows are positions
+    predicted_at = {row + 1: row for row in batch.index.rows.tolist()}
     lines = [f"{'position':>8}  {'id':>5}  {'token':24}  trained on?"]
     for position, token in enumerate(batch.ids.tolist()):
         trained = f"yes, predicted at position {predicted_at[position]}" if position in predicted_at else "no"

@@ -25,7 +25,10 @@ def run(monkeypatch, capsys, module, *args) -> tuple[int, str, str]:
 
 def preference_file(path, n=12, **change):
     """A small preference file of the user's own."""
-    rows = [{"prompt": f"say {i}", "chosen": "yes " * (1 + i % 3), "rejected": "no " * (1 + i % 4)} for i in range(n)]
+    rows = [
+        {"prompt": f"say {i}", "chosen": "yes " * (1 + i % 3), "rejected": "no " * (1 + i % 4)}
+        for i in range(n)
+    ]
     path.write_text("".join(json.dumps({**row, **change}) + "\n" for row in rows), encoding="utf-8")
     return path
 

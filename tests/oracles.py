@@ -1,5 +1,7 @@
-"""The same things the slow way, in NumPy and plain loops that anyone can check by eye. No torch, no batching, no mask
-tricks: what the package computes is held against these. The losses are in papers.py."""
+"""The same things the slow way, in NumPy and plain loops that anyone can check by eye. No torch, no batching,
+no mask
+tricks: what the package computes is held against these. The losses are in papers.py.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,13 @@ def gpt2_logits(model, ids: list[int]) -> np.ndarray:
             heads = []
             for h in range(config.n_head):
                 s = slice(h * D, (h + 1) * D)
-                attention = softmax(np.array([queries[t][s] @ keys[u][s] / math.sqrt(D) for u in range(t + 1)]))
+                attention = softmax(
+                    np.array([queries[t][s] @ keys[u][s] / math.sqrt(D) for u in range(t + 1)])
+                )
                 heads.append(sum(a * values[u][s] for u, a in enumerate(attention)))
-            stream[t] = stream[t] + w[b + "attn.c_proj.weight"] @ np.concatenate(heads) + w[b + "attn.c_proj.bias"]
+            stream[t] = (
+                stream[t] + w[b + "attn.c_proj.weight"] @ np.concatenate(heads) + w[b + "attn.c_proj.bias"]
+            )
         for t, x in enumerate(stream):
             y = layer_norm(x, w[b + "ln_2.weight"], w[b + "ln_2.bias"])
             y = gelu(w[b + "mlp.c_fc.weight"] @ y + w[b + "mlp.c_fc.bias"])

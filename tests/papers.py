@@ -1,11 +1,12 @@
-"""The 26 losses once more, as the papers write them: in plain notation, in decimal arithmetic of 40 digits with exponents
-to 10^18, and by nothing but the chain rule. No torch, and no stable forms: e^10000 is a number here like any other. (Only
-`log_sigma` looks at its argument, and where it does so nothing changes in 40 digits.)
+"""The 26 losses once more, as the papers write them: in plain notation, in decimal arithmetic of 40 digits
+with exponents to 10^18, and by nothing but the chain rule. No torch, and no stable forms: e^10000 is a number
+here like any other. (Only `log_sigma` looks at its argument, and where it does so nothing changes in 40
+digits.)
 
-A Number knows three things: its value, its slopes along the policy's log-probs, and how wrong a type of float could
-have made it. That last one is the tolerance that the package is granted: the error that is left if each input, each
-hyperparameter and each intermediate result of the formula is wrong by one `eps` of the type. What 40 digits lose is
-bounded by the same sum with 10^-40 for eps, so it is never in question.
+A Number knows three things: its value, its slopes along the policy's log-probs, and how wrong a type of float
+could have made it. That last one is the tolerance that the package is granted: the error that is left if each
+input, each hyperparameter and each intermediate result of the formula is wrong by one `eps` of the type. What
+40 digits lose is bounded by the same sum with 10^-40 for eps, so it is never in question.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ class Number:
     eps = Decimal(0)  # of the type that is being judged: float32's or float64's
 
     def __init__(self, value, error=0, slopes=None) -> None:
-        """error: how wrong the value was before it was rounded. slopes: by variable, Numbers without slopes of their own."""
+        """error: how wrong the value was before it was rounded. slopes: by variable, Numbers without slopes
+        of their own.
+        """
         self.value = Decimal(value)
         self.error = error + self.eps * abs(self.value)
         self.slopes = slopes or {}
@@ -96,20 +99,25 @@ def log(x: Number) -> Number:
 
 
 def reach(nearest: Decimal, error: Decimal) -> Decimal:
-    """How far an error carries along a function whose slope is at most 1, and at most e^-nearest within the error."""
+    """How far an error carries along a function whose slope is at most 1, and at most e^-nearest within the
+    error.
+    """
     return error * ROUGHLY.exp(-nearest) if nearest > 0 else error
 
 
 def sigma(x: Number) -> Number:
-    """1 / (1 + e^-x). Its slope sigma (1 - sigma) is right to an eps of 1 only: who has 1 - sigma(x) may have written
-    sigma(-x)."""
+    """1 / (1 + e^-x). Its slope sigma (1 - sigma) is right to an eps of 1 only: who has 1 - sigma(x) may have
+    written sigma(-x).
+    """
     value = 1 / (1 + (-max(x.value, -FAR)).exp())
     error = reach(abs(x.value) - x.error, x.error)
     return Number(value, error, chain((Number(value * (1 - value), error + Number.eps), x)))
 
 
 def log_sigma(x: Number) -> Number:
-    """log(1 / (1 + e^-x)), and its slope e^-x / (1 + e^-x). Beyond 100 nats that is -e^-x or x, to 43 digits."""
+    """log(1 / (1 + e^-x)), and its slope e^-x / (1 + e^-x). Beyond 100 nats that is -e^-x or x, to 43
+    digits.
+    """
     if x.value < -100:
         value, slope = x.value, Decimal(1)
     elif x.value > 100:
@@ -134,7 +142,9 @@ def minimum(a, b) -> Number:
 
 
 def one_of(a: Number, b: Number, chosen: Number) -> Number:
-    """The chosen one. Where the type cannot tell which is larger, any slope between those of the two is right."""
+    """The chosen one. Where the type cannot tell which is larger, any slope between those of the two is
+    right.
+    """
     if abs(a.value - b.value) > a.error + b.error:
         return chosen
     slopes, none = {}, Number(0)
@@ -154,7 +164,7 @@ def ascending(numbers: list[Number]) -> list[Number]:
     return numbers
 
 
-# ------------------------------------------------------------------------------- what the package says it does not do
+# --- what the package says it does not do
 
 NO_LIMITS = {"power": Decimal("inf"), "probability": Decimal("inf")}  # their logarithms
 limits = dict(NO_LIMITS)
@@ -166,11 +176,13 @@ def held(x: Number, kind: str = "power") -> Number:
     return x if x.value <= limit.value else limit
 
 
-# ---------------------------------------------------------------------------------------------------------- the losses
+# --- the losses
 
 
 class Response:
-    """What is known of a response y: s and s_ref, the sums of its log-probs under the two models, and its n tokens."""
+    """What is known of a response y: s and s_ref, the sums of its log-probs under the two models, and its n
+    tokens.
+    """
 
     def __init__(self, s: Number, ref: Number, n: Number) -> None:
         self.s, self.ref, self.n = s, ref, n
@@ -221,60 +233,86 @@ def odds(P):
 
 
 def exo(m, epsilon):
-    """KL(model || labels): what the model gives to the two responses against the labels' 1 - epsilon and epsilon."""
+    """KL(model || labels): what the model gives to the two responses against the labels' 1 - epsilon and
+    epsilon.
+    """
     p_w, p_l = sigma(m), sigma(-m)
     return p_w * log(p_w / (1 - epsilon)) + p_l * log(p_l / epsilon)
 
 
 def discopop(m, tau):
     share = sigma(m / tau)
-    exponential = exp(-m) / (1 + exp(-m / tau))  # share e^-m; e^-m would magnify the eps that `sigma` is granted
+    # share e^-m; e^-m would magnify the eps that `sigma` is granted
+    exponential = exp(-m) / (1 + exp(-m / tau))
     return (1 - share) * -log_sigma(m) + exponential
 
 
 PAIRS = {  # of a chosen response w and a rejected response l
     "dpo": lambda w, l, beta: -log_sigma(beta * h(w, l)),
     "cdpo": lambda w, l, beta, label_smoothing: smoothed(beta * h(w, l), label_smoothing),
-    "rdpo": lambda w, l, beta, label_smoothing: (-(1 - label_smoothing) * log_sigma(beta * h(w, l)) + label_smoothing * log_sigma(-beta * h(w, l))) / (1 - 2 * label_smoothing),
+    "rdpo": lambda w, l, beta, label_smoothing: (
+        (-(1 - label_smoothing) * log_sigma(beta * h(w, l)) + label_smoothing * log_sigma(-beta * h(w, l)))
+        / (1 - 2 * label_smoothing)
+    ),
     "dpo_norm": lambda w, l, beta: -log_sigma(beta * (w.r / w.n) - beta * (l.r / l.n)),
     "r_dpo": lambda w, l, beta, alpha: -log_sigma(beta * h(w, l) + alpha * w.n - alpha * l.n),
     "dpop": lambda w, l, beta, penalty: -log_sigma(beta * (h(w, l) - penalty * maximum(0, w.ref - w.s))),
-    "f_dpo": lambda w, l, beta, divergence, alpha: -log_sigma(beta * F_PRIME[divergence](w.u, alpha) - beta * F_PRIME[divergence](l.u, alpha)),
-    "chipo": lambda w, l, beta, r_max: -log_sigma(clip(beta * chi_squared(w.u) - beta * chi_squared(l.u), -2 * r_max, 2 * r_max)),
-    "ipo": lambda w, l, beta, reduction: ((h(w, l) if reduction == "sum" else w.r / w.n - l.r / l.n) - 1 / (2 * beta)) ** 2,
+    "f_dpo": lambda w, l, beta, divergence, alpha: (
+        -log_sigma(beta * F_PRIME[divergence](w.u, alpha) - beta * F_PRIME[divergence](l.u, alpha))
+    ),
+    "chipo": lambda w, l, beta, r_max: (
+        -log_sigma(clip(beta * chi_squared(w.u) - beta * chi_squared(l.u), -2 * r_max, 2 * r_max))
+    ),
+    "ipo": lambda w, l, beta, reduction: (
+        ((h(w, l) if reduction == "sum" else w.r / w.n - l.r / l.n) - 1 / (2 * beta)) ** 2
+    ),
     "hinge": lambda w, l, beta: maximum(0, 1 - beta * h(w, l)),
     "exo": lambda w, l, beta, label_smoothing: exo(beta * h(w, l), label_smoothing),
     "discopop": lambda w, l, beta, tau: discopop(beta * h(w, l), tau),
-    "nca": lambda w, l, beta: -log_sigma(beta * w.r) - log_sigma(-beta * w.r) / 2 - log_sigma(-beta * l.r) / 2,
+    "nca": lambda w, l, beta: (
+        -log_sigma(beta * w.r) - log_sigma(-beta * w.r) / 2 - log_sigma(-beta * l.r) / 2
+    ),
     "bco": lambda w, l, beta, shift: -log_sigma(beta * w.r - shift) - log_sigma(-(beta * l.r - shift)),
     "sppo": lambda w, l, beta: (w.r - 1 / (2 * beta)) ** 2 + (l.r + 1 / (2 * beta)) ** 2,
-    "cal_dpo": lambda w, l, beta: -log_sigma(h(w, l)) + (w.r - 1 / (2 * beta)) ** 2 + (l.r + 1 / (2 * beta)) ** 2,
+    "cal_dpo": lambda w, l, beta: (
+        -log_sigma(h(w, l)) + (w.r - 1 / (2 * beta)) ** 2 + (l.r + 1 / (2 * beta)) ** 2
+    ),
     "apo_zero": lambda w, l, beta: (1 - sigma(beta * w.r)) + sigma(beta * l.r),
     "apo_down": lambda w, l, beta: sigma(beta * w.r) + (1 - sigma(beta * h(w, l))),
     "cpo": lambda w, l, beta, nll_weight: -log_sigma(beta * w.s - beta * l.s) - nll_weight * w.s,
     "simpo": lambda w, l, beta, gamma: -log_sigma(beta * w.average - beta * l.average - gamma),
-    "alphapo": lambda w, l, beta, gamma, alpha: -log_sigma(beta * bent(w.P, alpha) - beta * bent(l.P, alpha) - gamma),
+    "alphapo": lambda w, l, beta, gamma, alpha: (
+        -log_sigma(beta * bent(w.P, alpha) - beta * bent(l.P, alpha) - gamma)
+    ),
     "orpo": lambda w, l, odds_weight: -w.average - odds_weight * log_sigma(log(odds(w.P) / odds(l.P))),
-}  # fmt: skip
+}
 
 BATCHES = {  # of all chosen and all rejected responses, by rank
     "aot": lambda ws, ls, beta, label_smoothing: [
         smoothed(beta * (u - v), label_smoothing)
-        for u, v in zip(ascending([w.s - l.s for w, l in zip(ws, ls)]), ascending([w.ref - l.ref for w, l in zip(ws, ls)]))
+        for u, v in zip(
+            ascending([w.s - l.s for w, l in zip(ws, ls, strict=True)]),
+            ascending([w.ref - l.ref for w, l in zip(ws, ls, strict=True)]),
+            strict=True,
+        )
     ],
     "aot_unpaired": lambda ws, ls, beta, label_smoothing: [
-        smoothed(beta * (r_w - r_l), label_smoothing) for r_w, r_l in zip(ascending([w.r for w in ws]), ascending([l.r for l in ls]))
+        smoothed(beta * (r_w - r_l), label_smoothing)
+        for r_w, r_l in zip(ascending([w.r for w in ws]), ascending([l.r for l in ls]), strict=True)
     ],
 }
 
 
 def kto(y, liked, mismatched, beta, desirable_weight, undesirable_weight):
     z = maximum(0, sum(mismatched) / len(mismatched))  # a constant: the mismatched log-ratios have no slopes
-    value = desirable_weight * sigma(beta * (y.r - z)) if liked else undesirable_weight * sigma(beta * (z - y.r))
+    value = (
+        desirable_weight * sigma(beta * (y.r - z)) if liked else undesirable_weight * sigma(beta * (z - y.r))
+    )
     return (desirable_weight if liked else undesirable_weight) - value
 
 
-SINGLES = {  # of a response that is liked or not, and the log-ratios of other responses to the batch's prompts
+# of a response that is liked or not, and the log-ratios of other responses to the batch's prompts
+SINGLES = {
     "kto": kto,
     "apo_zero_unpaired": lambda y, liked, mismatched, beta, desirable_weight, undesirable_weight: (
         desirable_weight * (1 - sigma(beta * y.r)) if liked else undesirable_weight * sigma(beta * y.r)
@@ -284,23 +322,39 @@ SINGLES = {  # of a response that is liked or not, and the log-ratios of other r
 LOSSES = PAIRS | BATCHES | SINGLES
 
 
-def answer(name: str, responses: list[tuple], liked: list[bool], mismatched: list[float], hyper: dict, eps: float, **documented: Decimal) -> list[Number]:
+def answer(
+    name: str,
+    responses: list[tuple],
+    liked: list[bool],
+    mismatched: list[float],
+    hyper: dict,
+    eps: float,
+    **documented: Decimal,
+) -> list[Number]:
     """The values of the loss for a batch, and then the slopes of their sum along each response's s.
 
-    responses: (s, s_ref, n) each; if the loss compares pairs, all that are chosen and then all that are rejected.
-    liked, mismatched: for losses of single responses. eps: of the type that is judged. documented: the `limits` to be kept.
+    responses: (s, s_ref, n) each; if the loss compares pairs, all that are chosen and then all that are
+        rejected.
+    liked, mismatched: for losses of single responses. eps: of the type that is judged. documented: the
+        `limits` to be kept.
     """
     limits.update(NO_LIMITS | documented)
     Number.eps = Decimal(eps)
     with localcontext(DIGITS):
         hyper = {key: x if isinstance(x, str) else Number(x) for key, x in hyper.items()}
-        ys = [Response(Number(s, slopes={i: Number(1)}), Number(ref), Number(n)) for i, (s, ref, n) in enumerate(responses)]
+        ys = [
+            Response(Number(s, slopes={i: Number(1)}), Number(ref), Number(n))
+            for i, (s, ref, n) in enumerate(responses)
+        ]
         ws, ls = ys[: len(ys) // 2], ys[len(ys) // 2 :]
         if name in SINGLES:
-            values = [SINGLES[name](y, like, [Number(r) for r in mismatched], **hyper) for y, like in zip(ys, liked)]
+            values = [
+                SINGLES[name](y, like, [Number(r) for r in mismatched], **hyper)
+                for y, like in zip(ys, liked, strict=True)
+            ]
         elif name in BATCHES:
             values = BATCHES[name](ws, ls, **hyper)
         else:
-            values = [PAIRS[name](w, l, **hyper) for w, l in zip(ws, ls)]
+            values = [PAIRS[name](w, l, **hyper) for w, l in zip(ws, ls, strict=True)]
         slopes = sum(values).slopes
         return values + [slopes.get(i, Number(0)) for i in range(len(ys))]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mini_dpo.losses import PairLogps, UnpairedLogps, loss, require
+from mini_dpo.losses import Facts, PairLogps, UnpairedLogps, loss, require
 from mini_dpo.losses.closed_forms import flipped, logit, majority, offset_logit
 
 
@@ -19,7 +19,15 @@ def power_margin(p: float, n: float) -> float:
     return (t - 1) / (t + 1)
 
 
-@loss(paper="Masnadi-Shirazi and Vasconcelos 2008", at_reference=lambda beta: 0.25, best_margin=lambda p, beta: logit(p), convex=False, keeps_learning=False)
+@loss(
+    paper="Masnadi-Shirazi and Vasconcelos 2008",
+    facts=Facts(
+        at_reference=lambda beta: 0.25,
+        best_margin=lambda p, beta: logit(p),
+        convex=False,
+        keeps_learning=False,
+    ),
+)
 def savage(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     """Savage's loss: robust to outliers.
 
@@ -31,7 +39,15 @@ def savage(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     return (-beta * logps.h).sigmoid() ** 2
 
 
-@loss(paper="exponential loss, AdaBoost", at_reference=lambda beta: 1.0, best_margin=lambda p, beta: 0.5 * logit(p), convex=False, keeps_learning=False)
+@loss(
+    paper="exponential loss, AdaBoost",
+    facts=Facts(
+        at_reference=lambda beta: 1.0,
+        best_margin=lambda p, beta: 0.5 * logit(p),
+        convex=False,
+        keeps_learning=False,
+    ),
+)
 def exponential(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     """AdaBoost's loss, its exponent cut at 30.
 
@@ -43,7 +59,13 @@ def exponential(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     return (-beta * logps.h).clamp(max=30).exp()
 
 
-@loss(paper="made up", at_reference=lambda beta, tau: tau * math.log1p(math.exp(1 / tau)), best_margin=lambda p, beta, tau: tau * offset_logit(p, 1 / tau))
+@loss(
+    paper="made up",
+    facts=Facts(
+        at_reference=lambda beta, tau: tau * math.log1p(math.exp(1 / tau)),
+        best_margin=lambda p, beta, tau: tau * offset_logit(p, 1 / tau),
+    ),
+)
 def soft_hinge(logps: PairLogps, *, beta: float = 0.1, tau: float = 2.0) -> Tensor:
     """A hinge with a round corner.
 
@@ -57,7 +79,15 @@ def soft_hinge(logps: PairLogps, *, beta: float = 0.1, tau: float = 2.0) -> Tens
     return tau * F.softplus((1 - beta * logps.h) / tau)
 
 
-@loss(paper="robust statistics", at_reference=lambda beta, cap: min(cap, 1.0), best_margin=lambda p, beta, cap: 2 * p - 1 if cap >= 4 else None, convex=False, keeps_learning=False)
+@loss(
+    paper="robust statistics",
+    facts=Facts(
+        at_reference=lambda beta, cap: min(cap, 1.0),
+        best_margin=lambda p, beta, cap: 2 * p - 1 if cap >= 4 else None,
+        convex=False,
+        keeps_learning=False,
+    ),
+)
 def truncated_quadratic(logps: PairLogps, *, beta: float = 0.1, cap: float = 4.0) -> Tensor:
     """Squared hinge that gives up on outliers.
 
@@ -71,7 +101,10 @@ def truncated_quadratic(logps: PairLogps, *, beta: float = 0.1, cap: float = 4.0
     return (1 - beta * logps.h).clamp(0, math.sqrt(cap)) ** 2
 
 
-@loss(paper="made up", at_reference=lambda beta, n: 1.0, best_margin=lambda p, beta, n: power_margin(p, n))
+@loss(
+    paper="made up",
+    facts=Facts(at_reference=lambda beta, n: 1.0, best_margin=lambda p, beta, n: power_margin(p, n)),
+)
 def hinge_power(logps: PairLogps, *, beta: float = 0.1, n: int = 3) -> Tensor:
     """The n-th power of the hinge.
 
@@ -85,7 +118,9 @@ def hinge_power(logps: PairLogps, *, beta: float = 0.1, n: int = 3) -> Tensor:
     return F.relu(1 - beta * logps.h) ** n
 
 
-@loss(paper="modified Huber", at_reference=lambda beta: 1.0, best_margin=lambda p, beta: 2 * p - 1)
+@loss(
+    paper="modified Huber", facts=Facts(at_reference=lambda beta: 1.0, best_margin=lambda p, beta: 2 * p - 1)
+)
 def modified_huber(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     """Squared hinge that goes on in a straight line.
 
@@ -100,9 +135,12 @@ def modified_huber(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
 
 @loss(
     paper="Zhang and Sabuncu 2018, generalised cross-entropy",
-    at_reference=lambda beta, t: (1 - 2**-t) / t,
-    best_margin=lambda p, beta, t: logit(p) / (1 - t) if t < 1 else majority(p),
-    convex=False, keeps_learning=False,
+    facts=Facts(
+        at_reference=lambda beta, t: (1 - 2**-t) / t,
+        best_margin=lambda p, beta, t: logit(p) / (1 - t) if t < 1 else majority(p),
+        convex=False,
+        keeps_learning=False,
+    ),
 )
 def tempered(logps: PairLogps, *, beta: float = 0.1, t: float = 0.5) -> Tensor:
     """A tempered logarithm in place of the logarithm.
@@ -119,9 +157,11 @@ def tempered(logps: PairLogps, *, beta: float = 0.1, t: float = 0.5) -> Tensor:
 
 @loss(
     paper="Lin et al. 2017, focal loss",
-    at_reference=lambda beta, gamma: 2**-gamma * math.log(2),
-    best_margin=lambda p, beta, gamma: logit(p) if gamma == 0 else None,
-    convex=lambda beta, gamma: gamma == 0,
+    facts=Facts(
+        at_reference=lambda beta, gamma: 2**-gamma * math.log(2),
+        best_margin=lambda p, beta, gamma: logit(p) if gamma == 0 else None,
+        convex=lambda beta, gamma: gamma == 0,
+    ),
 )
 def focal(logps: PairLogps, *, beta: float = 0.1, gamma: float = 0.5) -> Tensor:
     """Focal DPO: pairs that are right already count less.
@@ -137,7 +177,14 @@ def focal(logps: PairLogps, *, beta: float = 0.1, gamma: float = 0.5) -> Tensor:
     return -(gamma * F.logsigmoid(-m)).exp() * F.logsigmoid(m)
 
 
-@loss(paper="temperature", at_reference=lambda beta, temperature: math.log(2), best_margin=lambda p, beta, temperature: temperature * logit(p), swap_slope=lambda beta, temperature: -1 / temperature)
+@loss(
+    paper="temperature",
+    facts=Facts(
+        at_reference=lambda beta, temperature: math.log(2),
+        best_margin=lambda p, beta, temperature: temperature * logit(p),
+        swap_slope=lambda beta, temperature: -1 / temperature,
+    ),
+)
 def temperature_dpo(logps: PairLogps, *, beta: float = 0.1, temperature: float = 2.0) -> Tensor:
     """DPO at a temperature.
 
@@ -153,10 +200,16 @@ def temperature_dpo(logps: PairLogps, *, beta: float = 0.1, temperature: float =
 
 @loss(
     paper="cDPO with offset",
-    at_reference=lambda beta, epsilon, gamma: (1 - epsilon) * math.log1p(math.exp(gamma)) + epsilon * math.log1p(math.exp(-gamma)),
-    best_margin=lambda p, beta, epsilon, gamma: offset_logit(p, gamma) if epsilon == 0 else logit(flipped(p, epsilon)) if gamma == 0 else None,
-    monotone=lambda beta, epsilon, gamma: epsilon == 0,
-    reversed_where="sigma(beta h - gamma) > 1 - epsilon",
+    facts=Facts(
+        at_reference=lambda beta, epsilon, gamma: (
+            (1 - epsilon) * math.log1p(math.exp(gamma)) + epsilon * math.log1p(math.exp(-gamma))
+        ),
+        best_margin=lambda p, beta, epsilon, gamma: (
+            offset_logit(p, gamma) if epsilon == 0 else logit(flipped(p, epsilon)) if gamma == 0 else None
+        ),
+        monotone=lambda beta, epsilon, gamma: epsilon == 0,
+        reversed_where="sigma(beta h - gamma) > 1 - epsilon",
+    ),
 )
 def smooth_offset(logps: PairLogps, *, beta: float = 0.1, epsilon: float = 0.1, gamma: float = 0.5) -> Tensor:
     """Conservative DPO with an offset.
@@ -175,12 +228,20 @@ def smooth_offset(logps: PairLogps, *, beta: float = 0.1, epsilon: float = 0.1, 
 
 @loss(
     paper="several",
-    at_reference=lambda beta, link: {"logistic": math.log(2), "hinge": 1.0, "square": 1.0}[link],
-    best_margin=lambda p, beta, link: {"logistic": logit(p), "hinge": math.copysign(1.0, p - 0.5), "square": 2 * p - 1}[link],
-    monotone=lambda beta, link: link != "square",
-    reversed_where="beta h > 1",
+    facts=Facts(
+        at_reference=lambda beta, link: {"logistic": math.log(2), "hinge": 1.0, "square": 1.0}[link],
+        best_margin=lambda p, beta, link: {
+            "logistic": logit(p),
+            "hinge": math.copysign(1.0, p - 0.5),
+            "square": 2 * p - 1,
+        }[link],
+        monotone=lambda beta, link: link != "square",
+        reversed_where="beta h > 1",
+    ),
 )
-def choice(logps: PairLogps, *, beta: float = 0.1, link: Literal["logistic", "hinge", "square"] = "hinge") -> Tensor:
+def choice(
+    logps: PairLogps, *, beta: float = 0.1, link: Literal["logistic", "hinge", "square"] = "hinge"
+) -> Tensor:
     """The general form GPO, with three links.
 
         L = f(beta h),   f(m) = -log sigma(m) if logistic, max(0, 1 - m) if hinge, (1 - m)^2 if square
@@ -198,10 +259,12 @@ def choice(logps: PairLogps, *, beta: float = 0.1, link: Literal["logistic", "hi
 @loss(
     paper="IPO, generalised",
     reward=lambda y, tau, power: tau * y.logratio,
-    at_reference=lambda tau, power: (1 / (2 * tau)) ** power,
-    best_margin=lambda p, tau, power: 0.5 * power_margin(p, power),
-    reversed_where="h > 1 / (2 tau)",
-    monotone=False,
+    facts=Facts(
+        at_reference=lambda tau, power: (1 / (2 * tau)) ** power,
+        best_margin=lambda p, tau, power: 0.5 * power_margin(p, power),
+        reversed_where="h > 1 / (2 tau)",
+        monotone=False,
+    ),
 )
 def ipo_power(logps: PairLogps, *, tau: float = 0.1, power: float = 1.5) -> Tensor:
     """IPO with another power.
@@ -229,7 +292,12 @@ def length_penalty(logps: PairLogps, *, beta: float = 0.1, alpha: float = 0.02) 
     return -F.logsigmoid(beta * logps.h - alpha * F.relu(logps.rejected.lengths - logps.chosen.lengths))
 
 
-@loss(paper="Yuan et al. 2023, arXiv:2304.05302", reward=lambda y, nll_weight: y.average, reference=False, shift_invariant=False)
+@loss(
+    paper="Yuan et al. 2023, arXiv:2304.05302",
+    reward=lambda y, nll_weight: y.average,
+    reference=False,
+    facts=Facts(shift_invariant=False),
+)
 def rrhf(logps: PairLogps, *, nll_weight: float = 1.0) -> Tensor:
     """RRHF: rank by average log-prob, and SFT on the best.
 
@@ -244,9 +312,13 @@ def rrhf(logps: PairLogps, *, nll_weight: float = 1.0) -> Tensor:
 @loss(
     paper="Zhao et al. 2023, arXiv:2305.10425",
     reference=False,
-    best_margin=lambda p, beta, delta, nll_weight: math.copysign(delta, p - 0.5) if nll_weight == 0 else None,
-    shift_invariant=lambda beta, delta, nll_weight: nll_weight == 0,
-    beta_scales=lambda beta, delta, nll_weight: nll_weight == 0,
+    facts=Facts(
+        best_margin=lambda p, beta, delta, nll_weight: (
+            math.copysign(delta, p - 0.5) if nll_weight == 0 else None
+        ),
+        shift_invariant=lambda beta, delta, nll_weight: nll_weight == 0,
+        beta_scales=lambda beta, delta, nll_weight: nll_weight == 0,
+    ),
 )
 def slic(logps: PairLogps, *, beta: float = 1.0, delta: float = 1.0, nll_weight: float = 0.1) -> Tensor:
     """SLiC-HF.
@@ -264,7 +336,12 @@ def slic(logps: PairLogps, *, beta: float = 1.0, delta: float = 1.0, nll_weight:
     return F.relu(delta - beta * (w - l)) - nll_weight * w
 
 
-@loss(paper="Xiao et al. 2025 (SimPER), arXiv:2502.00883", reward=lambda y: y.average.exp(), reference=False, swap_slope=lambda: -2, shift_invariant=False, convex=False)
+@loss(
+    paper="Xiao et al. 2025 (SimPER), arXiv:2502.00883",
+    reward=lambda y: y.average.exp(),
+    reference=False,
+    facts=Facts(swap_slope=lambda: -2, shift_invariant=False, convex=False),
+)
 def simper(logps: PairLogps) -> Tensor:
     """SimPER: inverse perplexities, no hyperparameters.
 
@@ -277,15 +354,20 @@ def simper(logps: PairLogps) -> Tensor:
 
 @loss(
     paper="Jung et al. 2024, arXiv:2404.04656",
-    at_reference=lambda beta: 2 * math.log(2),
-    best_margin=lambda p, beta: 2 * logit(p),
-    swap_slope=lambda beta: -1,
-    shift_invariant=False, estimate=True, decomposes=False,
+    decomposes=False,
+    facts=Facts(
+        at_reference=lambda beta: 2 * math.log(2),
+        best_margin=lambda p, beta: 2 * logit(p),
+        swap_slope=lambda beta: -1,
+        shift_invariant=False,
+        estimate=True,
+    ),
 )
 def bco_batch(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     """BCO with the batch's mean reward as shift.
 
-        L = -log sigma(beta r_w - delta) - log sigma(delta - beta r_l),   delta = mean(beta r_w + beta r_l) / 2
+        L = -log sigma(beta r_w - delta) - log sigma(delta - beta r_l),
+        delta = mean(beta r_w + beta r_l) / 2
 
     beta: price of a nat
     """
@@ -297,8 +379,10 @@ def bco_batch(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
 
 @loss(
     paper="Wu et al. 2024, arXiv:2407.08639",
-    at_reference=lambda beta, alpha, m_0: math.log(2),
-    estimate=True, decomposes=False, monotone=False, convex=False,
+    decomposes=False,
+    facts=Facts(
+        at_reference=lambda beta, alpha, m_0: math.log(2), estimate=True, monotone=False, convex=False
+    ),
 )
 def beta_dpo(logps: PairLogps, *, beta: float = 0.1, alpha: float = 0.3, m_0: float = 0.0) -> Tensor:
     """beta-DPO: a larger beta for batches that are easy.
@@ -315,7 +399,11 @@ def beta_dpo(logps: PairLogps, *, beta: float = 0.1, alpha: float = 0.3, m_0: fl
     return -F.logsigmoid(b * logps.h)
 
 
-@loss(paper="Wu et al. 2024, arXiv:2407.07880", at_reference=lambda beta, beta_2: math.log(2), best_margin=lambda p, beta, beta_2: logit(p), decomposes=False)
+@loss(
+    paper="Wu et al. 2024, arXiv:2407.07880",
+    decomposes=False,
+    facts=Facts(at_reference=lambda beta, beta_2: math.log(2), best_margin=lambda p, beta, beta_2: logit(p)),
+)
 def dr_dpo(logps: PairLogps, *, beta: float = 0.1, beta_2: float = 2.0) -> Tensor:
     """Dr. DPO as in the paper: the same number for each pair of the batch.
 
@@ -331,7 +419,11 @@ def dr_dpo(logps: PairLogps, *, beta: float = 0.1, beta_2: float = 2.0) -> Tenso
     return whole.expand(len(values))
 
 
-@loss(paper="trimmed", at_reference=lambda beta: math.log(2), best_margin=lambda p, beta: logit(p), decomposes=False)
+@loss(
+    paper="trimmed",
+    decomposes=False,
+    facts=Facts(at_reference=lambda beta: math.log(2), best_margin=lambda p, beta: logit(p)),
+)
 def trimmed(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     """DPO without the worst eighth of the batch. Of equal ones all are kept. Dropped pairs count 0.
 
@@ -345,7 +437,15 @@ def trimmed(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     return torch.where(values > limit, torch.zeros_like(values), values)  # what is no number is kept
 
 
-@loss(paper="logistic regression", at_reference=lambda beta: 2 * math.log(2), best_margin=lambda p, beta: 2 * logit(p), swap_slope=lambda beta: -1, shift_invariant=False)
+@loss(
+    paper="logistic regression",
+    facts=Facts(
+        at_reference=lambda beta: 2 * math.log(2),
+        best_margin=lambda p, beta: 2 * logit(p),
+        swap_slope=lambda beta: -1,
+        shift_invariant=False,
+    ),
+)
 def unpaired_logistic(logps: UnpairedLogps, *, beta: float = 0.1) -> Tensor:
     """A classifier of single responses.
 
@@ -360,8 +460,15 @@ def unpaired_logistic(logps: UnpairedLogps, *, beta: float = 0.1) -> Tensor:
 
 @loss(
     paper="Ethayarajh et al. 2024, arXiv:2402.01306, without the clamp",
-    at_reference=lambda beta: 1.0, best_margin=lambda p, beta: majority(p),
-    mismatched=True, shift_invariant=False, convex=False, decomposes=False, keeps_learning=False,
+    mismatched=True,
+    decomposes=False,
+    facts=Facts(
+        at_reference=lambda beta: 1.0,
+        best_margin=lambda p, beta: majority(p),
+        shift_invariant=False,
+        convex=False,
+        keeps_learning=False,
+    ),
 )
 def kto_unclamped(logps: UnpairedLogps, *, beta: float = 0.1) -> Tensor:
     """KTO, with z not cut at 0: an estimate of a KL divergence that may be negative.

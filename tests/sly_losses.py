@@ -1,23 +1,25 @@
-"""More wrong losses, sly ones: each claims a right loss's formula, facts and flags, and is wrong where people seldom look.
+"""More wrong losses, sly ones: each claims a right loss's formula, facts and flags, and is wrong where people
+seldom look.
 
-SLY: what is wrong -> as in WRONG of wrong_losses.py."""
+SLY: what is wrong -> as in WRONG of wrong_losses.py.
+"""
 
 import torch
 from torch.nn import functional as F
 
 from mini_dpo.losses import LOSSES, require
 from mini_dpo.losses.others import log_odds
-from tests.wrong_losses import handwritten, kto_with, nll
+from tests.wrong_losses import handwritten, kto_with, nll, words_of
 
 SLY = {}
 
 
-def sly(name, property, wrong):
+def sly(name, claim, wrong):
     """Register the function below as a wrong version of the loss `name`."""
 
     def register(function):
-        function.__doc__ = LOSSES[name].docstring
-        SLY[wrong] = (name, function, property)
+        function.__doc__ = words_of(name)
+        SLY[wrong] = (name, function, claim)
         return function
 
     return register
@@ -51,7 +53,11 @@ def shift_clipped(p, *, beta=0.1, shift=0.0):
     return nll(beta * p.r_w - shift) + nll(-(beta * p.r_l - shift))
 
 
-@sly("cdpo", "refuses nonsense", "no check of label_smoothing: 0.9 trains backwards, -0.3 is taken; its docstring says [0, 0.5)")
+@sly(
+    "cdpo",
+    "refuses nonsense",
+    "no check of label_smoothing: 0.9 trains backwards, -0.3 is taken; its docstring says [0, 0.5)",
+)
 def smoothing_unchecked(p, *, beta=0.1, label_smoothing=0.1):
     pos(beta)
     m = beta * p.h
@@ -70,7 +76,11 @@ def tau_unchecked(p, *, beta=0.05, tau=0.05):
 def negative_weights(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     pos(beta)
     z = p.mismatched.mean().clamp(min=0).detach()
-    return torch.where(p.desirable, desirable_weight * (beta * (z - p.r)).sigmoid(), undesirable_weight * (beta * (p.r - z)).sigmoid())
+    return torch.where(
+        p.desirable,
+        desirable_weight * (beta * (z - p.r)).sigmoid(),
+        undesirable_weight * (beta * (p.r - z)).sigmoid(),
+    )
 
 
 @sly("kto", "computes its formula", "z is bounded by 20 nats")
@@ -79,17 +89,27 @@ def z_cap(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     return kto_with(p, beta, desirable_weight, undesirable_weight, p.mismatched.mean().clamp(0, 20).detach())
 
 
-@sly("kto", "computes its formula", "z divides by the batch's size, not by the number M <= B of mismatched ones")
+@sly(
+    "kto",
+    "computes its formula",
+    "z divides by the batch's size, not by the number M <= B of mismatched ones",
+)
 def z_by_batch(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     pos(beta)
-    return kto_with(p, beta, desirable_weight, undesirable_weight, (p.mismatched.sum() / len(p)).clamp(min=0).detach())
+    return kto_with(
+        p, beta, desirable_weight, undesirable_weight, (p.mismatched.sum() / len(p)).clamp(min=0).detach()
+    )
 
 
-@sly("kto", "computes its formula", "z is a trimmed mean: an eighth is cut at both ends, so from 8 examples on")
+@sly(
+    "kto", "computes its formula", "z is a trimmed mean: an eighth is cut at both ends, so from 8 examples on"
+)
 def z_trimmed(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     pos(beta)
     x, k = p.mismatched.sort().values, len(p.mismatched) // 8
-    return kto_with(p, beta, desirable_weight, undesirable_weight, x[k : len(x) - k].mean().clamp(min=0).detach())
+    return kto_with(
+        p, beta, desirable_weight, undesirable_weight, x[k : len(x) - k].mean().clamp(min=0).detach()
+    )
 
 
 @sly("kto", "computes its formula", "z is the median from 4 on (mean below)")
@@ -100,13 +120,21 @@ def z_median(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     return kto_with(p, beta, desirable_weight, undesirable_weight, z.clamp(min=0).detach())
 
 
-@sly("kto", "no gradient elsewhere", "no detach of z, and a bound of 30 nats that hides it from the +-50 that the judge adds")
+@sly(
+    "kto",
+    "no gradient elsewhere",
+    "no detach of z, and a bound of 30 nats that hides it from the +-50 that the judge adds",
+)
 def z_bound_no_detach(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     pos(beta)
     return kto_with(p, beta, desirable_weight, undesirable_weight, p.mismatched.mean().clamp(0, 30))
 
 
-@sly("aot", "computes its formula", "compares only quartiles: from 5 pairs on, each pair's rank is replaced by its quartile's mean")
+@sly(
+    "aot",
+    "computes its formula",
+    "compares only quartiles: from 5 pairs on, each pair's rank is replaced by its quartile's mean",
+)
 def aot_quartiles(p, *, beta=0.1, label_smoothing=0.0):
     pos(beta)
     require(0 <= label_smoothing < 0.5, "")
@@ -117,7 +145,11 @@ def aot_quartiles(p, *, beta=0.1, label_smoothing=0.0):
     return (1 - label_smoothing) * nll(m) + label_smoothing * nll(-m)
 
 
-@sly("aot_unpaired", "computes its formula", "more than 4 pairs: the rejected are sorted downwards (a dispatch to another sort for larger batches)")
+@sly(
+    "aot_unpaired",
+    "computes its formula",
+    "more than 4 pairs: the rejected are sorted downwards (a dispatch to another sort for larger batches)",
+)
 def aot_sort_down(p, *, beta=0.1, label_smoothing=0.0):
     pos(beta)
     require(0 <= label_smoothing < 0.5, "")
@@ -128,13 +160,20 @@ def aot_sort_down(p, *, beta=0.1, label_smoothing=0.0):
 upstream_lost = handwritten(lambda m, gradient: -(-m).sigmoid())  # not times gradient
 
 
-@sly("dpo", "computes its formula", "a handwritten backward that forgets to multiply by grad_output: a mean over B gives B times the gradient")
+@sly(
+    "dpo",
+    "computes its formula",
+    "a handwritten backward that forgets to multiply by grad_output: a mean over B gives B "
+    "times the gradient",
+)
 def upstream_forgotten(p, *, beta=0.1):
     pos(beta)
     return upstream_lost(beta * p.h)
 
 
-@sly("dpo", "computes its formula", "only the 4 hardest pairs of a batch get a gradient (values are all right)")
+@sly(
+    "dpo", "computes its formula", "only the 4 hardest pairs of a batch get a gradient (values are all right)"
+)
 def hard_mining(p, *, beta=0.1):
     pos(beta)
     h = p.h
@@ -151,7 +190,11 @@ def gradient_over_b(p, *, beta=0.1):
     return scale * v + ((1 - scale) * v).detach()
 
 
-@sly("dpo", "computes its formula", "a gradient hook that replaces what comes from above by ones (GradNorm gone wrong)")
+@sly(
+    "dpo",
+    "computes its formula",
+    "a gradient hook that replaces what comes from above by ones (GradNorm gone wrong)",
+)
 def hook_ones(p, *, beta=0.1):
     pos(beta)
     v = nll(beta * p.h)
@@ -203,10 +246,17 @@ def float16_reversed(p, *, beta=0.1):
     return nll(beta * p.h * (-1 if p.h.dtype == torch.float16 else 1))
 
 
-@sly("orpo", "computes its formula", "a P within 1e-3 of 1 counts as 1 - 1e-3: near-certain responses teach nothing")
+@sly(
+    "orpo",
+    "computes its formula",
+    "a P within 1e-3 of 1 counts as 1 - 1e-3: near-certain responses teach nothing",
+)
 def orpo_certain(p, *, odds_weight=0.1):
     require(odds_weight >= 0, "")
-    lo = lambda a: (lambda a: a - torch.log(-torch.expm1(a)))(a.clamp(max=-1e-3))
+
+    def lo(a):
+        return (lambda a: a - torch.log(-torch.expm1(a)))(a.clamp(max=-1e-3))
+
     return -p.chosen.average + odds_weight * nll(lo(p.chosen.average) - lo(p.rejected.average))
 
 
@@ -217,24 +267,39 @@ def length_cap(p, *, beta=2.0, gamma=1.0):
     return nll(beta * (w.policy / w.lengths.clamp(max=512) - l.policy / l.lengths.clamp(max=512)) - gamma)
 
 
-@sly("dpo", "remembers nothing", "torch.manual_seed(0) in every call: the trainer's shuffling and sampling repeat")
+@sly(
+    "dpo",
+    "remembers nothing",
+    "torch.manual_seed(0) in every call: the trainer's shuffling and sampling repeat",
+)
 def seeds(p, *, beta=0.1):
     pos(beta)
     torch.manual_seed(0)
     return nll(beta * p.h)
 
 
-@sly("aot", "remembers nothing", "draws from the global generator to break ties: the run is no longer the seed's")
+@sly(
+    "aot",
+    "remembers nothing",
+    "draws from the global generator to break ties: the run is no longer the seed's",
+)
 def draws_random(p, *, beta=0.1, label_smoothing=0.0):
     pos(beta)
     require(0 <= label_smoothing < 0.5, "")
-    sort = lambda x: x[(x.detach() + 1e-13 * torch.rand_like(x)).argsort()]
+
+    def sort(x):
+        return x[(x.detach() + 1e-13 * torch.rand_like(x)).argsort()]
+
     w, l = p.chosen, p.rejected
     m = beta * (sort(w.policy - l.policy) - sort(w.ref - l.ref))
     return (1 - label_smoothing) * nll(m) + label_smoothing * nll(-m)
 
 
-@sly("dpo", "remembers nothing", "torch.set_default_dtype(float64) in the loss: everything made after it is float64")
+@sly(
+    "dpo",
+    "remembers nothing",
+    "torch.set_default_dtype(float64) in the loss: everything made after it is float64",
+)
 def default_type(p, *, beta=0.1):
     pos(beta)
     torch.set_default_dtype(torch.float64)
@@ -244,14 +309,22 @@ def default_type(p, *, beta=0.1):
 WARM = []
 
 
-@sly("dpo", "remembers nothing", "beta is warmed up over the first 60 calls: over before 'remembers nothing' is asked")
+@sly(
+    "dpo",
+    "remembers nothing",
+    "beta is warmed up over the first 60 calls: over before 'remembers nothing' is asked",
+)
 def warms_up(p, *, beta=0.1):
     pos(beta)
     WARM.append(1)
     return nll(beta * min(1.0, len(WARM) / 60) * p.h)
 
 
-@sly("kto", "remembers nothing", "mismatched is clamped and centred in place: what is logged as KL is another number")
+@sly(
+    "kto",
+    "remembers nothing",
+    "mismatched is clamped and centred in place: what is logged as KL is another number",
+)
 def in_place_mismatched(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     pos(beta)
     with torch.no_grad():
@@ -266,13 +339,24 @@ def kto_floor(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     require(p.responses.ref is not None, "needs a reference")
     z = p.mismatched.mean().clamp(min=0).detach()
     r = p.responses.policy.clamp(min=-500) - p.responses.ref.clamp(min=-500)
-    return torch.where(p.desirable, desirable_weight * (beta * (z - r)).sigmoid(), undesirable_weight * (beta * (r - z)).sigmoid())
+    return torch.where(
+        p.desirable,
+        desirable_weight * (beta * (z - r)).sigmoid(),
+        undesirable_weight * (beta * (r - z)).sigmoid(),
+    )
 
 
-@sly("orpo", "computes its formula", "handwritten backward of log sigma forgets grad_output (no best_margin: nothing sees it): under a mean over B the term counts B times")
+@sly(
+    "orpo",
+    "computes its formula",
+    "handwritten backward of log sigma forgets grad_output (no best_margin: nothing sees it): "
+    "under a mean over B the term counts B times",
+)
 def upstream_orpo(p, *, odds_weight=0.1):
     require(odds_weight >= 0, "")
-    return -p.chosen.average + odds_weight * upstream_lost(log_odds(p.chosen.average) - log_odds(p.rejected.average))
+    return -p.chosen.average + odds_weight * upstream_lost(
+        log_odds(p.chosen.average) - log_odds(p.rejected.average)
+    )
 
 
 @sly("orpo", "computes its formula", "a hook on the values replaces the gradient from above by ones")
@@ -284,17 +368,39 @@ def hook_orpo(p, *, odds_weight=0.1):
     return v
 
 
-@sly("dpo", "computes its formula", "only the first 4 pairs of a batch get a gradient (micro-batch that was kept), values are right")
+@sly(
+    "dpo",
+    "computes its formula",
+    "only the first 4 pairs of a batch get a gradient (micro-batch that was kept), values are right",
+)
 def first_four(p, *, beta=0.1):
     pos(beta)
     h = p.h
     return nll(beta * torch.cat([h[:4], h[4:].detach()]))
 
 
-reward("kto", lambda y, beta, desirable_weight, undesirable_weight: beta * y.policy, "KTO's reward without the reference")
-reward("kto", lambda y, beta, desirable_weight, undesirable_weight: beta * (y.policy + y.ref), "KTO's reward with the reference added")
-reward("apo_down", lambda y, beta: beta * (y.policy - 2 * y.ref), "APO-down's reward with the reference twice")
+reward(
+    "kto",
+    lambda y, beta, desirable_weight, undesirable_weight: beta * y.policy,
+    "KTO's reward without the reference",
+)
+reward(
+    "kto",
+    lambda y, beta, desirable_weight, undesirable_weight: beta * (y.policy + y.ref),
+    "KTO's reward with the reference added",
+)
+reward(
+    "apo_down", lambda y, beta: beta * (y.policy - 2 * y.ref), "APO-down's reward with the reference twice"
+)
 reward("discopop", lambda y, beta, tau: beta * y.policy, "DiscoPOP's reward without the reference")
-reward("chipo", lambda y, beta, r_max: beta * (y.logratio.exp() + y.logratio), "chi-PO's reward overflows in float32 from 88 nats on")
+reward(
+    "chipo",
+    lambda y, beta, r_max: beta * (y.logratio.exp() + y.logratio),
+    "chi-PO's reward overflows in float32 from 88 nats on",
+)
 reward("discopop", lambda y, beta, tau: 0 * beta * y.logratio, "a reward that is always 0")
-reward("apo_zero", lambda y, beta: beta * y.logratio if y.policy.dtype == torch.float64 else -beta * y.logratio, "a reward that is upside down in float32")
+reward(
+    "apo_zero",
+    lambda y, beta: beta * y.logratio if y.policy.dtype == torch.float64 else -beta * y.logratio,
+    "a reward that is upside down in float32",
+)

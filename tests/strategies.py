@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mini_dpo.batches import Encoded, EncodedPair, join
+from mini_dpo.batches import Encoded, EncodedPair
 from mini_dpo.losses import PairLogps, Responses
 from mini_dpo.model import GPT, GPTConfig
 
@@ -20,7 +20,9 @@ margins = st.floats(-50.0, 50.0)
 
 
 def tiny_gpt(seed: int = 0, dropout: float = 0.0, **shape: int) -> GPT:
-    """A GPT in float64, in eval mode; its weights are scaled up so that its choices are strong and mistakes show."""
+    """A GPT in float64, in eval mode; its weights are scaled up so that its choices are strong and mistakes
+    show.
+    """
     torch.manual_seed(seed)
     model = GPT(GPTConfig(**{**vars(TINY), "dropout": dropout, **shape})).double().eval()
     with torch.no_grad():
@@ -33,13 +35,17 @@ def tiny_gpt(seed: int = 0, dropout: float = 0.0, **shape: int) -> GPT:
 
 
 @st.composite
-def encoded_trees(draw, n: int | None = None, responses: int | None = None, vocab_size: int = 5, longest: int = 5) -> list[list[Encoded]]:
-    """Prompts of one to `longest` tokens, each with responses (one to five, if it is not said how many) of as many."""
+def encoded_trees(
+    draw, n: int | None = None, responses: int | None = None, vocab_size: int = 5, longest: int = 5
+) -> list[list[Encoded]]:
+    """Prompts of one to `longest` tokens, each with responses (one to five, if it is not said how many) of as
+    many.
+    """
     tokens = st.lists(st.integers(0, vocab_size - 1), min_size=1, max_size=longest)
     trees = []
     for _ in range(n if n is not None else draw(st.integers(1, 4))):
         prompt = draw(tokens)
-        trees.append([join(prompt, draw(tokens)) for _ in range(responses or draw(st.integers(1, 5)))])
+        trees.append([Encoded(prompt, draw(tokens)) for _ in range(responses or draw(st.integers(1, 5)))])
     return trees
 
 

@@ -1,4 +1,6 @@
-"""Files are whole or not there: full disks, kills in the middle of writing, foreign and hostile files, taken folders."""
+"""Files are whole or not there: full disks, kills in the middle of writing, foreign and hostile files, taken
+folders.
+"""
 
 import json
 import os
@@ -11,10 +13,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo import checkpoint
-from mini_dpo.checkpoint import MetricsLog, find_model, load_checkpoint, load_model, new_run, save_checkpoint
 from mini_dpo.errors import UserError
 from mini_dpo.files import read_json, write_json
+from mini_dpo.saving import checkpoint
+from mini_dpo.saving.checkpoint import (
+    MetricsLog,
+    find_model,
+    load_checkpoint,
+    load_model,
+    new_run,
+    save_checkpoint,
+)
 from mini_dpo.tokenizer import load_tokenizer
 from tests.strategies import tiny_gpt
 
@@ -24,7 +33,10 @@ def test_a_model_survives_the_round_trip(tmp_path):
     save_checkpoint(tmp_path / "m.pt", model, "toy", step=4)
     loaded, tokenizer = load_model(tmp_path / "m.pt", dropout=0.0)
     assert tokenizer.name == "toy" and loaded.config.dropout == 0.0
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
     assert load_checkpoint(tmp_path / "m.pt")["step"] == 4
 
 
@@ -35,7 +47,9 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_one_clear_line(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(UserError, match=r"m.pt: cannot be written .*the file that was there is kept; make room"):
+        with pytest.raises(
+            UserError, match=r"m.pt: cannot be written .*the file that was there is kept; make room"
+        ):
             save_checkpoint(path, tiny_gpt(n_embd=64), "toy", step=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -95,7 +109,12 @@ def test_damaged_and_unfitting_checkpoints_are_refused(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="not a checkpoint"):
         load_checkpoint(path)
-    payload = {"model": tiny_gpt().state_dict(), "config": {**vars(tiny_gpt().config), "n_layer": 3}, "tokenizer": "toy", "stage": "sft"}
+    payload = {
+        "model": tiny_gpt().state_dict(),
+        "config": {**vars(tiny_gpt().config), "n_layer": 3},
+        "tokenizer": "toy",
+        "stage": "sft",
+    }
     torch.save(payload, path)
     with pytest.raises(UserError, match="weights do not fit"):
         load_model(path)
@@ -129,7 +148,9 @@ def test_runs_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
     assert read_json(Path("runs/2/config.json")) == {"n": 1}
     named = new_run(Path("deep/er/mine"), {"n": 9})
     for taken in (named, Path("runs"), Path("runs/41")):
-        with pytest.raises(UserError, match=f"{taken} exists; choose another --out, or go on with it: --resume"):
+        with pytest.raises(
+            UserError, match=f"{taken} exists; choose another --out, or go on with it: --resume"
+        ):
             new_run(taken, {})
     assert read_json(named / "config.json") == {"n": 9}
     assert not [p for p in (tmp_path / "runs").iterdir() if p.name.startswith(".")]

@@ -5,7 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from mini_dpo import __main__ as listing, compare, exact, sample, show, train
+from mini_dpo import __main__ as listing
+from mini_dpo import compare, exact, sample, show
 from mini_dpo.bench import __main__ as bench
 from mini_dpo.check import __main__ as check
 from mini_dpo.cli import ELSEWHERE, parser_for
@@ -13,11 +14,23 @@ from mini_dpo.errors import UserError, did_you_mean
 from mini_dpo.losses import LOSSES, find_loss
 from mini_dpo.plot import __main__ as plot
 from mini_dpo.sample import SampleSettings
-from mini_dpo.settings import Settings
+from mini_dpo.train import __main__ as train
+from mini_dpo.train.settings import Settings
 from tests.commands import run
 
-COMMANDS = {"bench": bench, "check": check, "compare": compare, "exact": exact, "plot": plot, "sample": sample, "show": show, "train": train}
-OPTIONS = [(settings, f.name) for settings in (Settings, SampleSettings) for f in fields(settings) if f.metadata]
+COMMANDS = {
+    "bench": bench,
+    "check": check,
+    "compare": compare,
+    "exact": exact,
+    "plot": plot,
+    "sample": sample,
+    "show": show,
+    "train": train,
+}
+OPTIONS = [
+    (settings, f.name) for settings in (Settings, SampleSettings) for f in fields(settings) if f.metadata
+]
 
 
 def dashed(name: str) -> str:
@@ -33,10 +46,14 @@ def refusal(settings, *args) -> str:
 @pytest.mark.parametrize("settings, name", [(settings, name) for settings, name in OPTIONS if "_" in name])
 def test_a_flag_with_underscores_proposes_itself(settings, name):
     for typed in (f"--{name}", f"--{name}=1", f"--{name.upper()}"):
-        assert f"there is no flag {typed.split('=')[0]} (did you mean {dashed(name)}?)" in refusal(settings, typed)
+        assert f"there is no flag {typed.split('=')[0]} (did you mean {dashed(name)}?)" in refusal(
+            settings, typed
+        )
 
 
-@pytest.mark.parametrize("name", [name for settings, name in OPTIONS if settings is Settings and len(name) > 4])
+@pytest.mark.parametrize(
+    "name", [name for settings, name in OPTIONS if settings is Settings and len(name) > 4]
+)
 def test_a_flag_with_a_letter_too_few_proposes_itself(name):
     missing = dashed(name[:-2] + name[-1])
     assert f"there is no flag {missing} (did you mean {dashed(name)}?)" in refusal(Settings, missing, "1")
@@ -46,7 +63,9 @@ def test_a_flag_with_a_letter_too_few_proposes_itself(name):
 def test_another_trainer_s_name_proposes_ours(theirs):
     assert ELSEWHERE[theirs] in Settings.__dataclass_fields__
     for typed in (f"--{theirs}", dashed(theirs)):
-        assert f"there is no flag {typed} (did you mean {dashed(ELSEWHERE[theirs])}?)" in refusal(Settings, typed, "1")
+        assert f"there is no flag {typed} (did you mean {dashed(ELSEWHERE[theirs])}?)" in refusal(
+            Settings, typed, "1"
+        )
 
 
 @pytest.mark.parametrize("name", [name for loss in LOSSES.values() for name in (loss.name, *loss.aliases)])
@@ -54,10 +73,24 @@ def test_a_loss_is_proposed_whatever_its_case(name):
     for typed in {name.upper(), name.replace("_", "-")} - {name}:
         with pytest.raises(UserError) as error:
             find_loss(typed)
-        assert f"there is no loss {typed} (did you mean {name}?); `python -m mini_dpo.train --list-losses`" in str(error.value)
+        assert (
+            f"there is no loss {typed} (did you mean {name}?); `python -m mini_dpo.train --list-losses`"
+            in str(error.value)
+        )
 
 
-@pytest.mark.parametrize("typed, meant", [("simp", "simpo"), ("ipo_pair", "ipo"), ("kto_pair", "kto"), ("sigmoi", "sigmoid"), ("dppo", "dpo"), ("", None), ("cross_entropy", None)])
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("simp", "simpo"),
+        ("ipo_pair", "ipo"),
+        ("kto_pair", "kto"),
+        ("sigmoi", "sigmoid"),
+        ("dppo", "dpo"),
+        ("", None),
+        ("cross_entropy", None),
+    ],
+)
 def test_the_near_loss_is_proposed_and_no_far_one(typed, meant):
     assert did_you_mean(typed, LOSSES | {"sigmoid": None}) == (f" (did you mean {meant}?)" if meant else "")
 
@@ -65,7 +98,11 @@ def test_the_near_loss_is_proposed_and_no_far_one(typed, meant):
 @pytest.mark.parametrize(
     "name, args, message",
     [
-        ("train", "--learning_rate 1e-4", "there is no flag --learning_rate (did you mean --lr?); python -m mini_dpo.train --help"),
+        (
+            "train",
+            "--learning_rate 1e-4",
+            "there is no flag --learning_rate (did you mean --lr?); python -m mini_dpo.train --help",
+        ),
         ("train", "--loss simpo --gama 1", "there is no flag --gama (did you mean --gamma?)"),
         ("train", "--loss DPO --foo", "there is no loss DPO (did you mean dpo?)"),
         ("train", "--xyzzy", "there is no flag --xyzzy; python -m mini_dpo.train --help"),
@@ -73,7 +110,11 @@ def test_the_near_loss_is_proposed_and_no_far_one(typed, meant):
         ("train", "--lr fast", "--lr must be a number, not 'fast'; python -m mini_dpo.train --help"),
         ("train", "--loss", "--loss: expected one argument; python -m mini_dpo.train --help"),
         ("train", "--stage both", "--stage: invalid choice: 'both'"),
-        ("sample", "runs/1 --max_new_token 5", "(did you mean --max-new-tokens?); python -m mini_dpo.sample --help"),
+        (
+            "sample",
+            "runs/1 --max_new_token 5",
+            "(did you mean --max-new-tokens?); python -m mini_dpo.sample --help",
+        ),
         ("sample", "", "required: RUN; python -m mini_dpo.sample --help"),
         ("show", "--lien 3", "(did you mean --line?)"),
         ("exact", "--step 3", "(did you mean --steps?)"),
@@ -92,7 +133,7 @@ def test_every_command_answers_a_mistake_in_one_line(monkeypatch, capsys, tmp_pa
     assert (status, out, err.count("\n")) == (2, "", 1) and message in err and err.startswith("error: ")
 
 
-# --------------------------------------------------------------------------------------------- python -m mini_dpo
+# --- python -m mini_dpo
 
 
 def list_commands(monkeypatch, capsys, *args) -> str:
@@ -112,7 +153,10 @@ def test_the_package_lists_its_commands(monkeypatch, capsys):
 def test_the_package_runs_a_command_and_proposes_the_near_one(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         list_commands(monkeypatch, capsys, "trian", "--lr", "1")
-    assert capsys.readouterr().err == "error: there is no command trian (did you mean train?); python -m mini_dpo lists what there is\n"
+    assert (
+        capsys.readouterr().err
+        == "error: there is no command trian (did you mean train?); python -m mini_dpo lists what there is\n"
+    )
     sys.modules.pop("mini_dpo.show")  # runpy warns of a module that is imported before it is run
     with pytest.raises(SystemExit, match="2"):
         list_commands(monkeypatch, capsys, "show", "--lien", "3")

@@ -1,4 +1,5 @@
-"""A GPU computes what the CPU computes: FlexAttention's kernel, the compiled blocks, TF32 and bfloat16, the loop.
+"""A GPU computes what the CPU computes: FlexAttention's kernel, the compiled blocks, TF32 and bfloat16, the
+loop.
 
 What is expected is always the plain padded computation in float64 on the CPU, or the CPU's own run.
 """
@@ -9,25 +10,33 @@ import copy
 import pytest
 import torch
 
-from mini_dpo import model as model_file, packing, train as train_command, training
-from mini_dpo.batches import EncodedPair, collate_feedback, collate_pairs, join, pack, split_pairs
-from mini_dpo.checkpoint import load_checkpoint
-from mini_dpo.devices import FastWay, autocast, lacks, out_of_memory, pick_device, trouble_with
+from mini_dpo import training
+from mini_dpo.batches import Encoded, EncodedPair, collate_pairs, pack
+from mini_dpo.devices import autocast, lacks, out_of_memory, pick_device, trouble_with
+from mini_dpo.fast import compiled, flex
+from mini_dpo.fast.flex import attend_at_once, attention, block_mask
+from mini_dpo.fast.trial import FastWay
+from mini_dpo.feedback import collate_feedback, split_pairs
 from mini_dpo.generate import generate
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import LOSSES
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.objectives import preference_objective, sft_objective
 from mini_dpo.optimizers import LoopConfig, make_optimizer
-from mini_dpo.packing import attend_at_once, attend_by_spans, attention, block_mask, lay_out
+from mini_dpo.packing import attend_by_spans, lay_out
 from mini_dpo.reference import freeze, precompute_reference
-from mini_dpo.training import settle, train_step
+from mini_dpo.saving.checkpoint import load_checkpoint
+from mini_dpo.train import __main__ as train_command
+from mini_dpo.training import fetch, train_step
 from tests.commands import SHORT, preference_file, run
 from tests.test_packing import gradients, padded_loss, padded_response_logps
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: this machine, or this build of torch, has none")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device: this machine, or this build of torch, has none"
+)
 
-# heads of 32 channels, as large as kernels want them at least, and a row that takes several of FlexAttention's blocks
+# heads of 32 channels, as large as kernels want them at least, and a row that takes several of
+# FlexAttention's blocks
 SHAPE = GPTConfig(vocab_size=97, context=400, n_layer=2, n_head=2, n_embd=64)
 
 
@@ -42,12 +51,16 @@ def full_precision():
 
 @pytest.fixture(autouse=True)
 def fast_ways(monkeypatch, request):
-    """Each test has trials of its own. Where a fast way was given up, the test fails, unless it `breaks` one itself."""
-    monkeypatch.setattr(packing, "FLEX", FastWay("FlexAttention", "by spans"))
-    monkeypatch.setattr(model_file, "COMPILE", FastWay("--compile", "without"))
+    """Each test has trials of its own. Where a fast way was given up, the test fails, unless it `breaks` one
+    itself.
+    """
+    monkeypatch.setattr(flex, "FLEX", FastWay("FlexAttention", "by spans"))
+    monkeypatch.setattr(compiled, "COMPILE", FastWay("--compile", "without"))
     yield
     if "breaks" not in request.fixturenames:
-        assert not packing.FLEX.given_up and not model_file.COMPILE.given_up, "the line on standard output says why"
+        assert not flex.FLEX.given_up and not compiled.COMPILE.given_up, (
+            "the line on standard output says why"
+        )
 
 
 @pytest.fixture
@@ -75,7 +88,11 @@ def some_trees(seed: int, sizes: list[tuple[int, ...]]) -> list:
     """Trees of random tokens: (prompt tokens, tokens of each response) of each."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda n: torch.randint(SHAPE.vocab_size, (n,), generator=generator).tolist()  # noqa: E731
-    return [[join(prompt, draw(n)) for n in responses] for first, *responses in sizes for prompt in [draw(first)]]
+    return [
+        [Encoded(prompt, draw(n)) for n in responses]
+        for first, *responses in sizes
+        for prompt in [draw(first)]
+    ]
 
 
 def some_pairs(seed: int, n: int, longest: int = 60) -> list[EncodedPair]:
@@ -94,22 +111,27 @@ rows = pytest.mark.parametrize("sizes", ROWS.values(), ids=ROWS)
 
 
 def assert_close(found, expected, tolerance: float) -> None:
-    """Each tensor to `tolerance` of its largest entry; tensors that are tiny beside the others, to that of a thousandth
-    of the largest of all."""
+    """Each tensor to `tolerance` of its largest entry; tensors that are tiny beside the others, to that of a
+    thousandth of the largest of all.
+    """
     largest = max(float(b.detach().abs().max()) for b in expected)
     for a, b in zip(found, expected, strict=True):
         scale = max(float(b.detach().abs().max()), 1e-3 * largest)
         error = float((a.detach().cpu().double() - b.detach().cpu().double()).abs().max())
-        assert a.shape == b.shape and error <= tolerance * scale, f"off by {error / scale:.1e} of the largest entry"
+        assert a.shape == b.shape and error <= tolerance * scale, (
+            f"off by {error / scale:.1e} of the largest entry"
+        )
 
 
-# --------------------------------------------------------------------------------------------------------- attention
+# --- attention
 
 
 @rows
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 3e-5), (torch.bfloat16, 2e-2)], ids=str)
 def test_flex_attention_s_kernel_is_attention_by_spans(sizes, dtype, tolerance):
-    """Values and gradients. Catches a block that is skipped, and a mask that the kernel reads in another order."""
+    """Values and gradients. Catches a block that is skipped, and a mask that the kernel reads in another
+    order.
+    """
     layout = lay_out(sizes)
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(3, 2, len(layout.positions), 32, generator=generator).to(dtype)
@@ -129,15 +151,22 @@ def test_flex_attention_s_kernel_is_attention_by_spans(sizes, dtype, tolerance):
 @pytest.mark.parametrize("tf32", ["highest", "high"])
 @pytest.mark.parametrize("channels", [16, 32, 64])
 def test_the_trial_accepts_this_card_s_kernel(dtype, tf32, channels, capsys):
-    """For the heads of the toy (32) and of GPT-2 (64), and whether or not float32 is multiplied in TF32. Without a
-    trial too many, and without a word."""
+    """For the heads of the toy (32) and of GPT-2 (64), and whether or not float32 is multiplied in TF32.
+    Without a trial too many, and without a word.
+    """
     torch.set_float32_matmul_precision(tf32)
     layout = lay_out(ROWS["many blocks"]).to("cuda")
-    qkv = torch.randn(3, 4, len(layout.positions), channels, generator=torch.Generator().manual_seed(0)).to("cuda", dtype)
+    qkv = torch.randn(3, 4, len(layout.positions), channels, generator=torch.Generator().manual_seed(0)).to(
+        "cuda", dtype
+    )
     for again in range(2):
         mixed = attention(layout)(*qkv)
         torch.testing.assert_close(mixed, attend_by_spans(*qkv, layout.sizes), rtol=2e-2, atol=2e-2)
-    assert packing.FLEX.passed == {(3, channels, dtype)} and not packing.FLEX.given_up and capsys.readouterr().out == ""
+    assert (
+        flex.FLEX.passed == {(3, channels, dtype)}
+        and not flex.FLEX.given_up
+        and capsys.readouterr().out == ""
+    )
 
 
 def test_dropout_goes_by_spans():
@@ -150,16 +179,20 @@ def broken(*args, **kwargs):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_a_card_without_the_kernel_or_a_compiler_trains_as_well(breaks, monkeypatch, capsys, dtype, recompute):
-    """Both are tried, both fail; a line each, and the log-probs and gradients of the same model without either."""
+def test_a_card_without_the_kernel_or_a_compiler_trains_as_well(
+    breaks, monkeypatch, capsys, dtype, recompute
+):
+    """Both are tried, both fail; a line each, and the log-probs and gradients of the same model without
+    either.
+    """
     model, batch, found = gpt(), pack(some_trees(0, ROWS["many blocks"])).to("cuda"), []
     model.recompute = recompute
-    monkeypatch.setattr(packing, "compiled_flex_attention", lambda: broken)
-    monkeypatch.setattr(model_file, "compiled", lambda half: broken)
+    monkeypatch.setattr(flex, "compiled_flex_attention", lambda: broken)
+    monkeypatch.setattr(compiled, "compiled", lambda half: broken)
     for given_up in (True, False):
-        packing.FLEX.given_up = given_up
+        flex.FLEX.given_up = given_up
         if not given_up:
-            model.compile_blocks()
+            compiled.compile_blocks(model)
         with autocast(torch.device("cuda"), dtype):
             logps = response_logps(model, batch)
         found.append([logps, *gradients(model, logps.sum())])
@@ -177,14 +210,14 @@ def test_a_wrong_kernel_is_found(breaks, monkeypatch, capsys):
         seen[127, 128] = True
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
 
-    monkeypatch.setattr(packing, "compiled_flex_attention", lambda: leaking)
+    monkeypatch.setattr(flex, "compiled_flex_attention", lambda: leaking)
     layout = lay_out(ROWS["two blocks"]).to("cuda")
     qkv = torch.randn(3, 2, len(layout.positions), 32, generator=torch.Generator().manual_seed(0)).to("cuda")
     assert torch.equal(attention(layout)(*qkv), attend_by_spans(*qkv, layout.sizes))
     assert "in a trial its values or gradients were off by" in capsys.readouterr().out
 
 
-# --------------------------------------------------------------------------------------------- log-probs and gradients
+# --- log-probs and gradients
 
 
 @rows
@@ -194,7 +227,7 @@ def test_log_probs_and_gradients_are_those_of_padded_rows_in_float64(sizes, how)
     exact, sequences = twin(model), [s for tree in trees for s in tree]
     model.recompute = "recomputed" in how
     if "compiled" in how:
-        model.compile_blocks()
+        compiled.compile_blocks(model)
     weight = torch.linspace(-1, 2, len(sequences), dtype=torch.float64)
     packed, padded = response_logps(model, pack(trees).to("cuda")), padded_response_logps(exact, sequences)
     assert packed.is_cuda and packed.dtype == torch.float32
@@ -206,18 +239,20 @@ def test_log_probs_and_gradients_are_those_of_padded_rows_in_float64(sizes, how)
 @rows
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_bfloat16_is_near(sizes, compiled):
-    """As near as three digits a product allow: no mask, shift or sum is another one's there. Log-probs are float32."""
+    """As near as three digits a product allow: no mask, shift or sum is another one's there. Log-probs are
+    float32.
+    """
     model, trees = gpt(), some_trees(1, sizes)
     exact, sequences = twin(model), [s for tree in trees for s in tree]
     if compiled:
-        model.compile_blocks()
+        compiled.compile_blocks(model)
     with autocast(torch.device("cuda"), "bfloat16"):
         packed = response_logps(model, pack(trees).to("cuda"))
     padded = padded_response_logps(exact, sequences)
     assert packed.dtype == torch.float32
     torch.testing.assert_close(packed.detach().cpu().double(), padded.detach(), rtol=2e-2, atol=0.2)
     found, expected = gradients(model, packed.sum()), gradients(exact, padded.sum())
-    for a, b in zip(found, expected):
+    for a, b in zip(found, expected, strict=True):
         assert float((a.cpu().double() - b).norm() / b.norm()) < 0.1
 
 
@@ -236,10 +271,16 @@ def test_dropout_trains_as_well():
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_every_loss_is_the_cpu_s(loss):
-    """With its gradient, from a whole objective: live reference, mismatched responses and metrics included."""
+    """With its gradient, from a whole objective: live reference, mismatched responses and metrics
+    included.
+    """
     policy, reference = gpt(0), freeze(gpt(7)) if loss.reference else None
     pairs = some_pairs(2, 6)
-    batch = collate_pairs(pairs) if loss.paired else collate_feedback(split_pairs(pairs), context=SHAPE.context if loss.facts["mismatched"] else None)
+    batch = (
+        collate_pairs(pairs)
+        if loss.paired
+        else collate_feedback(split_pairs(pairs), context=SHAPE.context if loss.mismatched else None)
+    )
     outcome = preference_objective(loss, loss.hyperparameters, reference)(policy, batch.to("cuda"))
     exact = twin(policy)
     expected = padded_loss(loss, loss.hyperparameters, exact, reference and twin(reference), pairs)
@@ -248,30 +289,40 @@ def test_every_loss_is_the_cpu_s(loss):
     assert all(values.is_cuda for values in outcome.metrics.values())
 
 
-# ---------------------------------------------------------------------------------------------------------- the loop
+# --- the loop
 
 
-def trained(device: str, name: str, dtype: str = "float32", how: str = "") -> tuple[GPT, list[dict[str, float]]]:
+def trained(
+    device: str, name: str, dtype: str = "float32", how: str = ""
+) -> tuple[GPT, list[dict[str, float]]]:
     """A policy after twelve steps of SFT, DPO or KTO, and what was logged of each."""
     policy, reference = gpt(0, device), freeze(gpt(0, device))
     if "compiled" in how:
-        policy.compile_blocks()
-        reference.compile_blocks()
+        compiled.compile_blocks(policy)
+        compiled.compile_blocks(reference)
     pairs = some_pairs(3, 48)
     if name == "known":
         pairs, reference = precompute_reference(reference, pairs, dtype, 8), None
     if name == "sft":
-        objective, batches = sft_objective, [pack([[p.chosen] for p in pairs[i : i + 8]]) for i in range(0, 48, 8)]
+        objective, batches = (
+            sft_objective,
+            [pack([[p.chosen] for p in pairs[i : i + 8]]) for i in range(0, 48, 8)],
+        )
     elif name == "kto":
         objective = preference_objective(LOSSES["kto"], {**LOSSES["kto"].hyperparameters}, reference)
-        batches = [collate_feedback(split_pairs(pairs[i : i + 8]), context=SHAPE.context) for i in range(0, 48, 8)]
+        batches = [
+            collate_feedback(split_pairs(pairs[i : i + 8]), context=SHAPE.context) for i in range(0, 48, 8)
+        ]
     else:
         objective = preference_objective(LOSSES["dpo"], LOSSES["dpo"].hyperparameters, reference)
         batches = [collate_pairs(pairs[i : i + 8]) for i in range(0, 48, 8)]
     config = LoopConfig(steps=12, lr=1e-3, warmup=2, accumulate=2, dtype=dtype)
     optimizer = make_optimizer(policy, config)
-    records = [train_step(policy, optimizer, objective, [batches[(2 * k) % 6], batches[(2 * k + 1) % 6]], config, k) for k in range(12)]
-    return policy, settle(records, name, 12)
+    records = [
+        train_step(policy, optimizer, objective, [batches[(2 * k) % 6], batches[(2 * k + 1) % 6]], config, k)
+        for k in range(12)
+    ]
+    return policy, fetch(records, name, 12)
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo", "known", "kto"])
@@ -280,9 +331,11 @@ def test_the_loss_falls_as_on_the_cpu(name, how):
     """The whole curve, with accumulation, clipping, weight decay's groups and the fused optimizer."""
     _, expected = trained("cpu", name)
     _, found = trained("cuda", name, how=how)
-    for a, b in zip(found, expected):
+    for a, b in zip(found, expected, strict=True):
         assert a.keys() == b.keys()
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3, abs=1e-4) and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-2)
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3, abs=1e-4) and a["grad_norm"] == pytest.approx(
+            b["grad_norm"], rel=2e-2
+        )
     assert found[-1]["loss"] < found[0]["loss"]
 
 
@@ -306,24 +359,38 @@ def no_waiting():
 @pytest.mark.parametrize("name", ["sft", "dpo", "known", "kto", "aot"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_step_never_waits_for_the_gpu(name, dtype):
-    """Whatever it looks at (loss, norm, metrics, labels, the mask) stays there. The first steps may wait: they compile."""
+    """Whatever it looks at (loss, norm, metrics, labels, the mask) stays there. The first steps may wait:
+    they compile.
+    """
     policy, reference = gpt(0), freeze(gpt(7))
     pairs = some_pairs(4, 40)
     if name == "known":
         pairs, reference = precompute_reference(reference, pairs, dtype, 8), None
     loss = LOSSES[name if name in LOSSES else "dpo"]
-    objective = sft_objective if name == "sft" else preference_objective(loss, loss.hyperparameters, reference, sft_weight=0.1)
-    collate_them = {"sft": lambda these: pack([[p.chosen] for p in these]), "kto": lambda these: collate_feedback(split_pairs(these), context=SHAPE.context)}.get(name, collate_pairs)
+    objective = (
+        sft_objective
+        if name == "sft"
+        else preference_objective(loss, loss.hyperparameters, reference, sft_weight=0.1)
+    )
+    collate_them = {
+        "sft": lambda these: pack([[p.chosen] for p in these]),
+        "kto": lambda these: collate_feedback(split_pairs(these), context=SHAPE.context),
+    }.get(name, collate_pairs)
     batches = [collate_them(pairs[i : i + 4]) for i in range(0, 40, 4)]  # of ten lengths
     config = LoopConfig(steps=10, lr=1e-3, dtype=dtype)
     optimizer = make_optimizer(policy, config)
-    records = [train_step(policy, optimizer, objective, [batch], config, step) for step, batch in enumerate(batches)]
+    records = [
+        train_step(policy, optimizer, objective, [batch], config, step) for step, batch in enumerate(batches)
+    ]
     torch.cuda.synchronize()
     with no_waiting():
-        records += [train_step(policy, optimizer, objective, [batch], config, step) for step, batch in enumerate(batches)]
-    assert all(values["loss"] > 0 for values in settle(records, name, 20))
+        records += [
+            train_step(policy, optimizer, objective, [batch], config, step)
+            for step, batch in enumerate(batches)
+        ]
+    assert all(values["loss"] > 0 for values in fetch(records, name, 20))
     with no_waiting(), pytest.raises(RuntimeError):
-        settle(records, name, 20)  # it is here that one waits, or this test would see nothing
+        fetch(records, name, 20)  # it is here that one waits, or this test would see nothing
 
 
 def test_a_bad_step_is_not_taken():
@@ -334,25 +401,33 @@ def test_a_bad_step_is_not_taken():
     weights, moments = copy.deepcopy(policy.state_dict()), copy.deepcopy(optimizer.state_dict()["state"])
     spoilt = lambda *given: (outcome := sft_objective(*given))._replace(loss=outcome.loss * torch.nan)  # noqa: E731
     train_step(policy, optimizer, spoilt, [batch], config, 1)
-    assert all(torch.equal(a, b) for a, b in zip(weights.values(), policy.state_dict().values()))
-    for before, after in zip(moments.values(), optimizer.state_dict()["state"].values()):
+    assert all(torch.equal(a, b) for a, b in zip(weights.values(), policy.state_dict().values(), strict=True))
+    for before, after in zip(moments.values(), optimizer.state_dict()["state"].values(), strict=True):
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-# ----------------------------------------------------------------------------------------------- writing, and the command
+# --- writing, and the command
 
 
 def test_the_likeliest_tokens_are_the_same():
     """Greedy decoding with the cache. Where two tokens are as likely to seven digits, either may come."""
-    prompts = [s.ids[:n] for n, s in zip((1, 5, 17, 40, 3), [tree[0] for tree in some_trees(6, [(40, 1)] * 5)])]
-    written = [generate(gpt(0, device), prompts, end_of_text=96, max_new_tokens=30, temperature=0) for device in ("cuda", "cpu")]
-    same = sum(a == b for a, b in zip(*written))
+    prompts = [
+        s.ids[:n]
+        for n, s in zip((1, 5, 17, 40, 3), [tree[0] for tree in some_trees(6, [(40, 1)] * 5)], strict=True)
+    ]
+    written = [
+        generate(gpt(0, device), prompts, end_of_text=96, max_new_tokens=30, temperature=0)
+        for device in ("cuda", "cpu")
+    ]
+    same = sum(a == b for a, b in zip(*written, strict=True))
     assert same >= 4, written
 
 
 def test_the_card_is_there_and_works():
     assert pick_device("auto") == "cuda" and trouble_with("cuda") is None
-    assert lacks("cuda", "float32") is None and (lacks("cuda", "bfloat16") is None) == (torch.cuda.get_device_properties(0).major >= 8 or bool(torch.version.hip))
+    assert lacks("cuda", "float32") is None and (lacks("cuda", "bfloat16") is None) == (
+        torch.cuda.get_device_properties(0).major >= 8 or bool(torch.version.hip)
+    )
 
 
 def test_a_row_that_no_card_holds_is_known_as_used_up_memory():
@@ -363,10 +438,26 @@ def test_a_row_that_no_card_holds_is_known_as_used_up_memory():
 
 
 def test_a_run_whose_memory_is_used_up_goes_on_afterwards(monkeypatch, capsys, tmp_path):
-    """The card's own error out of the middle of preference training: one line; --resume ends as the unbroken run does,
-    but for rounding."""
+    """The card's own error out of the middle of preference training: one line; --resume ends as the unbroken
+    run does, but for rounding.
+    """
     monkeypatch.chdir(tmp_path)
-    shape = "--n-layer 1 --n-head 2 --n-embd 64 --context 40 --device cuda --save-every 2 --batch-size 4".split()
+    shape = [
+        "--n-layer",
+        "1",
+        "--n-head",
+        "2",
+        "--n-embd",
+        "64",
+        "--context",
+        "40",
+        "--device",
+        "cuda",
+        "--save-every",
+        "2",
+        "--batch-size",
+        "4",
+    ]
     arguments = ["--data", preference_file(tmp_path / "mine.jsonl"), *shape, *SHORT]
     assert run(monkeypatch, capsys, train_command, *arguments, "--out", "whole")[0] == 0
     steps, step = [], training.train_step
@@ -378,16 +469,37 @@ def test_a_run_whose_memory_is_used_up_goes_on_afterwards(monkeypatch, capsys, t
     with monkeypatch.context() as patch:
         patch.setattr(training, "train_step", full)
         status, _, err = run(patch, capsys, train_command, *arguments, "--out", "full")
-    assert status == 1 and err.count("\n") == 1 and "out of memory on cuda (OutOfMemoryError: CUDA out of memory" in err
+    assert (
+        status == 1
+        and err.count("\n") == 1
+        and "out of memory on cuda (OutOfMemoryError: CUDA out of memory" in err
+    )
     status, _, err = run(monkeypatch, capsys, train_command, "--resume", "full", "--checkpoint-activations")
     assert (status, err) == (0, "")
     weights, expected = (load_checkpoint(tmp_path / name / "dpo.pt")["model"] for name in ("full", "whole"))
     assert_close([*weights.values()], [*expected.values()], 1e-2)
 
 
-@pytest.mark.parametrize("flags", [[], ["--dtype", "bfloat16", "--tokens-per-batch", "200"], ["--compile", "--checkpoint-activations", "--precompute-ref"]], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--dtype", "bfloat16", "--tokens-per-batch", "200"],
+        ["--compile", "--checkpoint-activations", "--precompute-ref"],
+    ],
+    ids=str,
+)
 def test_the_command_trains_on_a_gpu(monkeypatch, capsys, tmp_path, flags):
     monkeypatch.chdir(tmp_path)
-    shape = "--n-layer 1 --n-head 2 --n-embd 64 --context 40 --device cuda".split()
-    status, out, err = run(monkeypatch, capsys, train_command, "--data", preference_file(tmp_path / "mine.jsonl"), *shape, *SHORT, *flags)
+    shape = ["--n-layer", "1", "--n-head", "2", "--n-embd", "64", "--context", "40", "--device", "cuda"]
+    status, out, err = run(
+        monkeypatch,
+        capsys,
+        train_command,
+        "--data",
+        preference_file(tmp_path / "mine.jsonl"),
+        *shape,
+        *SHORT,
+        *flags,
+    )
     assert (status, err) == (0, "") and "parameters on cuda" in out and "talk to it" in out

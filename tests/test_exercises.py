@@ -1,4 +1,6 @@
-"""The tutorial's exercises: the checks accept the solutions, and say of wrong answers what is wrong with them."""
+"""The tutorial's exercises: the checks accept the solutions, and say of wrong answers what is wrong with
+them.
+"""
 
 import inspect
 import sys
@@ -17,10 +19,14 @@ ALL = [(chapter, name) for chapter in CHAPTERS for name in load_checks(chapter)]
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_solutions_are_right(chapter):
     verdicts = exercises.judge_chapter(chapter, "tutorials.exercises.solutions")
-    assert {name: verdict.state for name, verdict in verdicts.items()} == dict.fromkeys(load_checks(chapter), "right"), verdicts
+    assert {name: verdict.state for name, verdict in verdicts.items()} == dict.fromkeys(
+        load_checks(chapter), "right"
+    ), verdicts
 
 
-@pytest.mark.parametrize("chapter, name, i", [(*key, i) for key, wrong in WRONG.items() for i in range(len(wrong))])
+@pytest.mark.parametrize(
+    "chapter, name, i", [(*key, i) for key, wrong in WRONG.items() for i in range(len(wrong))]
+)
 def test_a_typical_wrong_answer_is_rejected_and_its_mistake_named(chapter, name, i):
     answer, phrase = WRONG[chapter, name][i]
     verdict = judge(answer, load_checks(chapter)[name])
@@ -37,7 +43,10 @@ def test_every_exercise_has_wrong_answers_and_every_property_rejects_one():
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_what_is_to_be_filled_in_agrees_with_its_solution(chapter):
-    modules = [__import__(f"tutorials.exercises.{where}chapter_{chapter:02}", fromlist=["x"]) for where in ("", "solutions.")]
+    modules = [
+        __import__(f"tutorials.exercises.{where}chapter_{chapter:02}", fromlist=["x"])
+        for where in ("", "solutions.")
+    ]
     for number, name in enumerate(load_checks(chapter), 1):
         stub, solution = (getattr(module, name) for module in modules)
         assert inspect.signature(stub) == inspect.signature(solution)

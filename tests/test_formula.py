@@ -9,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mini_dpo.check.decimals import holds_where, read, values_and_slopes
-from mini_dpo.check.formula import Unreadable
+from mini_dpo.check.places import Unreadable
 from mini_dpo.losses import LOSSES, PairLogps, Responses, UnpairedLogps
 
-PAIR = PairLogps(Responses(torch.tensor([-3.0]).double(), torch.tensor([2]), torch.tensor([-5.0]).double()), Responses(torch.tensor([-7.0]).double(), torch.tensor([4]), torch.tensor([-6.0]).double()))
+PAIR = PairLogps(
+    Responses(torch.tensor([-3.0]).double(), torch.tensor([2]), torch.tensor([-5.0]).double()),
+    Responses(torch.tensor([-7.0]).double(), torch.tensor([4]), torch.tensor([-6.0]).double()),
+)
 R_W, R_L, H = 2.0, -1.0, 3.0
 sigma = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
 
@@ -98,7 +101,12 @@ def grown(inner):
         both.map(lambda p: (f"({p[0][0]}) / (1 + ({p[1][0]})^2)", p[0][1] / (1 + p[1][1] ** 2))),
         both.map(lambda p: (f"max({p[0][0]}, {p[1][0]})", max(p[0][1], p[1][1]))),
         inner.map(lambda p: (f"-({p[0]})", -p[1])),
-        inner.map(lambda p: (f"log sigma(({p[0]}) / 100)", math.log(sigma(p[1] / 100)) if abs(p[1]) < 1e4 else math.nan)),
+        inner.map(
+            lambda p: (
+                f"log sigma(({p[0]}) / 100)",
+                math.log(sigma(p[1] / 100)) if abs(p[1]) < 1e4 else math.nan,
+            )
+        ),
     )
 
 
@@ -115,23 +123,38 @@ def test_every_loss_of_the_package_has_a_formula_that_is_read():
 
 
 def test_the_batch_s_means_and_ranks_and_the_liked():
-    two = PairLogps(Responses(torch.tensor([-1.0, -2.0]).double(), torch.tensor([1, 1]), torch.zeros(2).double()), Responses(torch.tensor([-9.0, -4.0]).double(), torch.tensor([1, 1]), torch.zeros(2).double()))
+    two = PairLogps(
+        Responses(torch.tensor([-1.0, -2.0]).double(), torch.tensor([1, 1]), torch.zeros(2).double()),
+        Responses(torch.tensor([-9.0, -4.0]).double(), torch.tensor([1, 1]), torch.zeros(2).double()),
+    )
     loss = loss_with("L = sorted(h) - mean(r_w)")
-    assert [float(v) for v in values_and_slopes(loss, two, {"beta": 1.0}, read(loss))[0]] == [2 + 1.5, 8 + 1.5]
-    single = UnpairedLogps(Responses(torch.tensor([-1.0, -1.0]).double(), torch.tensor([1, 1]), torch.zeros(2).double()), torch.tensor([True, False]), torch.tensor([1.0, 3.0]).double())
+    assert [float(v) for v in values_and_slopes(loss, two, {"beta": 1.0}, read(loss))[0]] == [
+        2 + 1.5,
+        8 + 1.5,
+    ]
+    single = UnpairedLogps(
+        Responses(torch.tensor([-1.0, -1.0]).double(), torch.tensor([1, 1]), torch.zeros(2).double()),
+        torch.tensor([True, False]),
+        torch.tensor([1.0, 3.0]).double(),
+    )
     loss = replace(loss_with("L = r if liked, 2 z if not,   z = max(0, mean(r'))"), paired=False)
     assert [float(v) for v in values_and_slopes(loss, single, {"beta": 1.0}, read(loss))[0]] == [-1.0, 4.0]
 
 
 def test_a_symbol_is_the_hyperparameter_whose_line_begins_with_it():
     assert compute("L = epsilon h", names=("beta: epsilon, the share",)) == 1.5
-    assert holds_where(loss_with("L = -log sigma(beta h)"), PAIR, {"beta": 0.5}, "beta h > 1 / (2 beta)") == [True]
+    assert holds_where(loss_with("L = -log sigma(beta h)"), PAIR, {"beta": 0.5}, "beta h > 1 / (2 beta)") == [
+        True
+    ]
 
 
 def test_the_slopes_are_the_formula_s_derivatives():
     loss = loss_with("L = max(0, h - 3) + r_w^2")
     _, ((below, above), (below_l, above_l)) = values_and_slopes(loss, PAIR, {"beta": 1.0}, read(loss))
-    assert (float(below), float(above)) == pytest.approx((4.0, 5.0)) and (float(below_l), float(above_l)) == pytest.approx((-1.0, 0.0))
+    assert (float(below), float(above)) == pytest.approx((4.0, 5.0)) and (
+        float(below_l),
+        float(above_l),
+    ) == pytest.approx((-1.0, 0.0))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Sampling: the cache gives what the full pass gives, rows do not disturb each other, draws follow the distribution."""
+"""Sampling: the cache gives what the full pass gives, rows do not disturb each other, draws follow the
+distribution.
+"""
 
 import pytest
 import torch
@@ -25,7 +27,9 @@ def naive_greedy(model, prompt, max_new_tokens):
 
 @given(prompt_lists, st.integers(1, 12), st.integers(0, 3))
 def test_greedy_decoding_equals_reading_everything_again(prompts, max_new_tokens, seed):
-    """Catches: positions off by one, padding attended to, a cache place overwritten, the wrong last position."""
+    """Catches: positions off by one, padding attended to, a cache place overwritten, the wrong last
+    position.
+    """
     model = tiny_gpt(seed)
     expected = [naive_greedy(model, prompt, max_new_tokens) for prompt in prompts]
     assert generate(model, prompts, end_of_text=END, max_new_tokens=max_new_tokens, temperature=0) == expected
@@ -35,14 +39,19 @@ def test_greedy_decoding_equals_reading_everything_again(prompts, max_new_tokens
 def test_a_row_s_answer_does_not_depend_on_its_neighbours(prompts, seed, batch_size):
     model = tiny_gpt()
     together = generate(model, prompts, end_of_text=END, max_new_tokens=6, seed=seed)
-    assert generate(model, prompts, end_of_text=END, max_new_tokens=6, seed=seed, batch_size=batch_size) == together
+    assert (
+        generate(model, prompts, end_of_text=END, max_new_tokens=6, seed=seed, batch_size=batch_size)
+        == together
+    )
     assert generate(model, prompts[:1], end_of_text=END, max_new_tokens=6, seed=seed)[0] == together[0]
 
 
 @given(prompt_lists, seeds)
 def test_answers_end_once_and_stay_in_the_context(prompts, seed):
     model = tiny_gpt()
-    for prompt, answer in zip(prompts, generate(model, prompts, end_of_text=END, max_new_tokens=100, seed=seed)):
+    for prompt, answer in zip(
+        prompts, generate(model, prompts, end_of_text=END, max_new_tokens=100, seed=seed), strict=True
+    ):
         assert END not in answer[:-1]
         assert answer[-1] == END or len(prompt) + len(answer) == model.config.context
 
@@ -78,13 +87,18 @@ def test_one_seed_one_answer_and_no_choice_no_seed(prompts):
 
 
 def test_another_seed_another_answer(gpt):
-    answers = {tuple(generate(gpt, [[1]], end_of_text=END, max_new_tokens=8, temperature=3.0, seed=s)[0]) for s in range(20)}
+    answers = {
+        tuple(generate(gpt, [[1]], end_of_text=END, max_new_tokens=8, temperature=3.0, seed=s)[0])
+        for s in range(20)
+    }
     assert len(answers) > 5
 
 
 def test_the_model_s_mode_is_left_as_it_was():
     model = tiny_gpt(dropout=0.5).train()
-    assert generate(model, [[1]], end_of_text=END, max_new_tokens=8, seed=0) == generate(tiny_gpt(), [[1]], end_of_text=END, max_new_tokens=8, seed=0)
+    assert generate(model, [[1]], end_of_text=END, max_new_tokens=8, seed=0) == generate(
+        tiny_gpt(), [[1]], end_of_text=END, max_new_tokens=8, seed=0
+    )
     assert model.training
 
 

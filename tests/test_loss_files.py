@@ -1,4 +1,6 @@
-"""Files with losses of the user's own: run once, set apart, and one clear line for whatever comes out of them."""
+"""Files with losses of the user's own: run once, set apart, and one clear line for whatever comes out of
+them.
+"""
 
 import os
 import signal
@@ -16,7 +18,12 @@ from tests.test_properties import MINE
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = MINE[: MINE.index("@loss(")].lstrip()
-BODY = '@loss(paper="mine")\ndef mine(logps: PairLogps, *, beta: float = 0.1) -> torch.Tensor:\n    """One.\n\n        L = -log sigma(beta h)\n\n    beta: price\n    """\n    require(beta > 0, "beta must be positive")\n    return -torch.nn.functional.logsigmoid(beta * logps.h)\n'
+BODY = (
+    '@loss(paper="mine")\ndef mine(logps: PairLogps, *, beta: float = 0.1) -> '
+    'torch.Tensor:\n    """One.\n\n        L = -log sigma(beta h)\n\n    beta: price\n    """\n   '
+    ' require(beta > 0, "beta must be positive")\n    return '
+    "-torch.nn.functional.logsigmoid(beta * logps.h)\n"
+)
 
 
 @pytest.fixture
@@ -44,8 +51,14 @@ def written(tmp_path, monkeypatch):
         ("import torch\n" + BODY, "mine.py, line 2: NameError: name 'loss' is not defined"),
         ("import nothing_like_it\n" + BODY, "mine.py, line 1: ModuleNotFoundError"),
         (HEAD + BODY.replace("return -", "return - -)"), "mine.py, line 15: SyntaxError"),
-        (HEAD + BODY.replace("beta * logps.h)", "beta * logps.h).mean()"), "must return one value an example"),
-        (HEAD + BODY.replace("return", "yield"), "must return one value an example, a tensor of shape (2,), not generator"),
+        (
+            HEAD + BODY.replace("beta * logps.h)", "beta * logps.h).mean()"),
+            "must return one value an example",
+        ),
+        (
+            HEAD + BODY.replace("return", "yield"),
+            "must return one value an example, a tensor of shape (2,), not generator",
+        ),
     ],
 )
 def test_a_file_that_is_no_loss_is_one_line(written, monkeypatch, capsys, text, message):
@@ -63,18 +76,49 @@ def test_what_a_file_prints_is_kept_from_the_page(written, monkeypatch, capsys):
 def test_a_file_is_run_once_for_a_command(written, tmp_path):
     written(HEAD + 'open("runs.txt", "a").write("run\\n")\n' + BODY)
     preference_file(tmp_path / "mine.jsonl")
-    for number, command in enumerate((["check", "mine.py:mine", "--examples", "1"], ["train", "--data", "mine.jsonl", "--loss", "mine.py:mine", *SMALL, *SHORT]), 1):
-        done = subprocess.run([sys.executable, "-m", f"mini_dpo.{command[0]}", *command[1:]], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    for number, command in enumerate(
+        (
+            ["check", "mine.py:mine", "--examples", "1"],
+            ["train", "--data", "mine.jsonl", "--loss", "mine.py:mine", *SMALL, *SHORT],
+        ),
+        1,
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", f"mini_dpo.{command[0]}", *command[1:]],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         assert Path("runs.txt").read_text() == "run\n" * number
 
 
-@pytest.mark.parametrize("endless, line", [(HEAD + "while True: pass\n" + BODY, 6), (HEAD + BODY.replace("    return", "    while logps.h.sum() > 0.6 or beta > 0.2: pass\n    return"), 15)])
+@pytest.mark.parametrize(
+    "endless, line",
+    [
+        (HEAD + "while True: pass\n" + BODY, 6),
+        (
+            HEAD
+            + BODY.replace("    return", "    while logps.h.sum() > 0.6 or beta > 0.2: pass\n    return"),
+            15,
+        ),
+    ],
+)
 def test_ctrl_c_says_where_an_endless_loss_was(written, endless, line):
     name = written(endless)
     # whoever runs the tests in the background has had SIGINT ignored, and a child inherits that
-    script = f"import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = ['check', {name!r}]; from mini_dpo.check.__main__ import main; from mini_dpo.cli import run_command; print('loaded', flush=True); run_command(main)"  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"sys.argv = ['check', {name!r}]; from mini_dpo.check.__main__ import main; from mini_dpo.cli "
+        "import run_command; print('loaded', flush=True); run_command(main)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         while "loaded" not in process.stdout.readline():
             pass

@@ -1,6 +1,8 @@
-"""Every registered loss is held to TRL's own numbers, and the family to its identities. The papers' formulas are in
-test_papers.py, the properties that all losses share in test_properties.py."""
+"""Every registered loss is held to TRL's own numbers, and the family to its identities. The papers' formulas
+are in test_papers.py, the properties that all losses share in test_properties.py.
+"""
 
+import ast
 import inspect
 import json
 import math
@@ -11,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mini_dpo import losses
 from mini_dpo.losses import LOSSES, PairLogps, Responses, UnpairedLogps, find_loss
 from mini_dpo.theory.probe import one_by_one
 from tests import papers
@@ -21,16 +24,32 @@ every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 exact = dict(rtol=1e-12, atol=1e-12)
 
 
-def test_the_issue_s_family_is_there():
+def test_formulas_come_before_what_is_declared():
+    """Less than a third of the gallery's lines are decorators; the facts are in a table of their own."""
+    lines = decorators = 0
+    for file in losses.GALLERY:
+        source = Path(file.__file__).read_text(encoding="utf-8")
+        lines += source.count("\n")
+        for node in ast.parse(source).body:
+            for mark in getattr(node, "decorator_list", []):
+                decorators += mark.end_lineno - mark.lineno + 1
+    assert 3 * decorators < lines, (decorators, lines)
+
+
+def test_the_whole_family_is_there():
     assert set(LOSSES) == set(papers.LOSSES) and len(LOSSES) == 26
 
 
 @every_loss
 def test_every_loss_says_what_it_is(loss):
-    assert loss.paper and loss.formula.startswith("L") and len(inspect.getsource(loss.function).splitlines()) <= 30
+    assert (
+        loss.paper
+        and loss.formula.startswith("L")
+        and len(inspect.getsource(loss.function).splitlines()) <= 30
+    )
 
 
-# ------------------------------------------------------------------------------------------- against TRL's own numbers
+# --- against TRL's own numbers
 
 TRL = json.loads((Path(__file__).parent / "trl_1_16.json").read_text(encoding="utf-8"))
 OURS = {  # TRL's loss_type -> (our loss, our hyperparameters from TRL's settings)
@@ -49,7 +68,10 @@ OURS = {  # TRL's loss_type -> (our loss, our hyperparameters from TRL's setting
     "discopop": ("discopop", lambda s: dict(beta=s["beta"], tau=s["discopop_tau"])),
     "sigmoid_norm": ("sigmoid_norm", lambda s: dict(beta=s["beta"])),
     "kto": ("kto", lambda s: {name: s[name] for name in ("beta", "desirable_weight", "undesirable_weight")}),
-    "apo_zero_unpaired": ("apo_zero_unpaired", lambda s: {name: s[name] for name in ("beta", "desirable_weight", "undesirable_weight")}),
+    "apo_zero_unpaired": (
+        "apo_zero_unpaired",
+        lambda s: {name: s[name] for name in ("beta", "desirable_weight", "undesirable_weight")},
+    ),
     "simpo": ("simpo", lambda s: dict(beta=s["beta"], gamma=s["simpo_gamma"])),
     "alphapo": ("alphapo", lambda s: dict(beta=s["beta"], gamma=s["simpo_gamma"], alpha=s["alpha"])),
     "orpo": ("orpo", lambda s: dict(odds_weight=s["beta"])),
@@ -60,8 +82,12 @@ DIVERGENCES = {"forward_kl": "forward_kl", "js_divergence": "jensen_shannon", "a
 def leaves(record: dict, side: str = "") -> Responses:
     """A recorded batch of responses, its policy log-probs ready for a gradient."""
     names = [name + ("_" + side if side else "") for name in ("policy", "ref")]
-    policy, ref = (torch.tensor(record[name], dtype=torch.float64) if name in record else None for name in names)
-    return Responses(policy.requires_grad_(), torch.tensor(record[f"{side}_lengths" if side else "lengths"]), ref)
+    policy, ref = (
+        torch.tensor(record[name], dtype=torch.float64) if name in record else None for name in names
+    )
+    return Responses(
+        policy.requires_grad_(), torch.tensor(record[f"{side}_lengths" if side else "lengths"]), ref
+    )
 
 
 def token_mean(w: Responses) -> torch.Tensor:
@@ -70,20 +96,27 @@ def token_mean(w: Responses) -> torch.Tensor:
 
 
 def ours(record: dict) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
-    """Our scalar for a recorded batch and the leaves to derive it by; None where TRL has a loss that we have not."""
+    """Our scalar for a recorded batch and the leaves to derive it by; None where TRL has a loss that we have
+    not.
+    """
     kind, s = record["loss_type"], record["settings"]
     if record["trainer"] == "KTOTrainer":
         y = leaves(record)
-        mismatched = torch.tensor(record["mismatched_policy"], dtype=torch.float64) - torch.tensor(record["mismatched_ref"], dtype=torch.float64)
+        mismatched = torch.tensor(record["mismatched_policy"], dtype=torch.float64) - torch.tensor(
+            record["mismatched_ref"], dtype=torch.float64
+        )
         name, translate = OURS[kind]
-        return find_loss(name)(UnpairedLogps(y, torch.tensor(record["desirable"]), mismatched), **translate(s)).mean(), [y.policy]
+        return find_loss(name)(
+            UnpairedLogps(y, torch.tensor(record["desirable"]), mismatched), **translate(s)
+        ).mean(), [y.policy]
     w, l = leaves(record, "chosen"), leaves(record, "rejected")
     logps = PairLogps(w, l)
     if record["trainer"] == "CPOTrainer" and kind in ("sigmoid", "hinge", "ipo"):
         if kind != "sigmoid" or s["label_smoothing"]:
             return None
         loss = LOSSES["cpo"](logps, beta=s["beta"], nll_weight=0.0).mean() + s["cpo_alpha"] * token_mean(w)
-    elif record["trainer"] == "ORPOTrainer":  # TRL's SFT term is over prompt and response: ours is taken out, TRL's put in
+    # TRL's SFT term is over prompt and response: ours is taken out, TRL's put in
+    elif record["trainer"] == "ORPOTrainer":
         prompt, tokens = sum(record["prompt_logp_sums"]), sum(record["prompt_scored_tokens"])
         theirs = -(w.policy.sum() + prompt) / (w.lengths.sum() + tokens)
         loss = LOSSES["orpo"](logps, odds_weight=s["beta"]).mean() + w.average.mean() + theirs
@@ -92,11 +125,14 @@ def ours(record: dict) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
     elif kind == "simpo":
         if s["label_smoothing"]:
             return None
-        loss = LOSSES["simpo"](logps, beta=s["beta"], gamma=s["simpo_gamma"]).mean() + s["cpo_alpha"] * token_mean(w)
+        loss = LOSSES["simpo"](logps, beta=s["beta"], gamma=s["simpo_gamma"]).mean() + s[
+            "cpo_alpha"
+        ] * token_mean(w)
     elif kind == "alphapo" and s["alpha"] <= 0:
         if s["alpha"] < 0:
             return None
-        loss = LOSSES["simpo"](logps, beta=s["beta"], gamma=s["simpo_gamma"]).mean()  # with alpha 0 TRL's alphapo is SimPO
+        # with alpha 0 TRL's alphapo is SimPO
+        loss = LOSSES["simpo"](logps, beta=s["beta"], gamma=s["simpo_gamma"]).mean()
     elif s.get("f_divergence_type", "reverse_kl") != "reverse_kl":
         if kind != "sigmoid":
             return None
@@ -114,26 +150,33 @@ SHARED = [record for record in TRL if ours(record) is not None]
 
 @pytest.mark.parametrize("record", SHARED, ids=lambda record: f"{record['trainer']}-{record['loss_type']}")
 def test_value_and_gradient_are_trl_s_own(record):
-    """TRL 1.16's own code in float64, recorded once: 89 batches. Where the definitions differ, and the docstring says
-    so, the difference is put in here by hand."""
+    """TRL 1.16's own code in float64, recorded once: 89 batches. Where the definitions differ, and the
+    docstring says so, the difference is put in here by hand.
+    """
     loss, inputs = ours(record)
     gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
     assert float(loss.detach()) == pytest.approx(record["loss"], abs=1e-9, rel=1e-12)
     names = ["grad"] if len(inputs) == 1 else ["grad_chosen", "grad_rejected"]
-    for name, gradient in zip(names, gradients):
+    for name, gradient in zip(names, gradients, strict=True):
         theirs = torch.tensor(record[name], dtype=torch.float64)
-        torch.testing.assert_close(torch.zeros_like(theirs) if gradient is None else gradient, theirs, rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            torch.zeros_like(theirs) if gradient is None else gradient, theirs, rtol=0, atol=1e-9
+        )
 
 
 def test_what_trl_alone_has():
-    """Smoothing in its CPO trainer, its hinge and IPO there, a bent reward with negative alpha, and other divergences
-    under IPO and the length-normalised loss."""
+    """Smoothing in its CPO trainer, its hinge and IPO there, a bent reward with negative alpha, and other
+    divergences under IPO and the length-normalised loss.
+    """
     alone = sorted((r["trainer"], r["loss_type"]) for r in TRL if ours(r) is None)
-    expected = [("CPOTrainer", kind) for kind in ("alphapo", "hinge", "hinge", "ipo", "ipo", "sigmoid", "sigmoid", "simpo")] + [("DPOTrainer", "ipo"), ("DPOTrainer", "sigmoid_norm")]
+    expected = [
+        ("CPOTrainer", kind)
+        for kind in ("alphapo", "hinge", "hinge", "ipo", "ipo", "sigmoid", "sigmoid", "simpo")
+    ] + [("DPOTrainer", "ipo"), ("DPOTrainer", "sigmoid_norm")]
     assert len(TRL) == 89 and alone == expected
 
 
-# ------------------------------------------------------------------------------------------- identities of the family
+# --- identities of the family
 
 
 def at_margin(loss, m, **hyper):
@@ -143,14 +186,17 @@ def at_margin(loss, m, **hyper):
 
 @given(m=margins)
 def test_antisymmetry_slope_and_curvature(m):
-    """l(m) - l(-m) = -m (softplus with its threshold breaks this by 2e-9); l' = -sigmoid(-m); 0 < l'' <= 1/4."""
+    """l(m) - l(-m) = -m (softplus with its threshold breaks this by 2e-9); l' = -sigmoid(-m); 0 < l'' <=
+    1/4.
+    """
     m = torch.tensor([m], dtype=torch.float64, requires_grad=True)
     value, mirrored = dpo(pair_from_h(m), beta=1.0), dpo(pair_from_h(-m), beta=1.0)
     torch.testing.assert_close(value - mirrored, -m, rtol=1e-15, atol=1e-14)
     (slope,) = torch.autograd.grad(value, m, create_graph=True)
     torch.testing.assert_close(slope, -torch.sigmoid(-m), rtol=1e-12, atol=0)
     (curvature,) = torch.autograd.grad(slope, m)
-    torch.testing.assert_close(curvature, (m.sigmoid() * (-m).sigmoid()).detach(), rtol=1e-9, atol=1e-15)  # at most 1/4
+    # at most 1/4
+    torch.testing.assert_close(curvature, (m.sigmoid() * (-m).sigmoid()).detach(), rtol=1e-9, atol=1e-15)
 
 
 @given(logps=pair_logps(), beta=betas, epsilon=smoothings)
@@ -158,21 +204,31 @@ def test_smoothed_losses_are_dpo_and_a_line(logps, beta, epsilon):
     """cDPO = DPO + epsilon m; rDPO = DPO - epsilon m / (1 - 2 epsilon)."""
     plain, m = dpo(logps, beta=beta), beta * logps.h
     torch.testing.assert_close(cdpo(logps, beta=beta, label_smoothing=epsilon), plain + epsilon * m, **exact)
-    torch.testing.assert_close(rdpo(logps, beta=beta, label_smoothing=epsilon), plain - epsilon * m / (1 - 2 * epsilon), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        rdpo(logps, beta=beta, label_smoothing=epsilon),
+        plain - epsilon * m / (1 - 2 * epsilon),
+        rtol=1e-9,
+        atol=1e-9,
+    )
 
 
 @given(logps=pair_logps(), beta=betas, epsilon=smoothings)
 def test_flipping_labels_undoes_the_robust_loss(logps, beta, epsilon):
     """(1 - epsilon) rDPO(pair) + epsilon rDPO(swapped pair) = DPO(pair): it is unbiased."""
     swapped = logps.swapped
-    mean = sum(share * rdpo(pair, beta=beta, label_smoothing=epsilon) for share, pair in ((1 - epsilon, logps), (epsilon, swapped)))
+    mean = sum(
+        share * rdpo(pair, beta=beta, label_smoothing=epsilon)
+        for share, pair in ((1 - epsilon, logps), (epsilon, swapped))
+    )
     torch.testing.assert_close(mean, dpo(logps, beta=beta), rtol=1e-8, atol=1e-8)
 
 
 @given(logps=pair_logps(), beta=betas)
 def test_each_loss_with_its_extra_switched_off_is_dpo(logps, beta):
     plain = dpo(logps, beta=beta)
-    one_token = PairLogps(*(Responses(y.policy, torch.ones(len(y)), y.ref) for y in (logps.chosen, logps.rejected)))
+    one_token = PairLogps(
+        *(Responses(y.policy, torch.ones(len(y)), y.ref) for y in (logps.chosen, logps.rejected))
+    )
     for name, options in {
         "cdpo": dict(label_smoothing=0.0),
         "rdpo": dict(label_smoothing=0.0),
@@ -191,33 +247,57 @@ def test_relations_between_the_losses(logps, beta):
     def ask(name, **options):
         return LOSSES[name](logps, **options)
 
-    uniform = PairLogps(*(Responses(y.policy, y.lengths, -2.0 * y.lengths) for y in (logps.chosen, logps.rejected)))
-    torch.testing.assert_close(ask("simpo", beta=beta, gamma=0.0), LOSSES["dpo_norm"](uniform, beta=beta), **exact)  # a uniform reference
+    uniform = PairLogps(
+        *(Responses(y.policy, y.lengths, -2.0 * y.lengths) for y in (logps.chosen, logps.rejected))
+    )
+    # a uniform reference
+    torch.testing.assert_close(
+        ask("simpo", beta=beta, gamma=0.0), LOSSES["dpo_norm"](uniform, beta=beta), **exact
+    )
     short = PairLogps(*(Responses(y.policy / 100, y.lengths, y.ref) for y in (logps.chosen, logps.rejected)))
     bent = LOSSES["alphapo"](short, beta=beta, gamma=0.5, alpha=1e-7)
-    torch.testing.assert_close(bent, LOSSES["simpo"](short, beta=beta, gamma=0.5), rtol=1e-6, atol=1e-6)  # alpha -> 0
-    half = 0.5 * torch.nn.functional.logsigmoid(beta * logps.r_l * -1) - 0.5 * torch.nn.functional.logsigmoid(-beta * logps.r_w)
-    torch.testing.assert_close(ask("nca", beta=beta), ask("bco", beta=beta, shift=0.0) + half, rtol=1e-9, atol=1e-9)
-    both = Responses(*(torch.cat([getattr(y, name) for y in (logps.chosen, logps.rejected)]) for name in ("policy", "lengths", "ref")))
+    # alpha -> 0
+    torch.testing.assert_close(bent, LOSSES["simpo"](short, beta=beta, gamma=0.5), rtol=1e-6, atol=1e-6)
+    half = 0.5 * torch.nn.functional.logsigmoid(beta * logps.r_l * -1) - 0.5 * torch.nn.functional.logsigmoid(
+        -beta * logps.r_w
+    )
+    torch.testing.assert_close(
+        ask("nca", beta=beta), ask("bco", beta=beta, shift=0.0) + half, rtol=1e-9, atol=1e-9
+    )
+    both = Responses(
+        *(
+            torch.cat([getattr(y, name) for y in (logps.chosen, logps.rejected)])
+            for name in ("policy", "lengths", "ref")
+        )
+    )
     liked = torch.arange(len(both)) < len(logps)
     single = UnpairedLogps(both, liked, torch.zeros(1, dtype=torch.float64))
     for name in ("kto", "apo_zero_unpaired"):  # KTO with z = 0 is apo_zero cut in two
-        torch.testing.assert_close(LOSSES[name](single, beta=beta).view(2, -1).sum(0), ask("apo_zero", beta=beta), **exact)
+        torch.testing.assert_close(
+            LOSSES[name](single, beta=beta).view(2, -1).sum(0), ask("apo_zero", beta=beta), **exact
+        )
     squares = (logps.r_w - 0.5 / beta) ** 2 + (logps.r_l + 0.5 / beta) ** 2
-    torch.testing.assert_close(ask("cal_dpo", beta=beta), dpo(logps, beta=1.0) + ask("sppo", beta=beta), **exact)
+    torch.testing.assert_close(
+        ask("cal_dpo", beta=beta), dpo(logps, beta=1.0) + ask("sppo", beta=beta), **exact
+    )
     torch.testing.assert_close(ask("sppo", beta=beta), squares, **exact)
 
 
 @given(p=probabilities, epsilon=st.floats(0.01, 0.45), beta=betas)
 def test_cdpo_s_best_margin_is_finite_even_for_certain_labels(p, epsilon, beta):
     best = math.log((1 - epsilon) / epsilon)
-    values = at_margin(cdpo, torch.tensor([best, best - 0.01, best + 0.01], dtype=torch.float64), beta=beta, label_smoothing=epsilon)
+    values = at_margin(
+        cdpo,
+        torch.tensor([best, best - 0.01, best + 0.01], dtype=torch.float64),
+        beta=beta,
+        label_smoothing=epsilon,
+    )
     assert values[0] < values[1] and values[0] < values[2]
     entropy = -epsilon * math.log(epsilon) - (1 - epsilon) * math.log1p(-epsilon)
     assert float(values[0]) == pytest.approx(entropy, abs=1e-12)
 
 
-# ------------------------------------------------------------------------------------------------------- what is refused
+# --- what is refused
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo.model import GPT, PRESETS, GPTConfig
+from mini_dpo.generate import empty_cache, read_on
+from mini_dpo.model import GPT, PRESETS, GPTConfig, causal, softmax_attention
 from mini_dpo.tokenizer import load_tokenizer
 from tests.oracles import gpt2_logits
 from tests.strategies import seeds, tiny_gpt
@@ -19,7 +20,9 @@ def random_ids(seed: int, B: int, T: int, V: int = 5) -> torch.Tensor:
 
 @given(seeds, st.integers(1, 8))
 def test_forward_is_gpt2_s_to_the_last_digit(seed, T):
-    """Catches: exact GELU for tanh, post-LayerNorm, a missing 1/sqrt(D), heads mixed up, an untied output matrix."""
+    """Catches: exact GELU for tanh, post-LayerNorm, a missing 1/sqrt(D), heads mixed up, an untied output
+    matrix.
+    """
     model = tiny_gpt(seed % 5)
     ids = random_ids(seed, 1, T)
     expected = torch.from_numpy(gpt2_logits(model, ids[0].tolist()))
@@ -37,18 +40,31 @@ def test_a_later_token_never_changes_an_earlier_logit(seed, T, data):
     assert not torch.allclose(model(ids)[:, t:], model(changed)[:, t:])
 
 
+@given(seeds, st.integers(1, 9), st.integers(1, 5))
+def test_torch_s_kernel_is_attention_as_it_is_written_out(seed, T, D):
+    """Values and gradients; a kernel with another scale, or a mask off by one, differs."""
+    torch.manual_seed(seed)
+    q, k, v = (torch.randn(2, 3, T, D, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    seen = torch.ones(T, T, dtype=torch.bool).tril()
+    found = []
+    for mixed in (causal(q, k, v), softmax_attention(q, k, v, seen)):
+        found.append([mixed, *torch.autograd.grad((mixed**2).sum(), (q, k, v))])
+    for fast, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-12)
+
+
 @given(seeds, st.integers(1, 4), st.lists(st.integers(1, 4), min_size=1, max_size=4))
 def test_reading_in_pieces_with_a_cache_equals_reading_at_once(seed, B, pieces):
     model = tiny_gpt()
     T = min(sum(pieces), 12)
     ids = random_ids(seed, B, T)
-    cache = model.empty_cache(B, T)
+    cache = empty_cache(model, B, T)
     outputs, start = [], 0
     for piece in pieces:
         stop = min(start + piece, T)
         if start < stop:
             positions = torch.arange(start, stop).expand(B, -1)
-            outputs.append(model.hidden(ids[:, start:stop], positions, cache))
+            outputs.append(read_on(model, ids[:, start:stop], positions, cache))
         start = stop
     torch.testing.assert_close(torch.cat(outputs, 1), model.hidden(ids), rtol=0, atol=1e-11)
 
@@ -105,7 +121,13 @@ def test_dropout_is_noise_in_training_and_absent_otherwise():
 
 
 def test_impossible_shapes_are_refused():
-    for wrong in (dict(n_embd=10, n_head=3), dict(n_layer=0), dict(vocab_size=0), dict(dropout=1.0), dict(context=-1)):
+    for wrong in (
+        dict(n_embd=10, n_head=3),
+        dict(n_layer=0),
+        dict(vocab_size=0),
+        dict(dropout=1.0),
+        dict(context=-1),
+    ):
         with pytest.raises(ValueError):
             GPTConfig(**{**vars(PRESETS["toy"]), **wrong})
 

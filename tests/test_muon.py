@@ -26,10 +26,14 @@ def polynomial(s, steps=5):
 @given(sides, sides, seeds, st.floats(-6, 6))
 def test_orthogonalise_turns_every_singular_value_into_about_one(m, n, seed, exponent):
     """Whatever the shape and the size of the matrix; the singular vectors stay as they are."""
-    matrix = 10**exponent * torch.randn(m, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    matrix = 10**exponent * torch.randn(
+        m, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
     relative = s / s.norm()
-    torch.testing.assert_close(orthogonalise(matrix), u @ polynomial(relative).diag() @ vt, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        orthogonalise(matrix), u @ polynomial(relative).diag() @ vt, rtol=1e-7, atol=1e-7
+    )
     assert all(0.68 < value < 1.21 for value in polynomial(relative[relative > 0.002]).tolist())
 
 
@@ -44,7 +48,15 @@ def stepped(kind, steps, **settings):
     optimizer, gradients = make_optimizer(policy, config), []
     for step in range(steps):
         outcome = sft_objective(policy, batch)
-        gradients.append(dict(zip(dict(policy.named_parameters()), torch.autograd.grad(outcome.loss / outcome.count, list(policy.parameters())))))
+        gradients.append(
+            dict(
+                zip(
+                    dict(policy.named_parameters()),
+                    torch.autograd.grad(outcome.loss / outcome.count, list(policy.parameters())),
+                    strict=True,
+                )
+            )
+        )
         train_step(policy, optimizer, sft_objective, [batch], config, 0)
     return dict(policy.named_parameters()), gradients, optimizer
 
@@ -54,8 +66,9 @@ def inside(name, parameter):
 
 
 def test_a_step_is_the_formula_s():
-    """Of arXiv:2502.16982, in plain sums: W <- (1 - lr decay) W - 0.2 lr sqrt(max(m, n)) O, for the matrices inside the
-    blocks."""
+    """Of arXiv:2502.16982, in plain sums: W <- (1 - lr decay) W - 0.2 lr sqrt(max(m, n)) O, for the matrices
+    inside the blocks.
+    """
     before = dict(tiny_gpt().named_parameters())
     after, (first, second), _ = stepped("muon", 2, weight_decay=0.5)
     for name, weight in before.items():
@@ -71,7 +84,9 @@ def test_a_step_is_the_formula_s():
 def test_what_is_no_matrix_inside_a_block_is_adamw_s():
     muon, _, optimizer = stepped("muon", 1, weight_decay=0.5)
     adamw, _, _ = stepped("adamw", 1, weight_decay=0.5)
-    assert {name for name in muon if not torch.equal(muon[name], adamw[name])} == {name for name, p in muon.items() if inside(name, p)}
+    assert {name for name in muon if not torch.equal(muon[name], adamw[name])} == {
+        name for name, p in muon.items() if inside(name, p)
+    }
     assert [len(group["params"]) for group in optimizer.param_groups] == [8, 2, 18] and len(muon) == 28
 
 

@@ -1,4 +1,6 @@
-"""The numbers behind the pictures, and that each picture can be drawn. Whether it is a good one, people must look."""
+"""The numbers behind the pictures, and that each picture can be drawn. Whether it is a good one, people must
+look.
+"""
 
 import json
 import math
@@ -12,11 +14,14 @@ import torch
 from mini_dpo.errors import UserError
 from mini_dpo.files import write_json
 from mini_dpo.losses import LOSSES
-from mini_dpo.plot import __main__ as plot, comparison, losses as plot_losses_file, numbers as plot_numbers, paper
-from mini_dpo.plot.numbers import Series, change, curve, read_metrics, running_mean, series
+from mini_dpo.plot import __main__ as plot
+from mini_dpo.plot import comparison, paper
+from mini_dpo.plot import losses as plot_losses_file
+from mini_dpo.plot import numbers as plot_numbers
+from mini_dpo.plot.numbers import Series, change_since_start, curve, read_metrics, running_mean, series
 from mini_dpo.plot.paper import overlap, place_labels
 from mini_dpo.plot.runs import line_style, names_of
-from mini_dpo.settings import parse
+from mini_dpo.train.parsing import parse
 from tests.commands import run
 
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -26,7 +31,9 @@ close = torch.testing.assert_close
 @pytest.fixture
 def matplotlib():
     """What a test of a drawing needs; the numbers are tested without it."""
-    return pytest.importorskip("matplotlib", reason="pictures are optional: pip install -r tutorials/requirements.txt")
+    return pytest.importorskip(
+        "matplotlib", reason="pictures are optional: pip install -r tutorials/requirements.txt"
+    )
 
 
 @pytest.fixture
@@ -36,17 +43,20 @@ def go(monkeypatch, capsys, tmp_path):
     return lambda *args: run(monkeypatch, capsys, plot, *args)
 
 
-# -------------------------------------------------------------------------------------------------------- losses
+# --- losses
 
 
 @every_loss
 def test_every_loss_has_a_finite_curve(loss):
     found = curve(loss, points=41)
-    assert all(tensor.shape == (41,) and tensor.dtype == torch.float64 and tensor.isfinite().all() for tensor in found)
-    assert (found.margin.diff() > 0).all() and found.margin.abs().max() <= plot_numbers.LARGEST
+    assert all(
+        tensor.shape == (41,) and tensor.dtype == torch.float64 and tensor.isfinite().all()
+        for tensor in found
+    )
+    assert (found.margin.diff() > 0).all() and found.margin.abs().max() <= plot_numbers.LARGEST_MARGIN
     close(found.margin, -found.margin.flip(0))  # at the middle stands the reference
-    if loss.paired and loss.at_reference:
-        close(float(found.value[20]), loss.at_reference(**loss.hyperparameters))
+    if loss.paired and loss.facts.at_reference:
+        close(float(found.value[20]), loss.facts.at_reference(**loss.hyperparameters))
 
 
 @every_loss
@@ -54,7 +64,7 @@ def test_the_slope_is_that_of_the_value(loss):
     """Catches: a derivative by h for one by m, or a batch that a loss looks at as a whole."""
     found = curve(loss, points=401)
     secant = found.value.diff() / found.margin.diff()  # the slope somewhere between two points
-    low, high = (torch.stack([found.slope[:-1], found.slope[1:]]).aminmax(dim=0))
+    low, high = torch.stack([found.slope[:-1], found.slope[1:]]).aminmax(dim=0)
     spread = 1e-6 * found.slope.abs().max()
     inside = (secant >= low - spread) & (secant <= high + spread)
     assert inside.float().mean() > 0.96  # all but where the slope itself turns back
@@ -85,17 +95,38 @@ def test_a_margin_that_cannot_get_far_is_shown_as_far_as_it_gets():
 
 
 def test_numbers_on_an_axis():
-    assert [paper.compact(x) for x in (0, 0.25, -5, 999, 2e4, -1.5e6)] == ["0", "0.25", "−5", "999", "20k", "−1.5M"]
+    assert [paper.compact(x) for x in (0, 0.25, -5, 999, 2e4, -1.5e6)] == [
+        "0",
+        "0.25",
+        "−5",
+        "999",
+        "20k",
+        "−1.5M",
+    ]
 
 
-# ---------------------------------------------------------------------------------------------------------- runs
+# --- runs
 
 ROWS = [
     {"stage": "sft", "step": 1, "loss": 3.0},
     {"stage": "sft", "step": 2, "loss": 2.0, "eval_loss": 2.5},
     {"stage": "dpo", "step": 1, "loss": 0.7, "rewards/margins": 0.5, "logps/chosen": -9.0},
-    {"stage": "dpo", "step": 2, "loss": 0.6, "rewards/chosen": 1.0, "rewards/rejected": -0.25, "logps/chosen": -11.0},
-    {"stage": "dpo", "step": 3, "loss": 0.5, "rewards/chosen": 1.0, "eval_rewards/chosen": 2.0, "eval_rewards/rejected": 1.0},
+    {
+        "stage": "dpo",
+        "step": 2,
+        "loss": 0.6,
+        "rewards/chosen": 1.0,
+        "rewards/rejected": -0.25,
+        "logps/chosen": -11.0,
+    },
+    {
+        "stage": "dpo",
+        "step": 3,
+        "loss": 0.5,
+        "rewards/chosen": 1.0,
+        "eval_rewards/chosen": 2.0,
+        "eval_rewards/rejected": 1.0,
+    },
 ]
 
 
@@ -108,7 +139,10 @@ def test_running_mean():
 
 
 def test_a_series_has_the_steps_that_have_the_metric():
-    close(series(ROWS, "sft", "loss"), Series(torch.tensor([1.0, 2.0]).double(), torch.tensor([3.0, 2.0]).double()))
+    close(
+        series(ROWS, "sft", "loss"),
+        Series(torch.tensor([1.0, 2.0]).double(), torch.tensor([3.0, 2.0]).double()),
+    )
     assert series(ROWS, "sft", "eval_loss").steps.tolist() == [2]
     assert series(ROWS, "dpo", "grad_norm").values.shape == (0,)
 
@@ -120,8 +154,11 @@ def test_margins_that_were_not_logged_are_differences_of_rewards():
 
 
 def test_a_change_begins_at_zero():
-    found = series([{"stage": "dpo", "step": i, "logps/chosen": -20.0 - i} for i in range(101)], "dpo", "logps/chosen")
-    close(change(found)[[0, 50]], torch.tensor([0.0, -48.5], dtype=torch.float64))  # the first is the mean of four steps
+    found = series(
+        [{"stage": "dpo", "step": i, "logps/chosen": -20.0 - i} for i in range(101)], "dpo", "logps/chosen"
+    )
+    # the first is the mean of four steps
+    close(change_since_start(found)[[0, 50]], torch.tensor([0.0, -48.5], dtype=torch.float64))
 
 
 def write_run(folder, rows=None, config=None, summary=None):
@@ -140,7 +177,10 @@ def test_metrics_are_read_as_written(tmp_path):
     assert read_metrics(write_run(tmp_path / "a")) == ROWS
 
 
-@pytest.mark.parametrize("line", ["{", "3", '{"stage": "dpo"}', '{"stage": "dpo", "step": 3, "loss": "low"}', '{"stage": "dpo", "st'])
+@pytest.mark.parametrize(
+    "line",
+    ["{", "3", '{"stage": "dpo"}', '{"stage": "dpo", "step": 3, "loss": "low"}', '{"stage": "dpo", "st'],
+)
 def test_a_broken_line_is_named(tmp_path, line):
     folder = write_run(tmp_path / "a")
     with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -168,7 +208,10 @@ def test_mistakes_end_in_one_line(go, tmp_path, matplotlib):
 
 def test_a_broken_loss_of_ones_own_is_one_line(go, tmp_path, matplotlib):
     begin = "from mini_dpo.losses import PairLogps, loss\n@loss(paper='none')\n"
-    (tmp_path / "mine.py").write_text(begin + "def wrong(logps: PairLogps, *, beta: float = 1.0):\n    return logps.nothing\n", encoding="utf-8")
+    (tmp_path / "mine.py").write_text(
+        begin + "def wrong(logps: PairLogps, *, beta: float = 1.0):\n    return logps.nothing\n",
+        encoding="utf-8",
+    )
     try:
         status, _, err = go("losses", "--loss", "mine.py:wrong")
     finally:
@@ -183,7 +226,7 @@ def test_without_matplotlib_one_line_says_what_to_do(go, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# -------------------------------------------------------------------------------------------------------- labels
+# --- labels
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -207,14 +250,19 @@ def test_twenty_six_lines_differ_without_colour():
     assert len({(style["marker"], style["linestyle"]) for style in styles}) == 26
 
 
-# ------------------------------------------------------------------------------------------------------ pictures
+# --- pictures
 
 
 def is_slide(path):
     """A whole PNG file of 16 by 9, and not too large a one."""
     data = path.read_bytes()
     width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
-    return data[:4] == b"\x89PNG" and data[-8:-4] == b"IEND" and math.isclose(width / height, 16 / 9, rel_tol=0.01) and len(data) < 400_000
+    return (
+        data[:4] == b"\x89PNG"
+        and data[-8:-4] == b"IEND"
+        and math.isclose(width / height, 16 / 9, rel_tol=0.01)
+        and len(data) < 400_000
+    )
 
 
 def test_draw_losses(go, tmp_path, matplotlib):
@@ -230,7 +278,9 @@ def test_the_same_numbers_make_the_same_bytes(go, tmp_path, matplotlib):
 
 def test_draw_one_loss(go, tmp_path, matplotlib):
     for name in ("sigmoid", "kto"):
-        assert go("losses", "--loss", name, "--out", "one.png") == (0, "one.png\n", "") and is_slide(tmp_path / "one.png")
+        assert go("losses", "--loss", name, "--out", "one.png") == (0, "one.png\n", "") and is_slide(
+            tmp_path / "one.png"
+        )
 
 
 def test_draw_a_run(go, tmp_path, matplotlib):
@@ -238,12 +288,17 @@ def test_draw_a_run(go, tmp_path, matplotlib):
     assert go("run", "both") == (0, "both/curves.png\n", "") and is_slide(tmp_path / "both/curves.png")
     for stage in ("sft", "dpo"):
         write_run(tmp_path / stage, rows=[row for row in ROWS if row["stage"] == stage])
-        assert go("run", stage, "--out", f"{stage}.png") == (0, f"{stage}.png\n", "") and is_slide(tmp_path / f"{stage}.png")
+        assert go("run", stage, "--out", f"{stage}.png") == (0, f"{stage}.png\n", "") and is_slide(
+            tmp_path / f"{stage}.png"
+        )
 
 
 def summary(kl):
     column = {"reward": 3.0, "logps/chosen": -9.0, "logps/rejected": -12.0}
-    return {"sft": column, "dpo": {"reward": 3 + kl, "kl": kl, "logps/chosen": -9 - kl, "logps/rejected": -12 - 2 * kl}}
+    return {
+        "sft": column,
+        "dpo": {"reward": 3 + kl, "kl": kl, "logps/chosen": -9 - kl, "logps/rejected": -12 - 2 * kl},
+    }
 
 
 def test_runs_are_named_by_their_loss(tmp_path, monkeypatch):

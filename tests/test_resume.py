@@ -12,19 +12,37 @@ from pathlib import Path
 import pytest
 import torch
 
-from mini_dpo.checkpoint import load_checkpoint
+from mini_dpo.saving.checkpoint import load_checkpoint
 from tests.commands import SMALL, preference_file
 
 ROOT = Path(__file__).resolve().parent.parent
 MOMENTS = 40 if os.environ.get("MINI_DPO_TESTS") == "thorough" else 4
 # a checkpoint at every step: much of the time is spent saving, so many of the kills fall into it
-JOB = [*SMALL, "--dropout", "0.1", "--optimizer", "muon", "--save-every", "1", "--eval-every", "7", "--sft-steps", "60", "--steps", "60", "--data", "mine.jsonl"]
+JOB = [
+    *SMALL,
+    "--dropout",
+    "0.1",
+    "--optimizer",
+    "muon",
+    "--save-every",
+    "1",
+    "--eval-every",
+    "7",
+    "--sft-steps",
+    "60",
+    "--steps",
+    "60",
+    "--data",
+    "mine.jsonl",
+]
 
 
 def start(folder, *args):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "mini_dpo.train", *args]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(process):
@@ -45,7 +63,7 @@ def result(run):
 
 
 def same(a, b):
-    return a[1] == b[1] and all(torch.equal(x[k], y[k]) for x, y in zip(a[0], b[0]) for k in x)
+    return a[1] == b[1] and all(torch.equal(x[k], y[k]) for x, y in zip(a[0], b[0], strict=True) for k in x)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +108,11 @@ def test_ctrl_c_says_how_to_go_on(whole):
     wait_for(folder / "stopped" / "sft.pt", process)
     process.send_signal(signal.SIGINT)
     status, out = finish(process)
-    assert status == 130 and "go on with: python -m mini_dpo.train --resume stopped" in out and "Traceback" not in out
+    assert (
+        status == 130
+        and "go on with: python -m mini_dpo.train --resume stopped" in out
+        and "Traceback" not in out
+    )
     status, out = finish(start(folder, "--resume", "stopped"))
     assert status == 0 and same(result(folder / "stopped"), expected), out
 

@@ -1,4 +1,6 @@
-"""Runs' folders that were damaged, shared or sent by somebody: refused in a line, with nothing changed on the disk."""
+"""Runs' folders that were damaged, shared or sent by somebody: refused in a line, with nothing changed on the
+disk.
+"""
 
 import hashlib
 import importlib
@@ -17,18 +19,29 @@ from pathlib import Path
 import pytest
 import torch
 
-from mini_dpo import compare, sample, show, train
-from mini_dpo.checkpoint import load_checkpoint, load_model
+from mini_dpo import compare, sample, show
 from mini_dpo.cli import Escaped, checked
 from mini_dpo.errors import UserError
-from mini_dpo.files import LARGEST_JSON, locked, read_archive, read_bytes, read_json, read_unchanged, write_json, write_whole
+from mini_dpo.files import (
+    LARGEST_JSON,
+    locked,
+    read_archive,
+    read_bytes,
+    read_json,
+    read_unchanged,
+    write_json,
+    write_whole,
+)
 from mini_dpo.losses import LOSSES
 from mini_dpo.optimizers import LoopConfig, make_optimizer
 from mini_dpo.plot import __main__ as plot
 from mini_dpo.plot.numbers import read_metrics
 from mini_dpo.plot.runs import title_of
-from mini_dpo.settings import Settings, read_config
-from mini_dpo.training import Progress
+from mini_dpo.progress import Progress
+from mini_dpo.saving.checkpoint import load_checkpoint, load_model, versions
+from mini_dpo.train import __main__ as train
+from mini_dpo.train.parsing import read_config
+from mini_dpo.train.settings import Settings
 from tests.commands import SHORT, SMALL, change_json, change_settings, preference_file, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +67,9 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     preference_file(folder / "mine.jsonl")
     command = [sys.executable, "-m", "mini_dpo.train", "--data", "mine.jsonl", *SMALL, *SHORT, "--out", "run"]
-    subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    subprocess.run(
+        command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True
+    )
     return folder
 
 
@@ -84,7 +99,7 @@ def contents(folder="."):
     return {str(path): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
 
 
-# --------------------------------------------------------------------------------------------------------- damage
+# --- damage
 
 
 READERS = {
@@ -136,7 +151,11 @@ def test_a_log_with_another_number_in_it_is_not_gone_on_with(go):
     path.write_bytes(path.read_bytes().replace(b'"step": 1', b'"step": 7', 1))
     before = contents()
     status, _, err = go(train, "--resume", "run")
-    assert (status, err) == (2, "error: run/metrics.jsonl: not what the checkpoint remembers; it was changed, and the run cannot go on\n")
+    assert (status, err) == (
+        2,
+        "error: run/metrics.jsonl: not what the checkpoint remembers; it was changed, and the "
+        "run cannot go on\n",
+    )
     assert contents() == before
 
 
@@ -144,7 +163,10 @@ def test_weights_that_are_no_numbers_are_refused(go):
     saved = load_checkpoint(Path("run/sft.pt"))
     saved["model"]["h.0.mlp.c_fc.bias"][3] = torch.nan
     torch.save(saved, "run/sft.pt")
-    for command in ((sample, "run", "--prompt", "hello"), (train, "--stage", "dpo", "--init-from", "run", "--data", "mine.jsonl")):
+    for command in (
+        (sample, "run", "--prompt", "hello"),
+        (train, "--stage", "dpo", "--init-from", "run", "--data", "mine.jsonl"),
+    ):
         status, _, err = go(*command)
         assert status == 2 and "run/sft.pt: a weight is not a finite number" in err
 
@@ -154,20 +176,45 @@ def test_without_the_sft_model_nothing_is_touched(go):
     Path("run/sft.pt").unlink()
     before = contents()
     status, _, err = go(train, "--resume", "run")
-    assert status == 2 and "run: sft.pt is missing, from which dpo.pt was trained" in err and contents() == before
+    assert (
+        status == 2
+        and "run: sft.pt is missing, from which dpo.pt was trained" in err
+        and contents() == before
+    )
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
     """A file with a few changes of the kinds that disks, editors and strangers make."""
     for _ in range(rng.randint(1, 4)):
         i, j = sorted(rng.randrange(len(content) + 1) for _ in range(2))
-        piece = rng.choice([b"", content[i:j], b"null", b"[[", b'"', b"\0", b"1e999", b"-", b"NaN", b"{}", b"\xff\xfe", b"9" * 50, b"true", os.urandom(3)])
+        piece = rng.choice(
+            [
+                b"",
+                content[i:j],
+                b"null",
+                b"[[",
+                b'"',
+                b"\0",
+                b"1e999",
+                b"-",
+                b"NaN",
+                b"{}",
+                b"\xff\xfe",
+                b"9" * 50,
+                b"true",
+                os.urandom(3),
+            ]
+        )
         content = content[:i] + piece + content[rng.choice([i, j, min(i + 1, len(content))]) :]
     return content
 
 
 FUZZED = {
-    "run/config.json": [(train, "--resume", "run"), (sample, "run", "--prompt", "hi", "--max-new-tokens", 2), (plot, "run", "run")],
+    "run/config.json": [
+        (train, "--resume", "run"),
+        (sample, "run", "--prompt", "hi", "--max-new-tokens", 2),
+        (plot, "run", "run"),
+    ],
     "run/summary.json": [(train, "--resume", "run")],
     "run/samples.jsonl": [(train, "--resume", "run")],
     "run/metrics.jsonl": [(plot, "run", "run")],
@@ -178,7 +225,12 @@ FUZZED = {
 
 def test_fuzzed_files_end_in_a_line(go, monkeypatch):
     """With the right checksum and a wrong one: what is in a file, and what it was, are judged apart."""
-    monkeypatch.setattr(plot, "plot_run", lambda settings: print(title_of(Path(settings.run)), len(read_metrics(Path(settings.run)))))  # all but the drawing
+    # all but the drawing
+    monkeypatch.setattr(
+        plot,
+        "plot_run",
+        lambda settings: print(title_of(Path(settings.run)), len(read_metrics(Path(settings.run)))),
+    )
     rng = random.Random(1)
     for n in range(FUZZED_FILES):
         name = rng.choice(list(FUZZED))
@@ -191,27 +243,103 @@ def test_fuzzed_files_end_in_a_line(go, monkeypatch):
             except (ValueError, AttributeError, RecursionError):
                 pass
         status, _, err = go(*rng.choice(FUZZED[name]))
-        assert status in (0, 2) and (status == 0 or err.startswith("error: ")) and err.count("\n") <= 9, (n, name, err)
+        assert status in (0, 2) and (status == 0 or err.startswith("error: ")) and err.count("\n") <= 9, (
+            n,
+            name,
+            err,
+        )
         Path(name).write_bytes(whole)
 
 
-VALUES = ["", "-1", "0", "1", "3", "1e-3", "0.5", "nan", "inf", "-inf", "1e999", "9" * 30, "x", "é", "\x1b[2J", "a b", "--", "None", "true", "mine.jsonl", "run", "run/sft.pt", ".", "/dev/null", "toy", "gpt2", "dpo", "ipo", "all", "cpu", "float32", "0x10", "1_0", "x" * 5000]
+VALUES = [
+    "",
+    "-1",
+    "0",
+    "1",
+    "3",
+    "1e-3",
+    "0.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "9" * 30,
+    "x",
+    "é",
+    "\x1b[2J",
+    "a b",
+    "--",
+    "None",
+    "true",
+    "mine.jsonl",
+    "run",
+    "run/sft.pt",
+    ".",
+    "/dev/null",
+    "toy",
+    "gpt2",
+    "dpo",
+    "ipo",
+    "all",
+    "cpu",
+    "float32",
+    "0x10",
+    "1_0",
+    "x" * 5000,
+]
 
 
 def test_fuzzed_command_lines_end_in_a_line(go):
     """Every command that needs no training to say no, with flags of its own and of nobody's."""
     rng = random.Random(2)
-    flags = {train: ["--" + f.name.replace("_", "-") for f in fields(Settings)] + ["--beta", "--gamma", "--colour", "--list-losses", "--help"], sample: ["--prompt", "--prompts", "-n", "--json", "--temperature", "--top-k", "--top-p", "--max-new-tokens", "--seed", "--colour"], show: ["--data", "--sft-data", "--line", "--tokenizer", "--colour"]}  # fmt: skip
+    flags = {
+        train: ["--" + f.name.replace("_", "-") for f in fields(Settings)]
+        + ["--beta", "--gamma", "--colour", "--list-losses", "--help"],
+        sample: [
+            "--prompt",
+            "--prompts",
+            "-n",
+            "--json",
+            "--temperature",
+            "--top-k",
+            "--top-p",
+            "--max-new-tokens",
+            "--seed",
+            "--colour",
+        ],
+        show: ["--data", "--sft-data", "--line", "--tokenizer", "--colour"],
+    }
     first = {train: ["--data", "none.jsonl"], sample: ["run"], show: []}
     for n in range(FUZZED_LINES):
         module = rng.choice(list(flags))
-        args = first[module] + [word for _ in range(rng.randint(0, 4)) for word in rng.choice([[rng.choice(flags[module])], [rng.choice(flags[module]), rng.choice(VALUES)], [rng.choice(VALUES)], [rng.choice(flags[module]) + "=" + rng.choice(VALUES)]])]
-        args = [word for word in args if word != "--out" and not word.startswith("--out=")] + (["--prompt", "hi", "--max-new-tokens", "2"] if module is sample else ["--data", "none.jsonl"] if module is train else [])
+        args = first[module] + [
+            word
+            for _ in range(rng.randint(0, 4))
+            for word in rng.choice(
+                [
+                    [rng.choice(flags[module])],
+                    [rng.choice(flags[module]), rng.choice(VALUES)],
+                    [rng.choice(VALUES)],
+                    [rng.choice(flags[module]) + "=" + rng.choice(VALUES)],
+                ]
+            )
+        ]
+        args = [word for word in args if word != "--out" and not word.startswith("--out=")] + (
+            ["--prompt", "hi", "--max-new-tokens", "2"]
+            if module is sample
+            else ["--data", "none.jsonl"]
+            if module is train
+            else []
+        )
         status, _, err = go(module, *args)
-        assert status in (0, 2) and (status == 0 or err.startswith("error: ")) and err.count("\n") <= 9, (n, args, err)
+        assert status in (0, 2) and (status == 0 or err.startswith("error: ")) and err.count("\n") <= 9, (
+            n,
+            args,
+            err,
+        )
 
 
-# --------------------------------------------------------------------------------------------- two at once, and links
+# --- two at once, and links
 
 
 def test_a_run_has_one_process_at_a_time(go):
@@ -219,7 +347,10 @@ def test_a_run_has_one_process_at_a_time(go):
     before = contents()
     with locked(Path("run")):
         status, _, err = go(train, "--resume", "run")
-    assert (status, err) == (2, "error: run: another process is at work on this run; wait until it has ended, or stop it\n")
+    assert (status, err) == (
+        2,
+        "error: run: another process is at work on this run; wait until it has ended, or stop it\n",
+    )
     assert contents() == before
     assert go(train, "--resume", "run")[0] == 0 and (Path("run/summary.json")).exists()
 
@@ -227,12 +358,29 @@ def test_a_run_has_one_process_at_a_time(go):
 def test_what_a_killed_process_left_half_written_is_cleared_away(go):
     unfinish()
     Path("run/.dpo.pt.0123456789abcdef.part").write_bytes(b"half")
-    assert go(train, "--resume", "run")[0] == 0 and not [name for name in os.listdir("run") if name.startswith(".")]
+    assert go(train, "--resume", "run")[0] == 0 and not [
+        name for name in os.listdir("run") if name.startswith(".")
+    ]
 
 
-@pytest.mark.parametrize("name", ["sft.pt", "dpo.pt", "metrics.jsonl", "samples.jsonl", "summary.json", "curves.png", ".sft.pt.part", ".dpo.pt.part", ".samples.jsonl.part"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sft.pt",
+        "dpo.pt",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "summary.json",
+        "curves.png",
+        ".sft.pt.part",
+        ".dpo.pt.part",
+        ".samples.jsonl.part",
+    ],
+)
 def test_no_link_leads_writing_out_of_the_folder(go, name):
-    """Nor does one that leads nowhere make a file there. Catches: a name beside that can be known ahead, opened as it lies."""
+    """Nor does one that leads nowhere make a file there. Catches: a name beside that can be known ahead,
+    opened as it lies.
+    """
     unfinish()
     for target in ("precious", "nowhere"):
         Path("precious").write_bytes(b"mine")
@@ -246,7 +394,12 @@ def test_no_link_leads_writing_out_of_the_folder(go, name):
 
 def test_a_pipe_or_a_device_is_no_file(go):
     os.mkfifo("pipe")
-    for command in ((train, "--data", "pipe"), (train, "--data", "/dev/zero"), (train, "--data", "."), (sample, "run", "--prompts", "pipe")):
+    for command in (
+        (train, "--data", "pipe"),
+        (train, "--data", "/dev/zero"),
+        (train, "--data", "."),
+        (sample, "run", "--prompts", "pipe"),
+    ):
         status, _, err = go(*command)
         assert status == 2 and "not a file but a" in err and err.count("\n") == 1
 
@@ -260,7 +413,7 @@ def test_a_name_beside_is_made_for_one_file_alone(tmp_path, monkeypatch):
     assert not (tmp_path / "precious").exists()
 
 
-# ------------------------------------------------------------------------------------------------- a stranger's folder
+# --- a stranger's folder
 
 
 @pytest.mark.parametrize("name", ["absolute", "relative"])
@@ -272,13 +425,30 @@ def test_a_stranger_s_loss_is_not_run(go, copied, name):
     Path("c").mkdir()
     file = str(copied / "theirs.py") if name == "absolute" else "theirs.py"
     change_settings(Path("run"), loss=f"{file}:mine", loss_options={"beta": 0.1})
-    change_json(Path("run/config.json"), sha256={**read_json(Path("run/config.json"))["sha256"], file: hashlib.sha256(LOSS.encode()).hexdigest()})
+    change_json(
+        Path("run/config.json"),
+        sha256={
+            **read_json(Path("run/config.json"))["sha256"],
+            file: hashlib.sha256(LOSS.encode()).hexdigest(),
+        },
+    )
     shutil.copytree("run", "c/sft")
-    for command in ((train, "--resume", "run"), (train, "--stage", "dpo", "--init-from", "run", "--data", "mine.jsonl", "--steps", 1), (sample, "run", "--prompt", "hi"), (plot, "run", "run"), (compare, "--out", "c", "--losses", "dpo")):
+    for command in (
+        (train, "--resume", "run"),
+        (train, "--stage", "dpo", "--init-from", "run", "--data", "mine.jsonl", "--steps", 1),
+        (sample, "run", "--prompt", "hi"),
+        (plot, "run", "run"),
+        (compare, "--out", "c", "--losses", "dpo"),
+    ):
         go(*command)
         assert not Path("executed").exists(), command
     status, _, err = go(train, "--resume", "run")
-    assert status == 2 and f"run trains with the loss {file}:mine, and to go on runs that file; if you know it: python -m mini_dpo.train --resume run --loss {file}:mine" in err
+    assert (
+        status == 2
+        and f"run trains with the loss {file}:mine, and to go on runs that file; if you know "
+        f"it: python -m mini_dpo.train --resume run --loss {file}:mine"
+        in err
+    )
     if name == "absolute":
         status, _, err = go(train, "--resume", "run", "--loss", "theirs.py:mine")
         LOSSES.clear()
@@ -286,26 +456,77 @@ def test_a_stranger_s_loss_is_not_run(go, copied, name):
         assert (status, err) == (0, "") and Path("executed").exists()
 
 
-KINDS = {"seed": [-1, 2**40, 1.5, True, "x", None, [], {}], "lr": ["x", -1, [1], True], "loss": [None, 3, "none", "a\0b", "x" * 10**5, []], "data": [3, [], "a\0b", "\ud800"], "tokenizer": ["gpt5", 3],
-    "batch_size": [0, None, -1, 2**31, "many"], "stage": ["rlhf", None, []], "device": ["tpu", 0], "dtype": ["int8"], "loss_options": [[], 3, {"beta": "x"}, {"beta": []}, {"nothing": 1.0}, {"beta": 10**400}],
-    "steps": [0, 2**31], "epochs": [0, 1e9], "accumulate": [0, 2**31], "context": [0, 2**40], "n_layer": [0, 10**6, 2], "n_embd": [10**9], "start": [3, []], "model": ["gpt9", None], "dropout": [2, None],
-    "colour": ["red"], "max_new_tokens": [0, 2**63], "eval_examples": [0], "save_every": [0], "init_from": [3], "reference": [[], "somewhere"]}  # fmt: skip
+KINDS = {
+    "seed": [-1, 2**40, 1.5, True, "x", None, [], {}],
+    "lr": ["x", -1, [1], True],
+    "loss": [None, 3, "none", "a\0b", "x" * 10**5, []],
+    "data": [3, [], "a\0b", "\ud800"],
+    "tokenizer": ["gpt5", 3],
+    "batch_size": [0, None, -1, 2**31, "many"],
+    "stage": ["rlhf", None, []],
+    "device": ["tpu", 0],
+    "dtype": ["int8"],
+    "loss_options": [[], 3, {"beta": "x"}, {"beta": []}, {"nothing": 1.0}, {"beta": 10**400}],
+    "steps": [0, 2**31],
+    "epochs": [0, 1e9],
+    "accumulate": [0, 2**31],
+    "context": [0, 2**40],
+    "n_layer": [0, 10**6, 2],
+    "n_embd": [10**9],
+    "start": [3, []],
+    "model": ["gpt9", None],
+    "dropout": [2, None],
+    "colour": ["red"],
+    "max_new_tokens": [0, 2**63],
+    "eval_examples": [0],
+    "save_every": [0],
+    "init_from": [3],
+    "reference": [[], "somewhere"],
+}
 STRANGE = [(name, value) for name, values in KINDS.items() for value in values]
 
 
-@pytest.mark.parametrize("name, value", STRANGE, ids=[f"{name} {str(value)[:20]!r}" for name, value in STRANGE])
+@pytest.mark.parametrize(
+    "name, value", STRANGE, ids=[f"{name} {str(value)[:20]!r}" for name, value in STRANGE]
+)
 def test_a_strange_config_is_a_line(go, name, value):
-    """As the command line takes it, or not at all. Catches: settings that nobody looks at after they were kept."""
+    """As the command line takes it, or not at all. Catches: settings that nobody looks at after they were
+    kept.
+    """
     unfinish()
     settings = read_json(Path("run/config.json"))["settings"]
-    change_settings(Path("run"), **{name: value if name != "loss_options" or not isinstance(value, dict) else {**settings["loss_options"], **value}})
+    change_settings(
+        Path("run"),
+        **{
+            name: value
+            if name != "loss_options" or not isinstance(value, dict)
+            else {**settings["loss_options"], **value}
+        },
+    )
     status, _, err = go(train, "--resume", "run")
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 1200
 
 
-@pytest.mark.parametrize("content", [b"[" * 10**5, b'{"a":' * 10**5, b"{" + b" " * LARGEST_JSON + b"}", b"[]", b"3", b"null", b'{"checksum": 3}', b"\xff"], ids=lambda content: str(content[:6]))
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 10**5,
+        b'{"a":' * 10**5,
+        b"{" + b" " * LARGEST_JSON + b"}",
+        b"[]",
+        b"3",
+        b"null",
+        b'{"checksum": 3}',
+        b"\xff",
+    ],
+    ids=lambda content: str(content[:6]),
+)
 def test_what_is_no_json_object_of_ours_is_a_line(go, content):
-    for name, command in {"config.json": (train, "--resume", "run"), "summary.json": (train, "--resume", "run"), "metrics.jsonl": (plot, "run", "run")}.items():
+    for name, command in {
+        "config.json": (train, "--resume", "run"),
+        "summary.json": (train, "--resume", "run"),
+        "metrics.jsonl": (plot, "run", "run"),
+    }.items():
         kept = (Path("run") / name).read_bytes()
         (Path("run") / name).write_bytes(content)
         status, _, err = go(*command)
@@ -346,7 +567,16 @@ MODELS = {
     "complex": model_of(**{"ln_f.bias": torch.zeros(16, dtype=torch.complex64)}),
     "half": model_of(**{"ln_f.bias": torch.zeros(16, dtype=torch.float16)}),
     "one more": model_of(more=torch.zeros(3)),
-    "small on the disk": lambda saved: {**saved, "config": {**saved["config"], "n_embd": 8192, "n_head": 1}, "model": {name: torch.zeros(1).expand(w.shape) if w.dim() == 1 else torch.zeros(1, 1).expand([8192 * (n > 16) + n * (n <= 16) for n in w.shape]) for name, w in saved["model"].items()}},
+    "small on the disk": lambda saved: {
+        **saved,
+        "config": {**saved["config"], "n_embd": 8192, "n_head": 1},
+        "model": {
+            name: torch.zeros(1).expand(w.shape)
+            if w.dim() == 1
+            else torch.zeros(1, 1).expand([8192 * (n > 16) + n * (n <= 16) for n in w.shape])
+            for name, w in saved["model"].items()
+        },
+    },
 }
 
 
@@ -354,22 +584,48 @@ MODELS = {
 def test_a_strange_checkpoint_is_a_line_before_memory_is_asked_for(go, change):
     torch.save(change(load_checkpoint(Path("run/sft.pt"))), "run/sft.pt")
     begun = time.perf_counter()
-    for command in ((sample, "run", "--prompt", "hello"), (train, "--stage", "dpo", "--init-from", "run", "--data", "mine.jsonl", "--steps", 1)):
+    for command in (
+        (sample, "run", "--prompt", "hello"),
+        (train, "--stage", "dpo", "--init-from", "run", "--data", "mine.jsonl", "--steps", 1),
+    ):
         status, _, err = go(*command)
         assert status == 2 and err.count("\n") == 1 and len(err) < 1200
-    assert time.perf_counter() - begun < 60  # building a million blocks, even without numbers, takes many minutes
+    # building a million blocks, even without numbers, takes many minutes
+    assert time.perf_counter() - begun < 60
 
 
 STATES = {
     "none": lambda state: None,
     "empty": lambda state: {},
     "a list": lambda state: {"state": [1]},
-    "other shapes": lambda state: {"state": {i: {**s, "exp_avg": torch.zeros(3)} for i, s in state["state"].items()}},
-    "single numbers": lambda state: {"state": {i: {name: torch.tensor(1.0) for name in s} for i, s in state["state"].items()}},
-    "expanded": lambda state: {"state": {i: {name: torch.zeros(()).expand(value.shape) for name, value in s.items()} for i, s in state["state"].items()}},
-    "turned": lambda state: {"state": {i: {name: value.T.contiguous().T for name, value in s.items()} for i, s in state["state"].items()}},
-    "sparse": lambda state: {"state": {i: {name: value.to_sparse() for name, value in s.items()} for i, s in state["state"].items()}},
-    "one missing": lambda state: {"state": {i: {name: value for name, value in s.items() if name != "exp_avg_sq"} for i, s in state["state"].items()}},
+    "other shapes": lambda state: {
+        "state": {i: {**s, "exp_avg": torch.zeros(3)} for i, s in state["state"].items()}
+    },
+    "single numbers": lambda state: {
+        "state": {i: {name: torch.tensor(1.0) for name in s} for i, s in state["state"].items()}
+    },
+    "expanded": lambda state: {
+        "state": {
+            i: {name: torch.zeros(()).expand(value.shape) for name, value in s.items()}
+            for i, s in state["state"].items()
+        }
+    },
+    "turned": lambda state: {
+        "state": {
+            i: {name: value.T.contiguous().T for name, value in s.items()} for i, s in state["state"].items()
+        }
+    },
+    "sparse": lambda state: {
+        "state": {
+            i: {name: value.to_sparse() for name, value in s.items()} for i, s in state["state"].items()
+        }
+    },
+    "one missing": lambda state: {
+        "state": {
+            i: {name: value for name, value in s.items() if name != "exp_avg_sq"}
+            for i, s in state["state"].items()
+        }
+    },
 }
 
 
@@ -394,10 +650,36 @@ def test_a_strange_optimizer_is_a_line(go, stopped, change):
     """Catches: moments of another shape, which a fused kernel reads and writes beyond their end."""
     torch.save({**stopped, "optimizer": change(stopped["optimizer"])}, "run/sft.pt")
     status, _, err = go(train, "--resume", "run")
-    assert status == 2 and err.startswith("error: run/sft.pt: not the state of an optimizer for this model (") and err.count("\n") == 1
+    assert (
+        status == 2
+        and err.startswith("error: run/sft.pt: not the state of an optimizer for this model (")
+        and err.count("\n") == 1
+    )
 
 
-ENTRIES = [("finished", None), ("finished", 1), ("step", None), ("step", -5), ("step", 10**9), ("step", 0), ("run", "another"), ("run", None), ("log_length", -5), ("log_length", 2**63), ("log_length", 10**30), ("log_length", 3 * 2**30), ("seconds", float("nan")), ("seconds", "x"), ("owed", "abc"), ("owed", [1]), ("owed", True), ("owed", {"loss": "x"}), ("owed", {"loss": float("inf")}), ("model", []), ("model", {})]  # fmt: skip
+ENTRIES = [
+    ("finished", None),
+    ("finished", 1),
+    ("step", None),
+    ("step", -5),
+    ("step", 10**9),
+    ("step", 0),
+    ("run", "another"),
+    ("run", None),
+    ("log_length", -5),
+    ("log_length", 2**63),
+    ("log_length", 10**30),
+    ("log_length", 3 * 2**30),
+    ("seconds", float("nan")),
+    ("seconds", "x"),
+    ("owed", "abc"),
+    ("owed", [1]),
+    ("owed", True),
+    ("owed", {"loss": "x"}),
+    ("owed", {"loss": float("inf")}),
+    ("model", []),
+    ("model", {}),
+]
 
 
 @pytest.mark.parametrize("name, value", ENTRIES, ids=str)
@@ -408,7 +690,13 @@ def test_a_strange_entry_of_a_checkpoint_is_a_line(go, stopped, name, value):
     torch.save(changed, "run/sft.pt")
     before = contents()
     status, _, err = go(train, "--resume", "run")
-    assert status == 2 and err.startswith("error: run/") and err.count("\n") == 1 and len(err) < 600 and contents() == before
+    assert (
+        status == 2
+        and err.startswith("error: run/")
+        and err.count("\n") == 1
+        and len(err) < 600
+        and contents() == before
+    )
 
 
 def test_the_stopped_run_of_these_tests_goes_on(go, stopped):
@@ -434,13 +722,21 @@ def test_a_log_from_another_run_is_not_sealed_into_the_summary(go):
     log = Path("run/metrics.jsonl")
     log.write_bytes(log.read_bytes().replace(b'"step": 1', b'"step": 7', 1))
     status, _, err = go(train, "--resume", "run")
-    assert status == 2 and "run/metrics.jsonl: not what the run wrote" in err and not Path("run/summary.json").exists()
+    assert (
+        status == 2
+        and "run/metrics.jsonl: not what the run wrote" in err
+        and not Path("run/summary.json").exists()
+    )
 
 
 def test_compare_s_log_follows_no_link_and_waits_for_no_pipe(go):
     Path("c").mkdir()
     Path("precious").write_bytes(b"mine")
-    for make in (lambda path: path.symlink_to(Path("precious").resolve()), lambda path: path.symlink_to(Path("nowhere").resolve()), os.mkfifo):
+    for make in (
+        lambda path: path.symlink_to(Path("precious").resolve()),
+        lambda path: path.symlink_to(Path("nowhere").resolve()),
+        os.mkfifo,
+    ):
         make(Path("c/sft.log"))
         status, _, err = go(compare, "--losses", "dpo", "--out", "c")
         assert status != 0 and "c/sft.log" in err and err.count("\n") == 1
@@ -453,24 +749,35 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10**8))
     assert path.stat().st_size < 10**6
-    with pytest.raises(UserError, match="bomb.pt: not a checkpoint of mini_dpo, or a damaged one .*compressed"):
+    with pytest.raises(
+        UserError, match="bomb.pt: not a checkpoint of mini_dpo, or a damaged one .*compressed"
+    ):
         read_archive(path)
 
 
-# -------------------------------------------------------------------------------------------------------- the terminal
+# --- the terminal
 
 
 def command(folder, *args, shell="", **environment):
     """A command in a process of its own: (status, standard output, standard error)."""
     line = " ".join([sys.executable, "-m", *map(str, args), shell])
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, timeout=300)
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        timeout=300,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
 def test_what_an_encoding_does_not_have_is_written_out(copied, encoding):
     preference_file(Path("mine.jsonl"), prompt="Überraschung → 日本")
-    for args in (("mini_dpo.show", "--data", "mine.jsonl"), ("mini_dpo.sample", "run", "--prompt", "'→ 日本 é'")):
+    for args in (
+        ("mini_dpo.show", "--data", "mine.jsonl"),
+        ("mini_dpo.sample", "run", "--prompt", "'→ 日本 é'"),
+    ):
         status, out, err = command(copied, *args, PYTHONIOENCODING=encoding)
         assert (status, err) == (0, b"")
     assert out.decode(encoding)
@@ -481,9 +788,19 @@ def test_nothing_from_outside_is_obeyed_by_the_terminal(go):
     preference_file(Path("mine.jsonl"), chosen=evil)
     Path(evil).write_text("x")
     Path("evil.py").write_text(f"raise ValueError({evil!r} + chr(10) * 3 + 'x' * 10**5)")
-    for args in ((train, "--data", evil), (plot, "run", evil), (train, "--loss", "evil.py:x"), (train, "--data", "mine.jsonl", *SMALL, *SHORT, "--held-out", evil), (sample, "run", "--prompt", evil)):
-        status, out, err = go(*args)
-        assert not set(out + err) & set("\x1b\x07\r\x9b\u202e\u2066") and err.count("\n") <= 1 and len(err) < 1200
+    for args in (
+        (train, "--data", evil),
+        (plot, "run", evil),
+        (train, "--loss", "evil.py:x"),
+        (train, "--data", "mine.jsonl", *SMALL, *SHORT, "--held-out", evil),
+        (sample, "run", "--prompt", evil),
+    ):
+        _status, out, err = go(*args)
+        assert (
+            not set(out + err) & set("\x1b\x07\r\x9b\u202e\u2066")
+            and err.count("\n") <= 1
+            and len(err) < 1200
+        )
     assert "\\x1b[2J\\x07\\x0d\\x9b31m\\u202eabc\\u2066" in go(plot, "run", evil)[2]
 
 
@@ -495,7 +812,18 @@ def test_what_is_shown_is_what_was_written():
 
 def test_output_that_nobody_reads_stops_the_run_aloud(copied):
     """And the run can be gone on with. Catches: status 0 in the middle of a run."""
-    args = ("mini_dpo.train", "--data", "mine.jsonl", *SMALL, "--sft-steps", 400, "--steps", 3, "--out", "piped")
+    args = (
+        "mini_dpo.train",
+        "--data",
+        "mine.jsonl",
+        *SMALL,
+        "--sft-steps",
+        400,
+        "--steps",
+        3,
+        "--out",
+        "piped",
+    )
     for shell, said in (("| head -1", b""), ("> /dev/full", b"error: the output: No space left on device")):
         shutil.rmtree("piped", ignore_errors=True)
         status, _, err = command(copied, *args, shell=shell)
@@ -503,15 +831,30 @@ def test_output_that_nobody_reads_stops_the_run_aloud(copied):
         if Path("piped").exists():
             assert b"stopped; go on with: python -m mini_dpo.train --resume piped" in err
     assert command(copied, "mini_dpo.show", shell="| head -1")[2] == b""
+    status, _, err = command(copied, "mini_dpo.train", "--help", shell="> /dev/full")
+    assert status != 0 and err.startswith(b"error: the output: No space left") and err.count(b"\n") == 1
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6, 1.0])
 def test_ctrl_c_while_it_loads_is_no_traceback(copied, seconds):
-    process = subprocess.Popen([sys.executable, "-c", f"import signal, runpy, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = ['-m']; import mini_dpo; sys.argv = ['train', '--data', 'mine.jsonl', {', '.join(map(repr, SMALL))}]; runpy.run_module('mini_dpo.train', run_name='__main__')"], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import signal, runpy, sys; signal.signal(signal.SIGINT, "
+            "signal.default_int_handler); sys.argv = ['-m']; import mini_dpo; sys.argv = ['train', "
+            f"'--data', 'mine.jsonl', {', '.join(map(repr, SMALL))}]; runpy.run_module('mini_dpo.train', "
+            "run_name='__main__')",
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     time.sleep(seconds)
     process.send_signal(2)
     _, err = process.communicate(timeout=60)
-    assert process.returncode != 0 and (b"Traceback" not in err or seconds < 0.2)  # before the first line of the package nothing can be done
+    # before the first line of the package nothing can be done
+    assert process.returncode != 0 and (b"Traceback" not in err or seconds < 0.2)
 
 
 def test_a_clock_that_stands_still(monkeypatch, capsys):
@@ -521,33 +864,82 @@ def test_a_clock_that_stands_still(monkeypatch, capsys):
     assert "step  1/10  loss 1.000" in capsys.readouterr().out
 
 
-# -------------------------------------------------------------------------------------------------------- the command line
+# --- the command line
 
 
 LINES = [
-    "train --seed=--", "show --data=--", "plot losses --loss=--", "exact --seed=--", "compare --losses=--", "train --steps 2147483648", "train --steps 1" + "0" * 23, "train --epochs 1e9", "train --sft-epochs 1e300", "train --accumulate 2147483648", "train --n-embd 1000000000", "train --n-layer 100000000",
-    "train --context 1000000000", "train --n-head 0", "train --batch-size 1" + "0" * 5000, "train --data " + "x" * 10_000, "train --out " + "x" * 10_000, "train --init-from " + "x" * 10_000, "train --loss " + "x" * 10_000, "train --resume " + "x" * 10_000,
-    "sample run --temperature inf", "sample run --temperature nan", "sample run --max-new-tokens 9223372036854775807", "sample run --seed=--", "sample run -n 1e9", "sample " + "x" * 10_000, "bench --row x", "bench --batches 1e9", "bench --repeats -1", "check dpo --examples x",
-    "check dpo --examples -5", "check " + "x" * 10_000, "plot losses --loss " + "x" * 10_000, "plot run " + "x" * 10_000, "show --line 99999999999999999999999", "show --data /dev/null", "exact --seed x", "exact --seed -1", "compare --epochs 1e99", "compare --losses ,", "compare --seed 1e3",
-]  # fmt: skip
+    "train --seed=--",
+    "show --data=--",
+    "plot losses --loss=--",
+    "exact --seed=--",
+    "compare --losses=--",
+    "train --steps 2147483648",
+    "train --steps 1" + "0" * 23,
+    "train --epochs 1e9",
+    "train --sft-epochs 1e300",
+    "train --accumulate 2147483648",
+    "train --n-embd 1000000000",
+    "train --n-layer 100000000",
+    "train --context 1000000000",
+    "train --n-head 0",
+    "train --batch-size 1" + "0" * 5000,
+    "train --data " + "x" * 10_000,
+    "train --out " + "x" * 10_000,
+    "train --init-from " + "x" * 10_000,
+    "train --loss " + "x" * 10_000,
+    "train --resume " + "x" * 10_000,
+    "sample run --temperature inf",
+    "sample run --temperature nan",
+    "sample run --max-new-tokens 9223372036854775807",
+    "sample run --seed=--",
+    "sample run -n 1e9",
+    "sample " + "x" * 10_000,
+    "bench --row x",
+    "bench --batches 1e9",
+    "bench --repeats -1",
+    "check dpo --examples x",
+    "check dpo --examples -5",
+    "check " + "x" * 10_000,
+    "plot losses --loss " + "x" * 10_000,
+    "plot run " + "x" * 10_000,
+    "show --line 99999999999999999999999",
+    "show --data /dev/null",
+    "exact --seed x",
+    "exact --seed -1",
+    "compare --epochs 1e99",
+    "compare --losses ,",
+    "compare --seed 1e3",
+]
 
 
 @pytest.mark.parametrize("line", LINES, ids=[line[:40] for line in LINES])
 def test_a_value_out_of_all_reach_is_a_line(go, line):
     name, *args = line.split(" ")
-    status, _, err = go(importlib.import_module(f"mini_dpo.{name}.__main__" if name in ("bench", "check", "plot") else f"mini_dpo.{name}"), *args)
+    status, _, err = go(
+        importlib.import_module(
+            f"mini_dpo.{name}.__main__" if name in ("bench", "check", "plot", "train") else f"mini_dpo.{name}"
+        ),
+        *args,
+    )
     assert status in (1, 2) and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 1200
 
 
 def test_processes_that_nobody_started_are_not_waited_for(copied):
     for world in ("2", "x", ""):
-        status, _, err = command(copied, "mini_dpo.train", "--data", "mine.jsonl", *SMALL, *SHORT, WORLD_SIZE=world)
+        status, _, err = command(
+            copied, "mini_dpo.train", "--data", "mine.jsonl", *SMALL, *SHORT, WORLD_SIZE=world
+        )
         assert status == 2 and err.startswith(b"error: WORLD_SIZE is set") and err.count(b"\n") == 1
 
 
 def test_a_flag_s_value_is_checked_wherever_it_comes_from():
     assert checked("--seed", int, "7") == checked("--seed", int, 7) == 7 and checked("--lr", float, 1) == 1.0
-    for kind, values in {int: [1.5, True, "1.5", 2**31, None], float: ["nan", float("inf"), 10**400, True, []], str: [3, "a\0"], bool: ["true", 1]}.items():
+    for kind, values in {
+        int: [1.5, True, "1.5", 2**31, None],
+        float: ["nan", float("inf"), 10**400, True, []],
+        str: [3, "a\0"],
+        bool: ["true", 1],
+    }.items():
         for value in values:
             with pytest.raises(UserError):
                 checked("--x", kind, value)
@@ -563,7 +955,9 @@ def test_a_text_that_fits_no_context_is_refused_before_it_is_encoded(go, monkeyp
 
 def test_a_gradient_that_is_infinite_from_the_first_step_on_is_not_the_learning_rate_s_fault(go):
     status, _, err = go(train, "--data", "mine.jsonl", *SMALL, *SHORT, "--loss", "ipo", "--beta", "1e-30")
-    assert status == 1 and "dpo, step 1" in err and "lower learning rate" not in err and "its own flags" in err
+    assert (
+        status == 1 and "dpo, step 1" in err and "lower learning rate" not in err and "its own flags" in err
+    )
 
 
 def test_settings_that_a_run_keeps_are_what_it_was_begun_with(copied):
@@ -571,4 +965,49 @@ def test_settings_that_a_run_keeps_are_what_it_was_begun_with(copied):
     assert isinstance(settings, Settings) and set(digests) == {str(copied / "mine.jsonl")}
     assert load_model(Path("run/sft.pt"))[1].name == "toy" and read_bytes("mine.jsonl")
     write_json(Path("x.json"), {"a": float("inf"), "b": [1, {"c": float("nan")}]})
-    assert read_json(Path("x.json")) == {"a": None, "b": [1, {"c": None}]} and "Infinity" not in Path("x.json").read_text()
+    assert (
+        read_json(Path("x.json")) == {"a": None, "b": [1, {"c": None}]}
+        and "Infinity" not in Path("x.json").read_text()
+    )
+
+
+# --- a run that is moved
+
+
+def test_a_run_is_moved_with_its_data_and_goes_on(tmp_path, monkeypatch, capsys):
+    """Paths are kept relative to the run: the whole tree elsewhere ends with the same weights."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    preference_file(Path("mine.jsonl"))
+    job = ("--data", "mine.jsonl", *SMALL, *SHORT)
+    assert run(monkeypatch, capsys, train, *job, "--out", "whole")[0] == 0
+    assert run(monkeypatch, capsys, train, *job, "--out", "run")[0] == 0
+    for name in ("dpo.pt", "summary.json", "samples.jsonl"):
+        Path("run", name).unlink()
+    log = Path("run/metrics.jsonl")
+    log.write_bytes(b"".join(line for line in log.read_bytes().splitlines(True) if b'"sft"' in line))
+    config = json.loads(Path("run/config.json").read_text())
+    assert config["settings"]["data"] == "./../mine.jsonl" and list(config["sha256"]) == ["./../mine.jsonl"]
+    assert config["versions"] == versions() == load_checkpoint(Path("run/sft.pt"))["versions"]
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, capsys, train, "--resume", "there/run")[0] == 0
+    ours, theirs = (load_checkpoint(Path("there", name, "dpo.pt"))["model"] for name in ("run", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_of_an_older_version_with_full_paths_is_still_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    preference_file(Path("mine.jsonl"))
+    assert run(monkeypatch, capsys, train, "--data", "mine.jsonl", *SMALL, *SHORT, "--out", "run")[0] == 0
+    path, full = Path("run/config.json"), str(tmp_path / "mine.jsonl")
+    config = json.loads(path.read_text())
+    config = {
+        "settings": {**config["settings"], "data": full},
+        "sha256": {full: config["sha256"].popitem()[1]},
+    }
+    path.unlink()
+    write_json(path, config)
+    settings, digests = read_config(Path("run"))
+    assert settings.data == full and list(digests) == [full]
+    assert run(monkeypatch, capsys, train, "--resume", "run")[0] == 0

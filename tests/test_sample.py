@@ -1,4 +1,6 @@
-"""Talking to a run: many prompts at a time, answers as objects, and a conversation that ends when it is told to."""
+"""Talking to a run: many prompts at a time, answers as objects, and a conversation that ends when it is told
+to.
+"""
 
 import io
 import json
@@ -9,12 +11,12 @@ import pytest
 import torch
 
 from mini_dpo import sample
-from mini_dpo.checkpoint import save_checkpoint
 from mini_dpo.files import write_json
 from mini_dpo.model import GPT, GPTConfig
-from mini_dpo.sample import SampleSettings, answer, load_models
-from mini_dpo.settings import parse
+from mini_dpo.sample import SampleSettings, load_models, reply
+from mini_dpo.saving.checkpoint import save_checkpoint
 from mini_dpo.tokenizer import load_tokenizer
+from mini_dpo.train.parsing import parse
 from mini_dpo.worlds.shop import judge
 from tests.commands import run
 
@@ -50,18 +52,29 @@ def rows(text: str) -> list[dict]:
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_answered_together_is_answered_one_by_one(folder, n, temperature):
-    """In float64, where rounding decides nothing. Catches: a row with its neighbour's prompt, numbers or seed."""
+    """In float64, where rounding decides nothing. Catches: a row with its neighbour's prompt, numbers or
+    seed.
+    """
     models = {name: (model.double(), tokenizer) for name, (model, tokenizer) in load_models(folder).items()}
     settings = SampleSettings(n=n, temperature=temperature, max_new_tokens=12, seed=5)
-    together = answer(models, PROMPTS, settings, 0)
-    assert together == [answer(models, [prompt], settings, i)[0] for i, prompt in enumerate(PROMPTS)]
+    together = reply(models, PROMPTS, settings, 0)
+    assert together == [reply(models, [prompt], settings, i)[0] for i, prompt in enumerate(PROMPTS)]
     flat = [row for of_prompt in together for row in of_prompt]
-    assert [(row["prompt"], row["model"]) for row in flat] == [(p, m) for p in PROMPTS for m in ("SFT", "AOT-UNPAIRE") for _ in range(n)]
+    assert [(row["prompt"], row["model"]) for row in flat] == [
+        (p, m) for p in PROMPTS for m in ("SFT", "AOT-UNPAIRE") for _ in range(n)
+    ]
     for row in flat:
-        alone = answer(models, [row["prompt"]], SampleSettings(temperature=temperature, max_new_tokens=12, seed=row["seed"]), 0)
+        alone = reply(
+            models,
+            [row["prompt"]],
+            SampleSettings(temperature=temperature, max_new_tokens=12, seed=row["seed"]),
+            0,
+        )
         assert row in alone[0]
     if temperature:
-        assert len({(row["model"], row["response"]) for row in flat}) == len(flat), "no two answers share their numbers"
+        assert len({(row["model"], row["response"]) for row in flat}) == len(flat), (
+            "no two answers share their numbers"
+        )
 
 
 def test_a_file_of_prompts_as_text_and_as_json(go, tmp_path):
@@ -72,7 +85,9 @@ def test_a_file_of_prompts_as_text_and_as_json(go, tmp_path):
     (tmp_path / "p").write_text((tmp_path / "p.jsonl").read_text())
     status, out, err = go("--prompts", "p.txt", "-n", 3, "--json")
     found = rows(out)
-    assert (status, err) == (0, "") and [row["prompt"] for row in found] == [prompt for prompt in prompts for _ in range(6)]
+    assert (status, err) == (0, "") and [row["prompt"] for row in found] == [
+        prompt for prompt in prompts for _ in range(6)
+    ]
     assert [row["seed"] for row in found if row["model"] == "SFT"] == list(range(63))
     for row in found:
         assert {"prompt", "model", "response", "finished", "tokens", "seed"} == row.keys() - {"marks"}
@@ -81,7 +96,11 @@ def test_a_file_of_prompts_as_text_and_as_json(go, tmp_path):
             assert row["marks"]["reward"] == judge(SHOP, row["response"]).reward
     for form in ("p.jsonl", "p"):
         assert go("--prompts", form, "-n", 3, "--json") == (0, out, "")
-    assert go("--prompts", "p.jsonl", "-n", 3, "--out", "a.jsonl") == (0, "a.jsonl: 126 answers to 21 prompts\n", "")
+    assert go("--prompts", "p.jsonl", "-n", 3, "--out", "a.jsonl") == (
+        0,
+        "a.jsonl: 126 answers to 21 prompts\n",
+        "",
+    )
     assert rows((tmp_path / "a.jsonl").read_text()) == found
 
 
@@ -136,7 +155,8 @@ def test_a_conversation_ends_with_a_word(go, monkeypatch, word):
     monkeypatch.setattr(sys, "stdin", Keyboard(f"hello\nagain\n{word}\nnever read\n"))
     status, out, err = go()
     assert (status, err) == (0, "") and out.count("SFT") == 2 and out.count("you >") == 3
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"hello\n{word or 'exit'}\n"))  # in a pipe they are prompts like any other
+    # in a pipe they are prompts like any other
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"hello\n{word or 'exit'}\n"))
     assert [row["prompt"] for row in rows(go("--json")[1])][::2] == ["hello", word or "exit"]
 
 

@@ -1,4 +1,6 @@
-"""The toy world: its files are what the command makes, its judge is right, its labels are as noisy as they say."""
+"""The toy world: its files are what the command makes, its judge is right, its labels are as noisy as they
+say.
+"""
 
 import math
 import random
@@ -7,17 +9,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo.corpus import TOY_PREFERENCES, TOY_SFT
+from mini_dpo.corpus.splits import TOY_PREFERENCES, TOY_SFT
 from mini_dpo.data import load_demonstrations, load_preferences
 from mini_dpo.worlds import shop
-from mini_dpo.worlds.shop import DAYS, ITEMS, NAMES, PROBLEMS, PROMPTS, Facts, judge, read_prompt, write_response
+from mini_dpo.worlds.shop import (
+    DAYS,
+    ITEMS,
+    NAMES,
+    PROBLEMS,
+    PROMPT_FORMS,
+    Complaint,
+    judge,
+    read_prompt,
+    write_response,
+)
 
-facts = st.builds(Facts, *map(st.sampled_from, (NAMES, ITEMS, DAYS, PROBLEMS)))
-ADA = PROMPTS[0].format(name="Ada", item="kettle", day="Friday", problem="bites")
-BEST = "Good day, dear Ada! We are so sorry that your kettle bites. You bought it on Friday, so we will gladly mend it. Thank you for your patience!"
+facts = st.builds(Complaint, *map(st.sampled_from, (NAMES, ITEMS, DAYS, PROBLEMS)))
+ADA = PROMPT_FORMS[0].format(name="Ada", item="kettle", day="Friday", problem="bites")
+BEST = (
+    "Good day, dear Ada! We are so sorry that your kettle bites. You bought it on Friday, "
+    "so we will gladly mend it. Thank you for your patience!"
+)
 
 
-@given(facts, st.sampled_from(PROMPTS))
+@given(facts, st.sampled_from(PROMPT_FORMS))
 def test_the_judge_reads_the_facts_that_were_written(facts, template):
     assert read_prompt(template.format(**vars(facts))) == facts
 
@@ -31,7 +46,7 @@ def test_the_committed_files_are_what_the_command_makes(tmp_path):
 def test_no_prompt_stands_in_two_places():
     prompts = [e.prompt for path in TOY_SFT.values() for e in load_demonstrations(path)]
     prompts += [p.prompt for path in TOY_PREFERENCES.values() for p in load_preferences(path)]
-    assert len(prompts) == len(set(prompts)) == sum(sum(sizes) for sizes in shop.SIZES.values())
+    assert len(prompts) == len(set(prompts)) == sum(sum(sizes) for sizes in shop.SPLIT_SIZES.values())
 
 
 @pytest.mark.parametrize(
@@ -39,10 +54,12 @@ def test_no_prompt_stands_in_two_places():
     {
         BEST: (8, 4, 0),
         "": (0, 0, 0),
-        BEST.replace("Ada", "Otto"): (4, 4, 0),  # a wrong name costs what it would have earned, and as much again
+        # a wrong name costs what it would have earned, and as much again
+        BEST.replace("Ada", "Otto"): (4, 4, 0),
         BEST.replace("dear Ada", "dear customer"): (6, 4, 0),
         BEST + " Otto kettle Friday bites": (4, 4, 0),  # naming everybody is naming somebody wrong
-        "You again, Ada? So your kettle bites. Big deal. If it worked on Friday, it works now. Do not write again.": (8, -4, 0),
+        "You again, Ada? So your kettle bites. Big deal. If it worked on Friday, it works "
+        "now. Do not write again.": (8, -4, 0),
         BEST + " tea" * 20: (8, 4, -3.2),
         "tea " * 500: (0, 0, -6),
     }.items(),
@@ -56,11 +73,11 @@ def test_marks_worked_out_by_hand(response, marks):
 
 @given(facts, st.integers(0, 10_000))
 def test_marks_stay_in_their_ranges_and_none_beats_the_best(facts, seed):
-    prompt = PROMPTS[seed % len(PROMPTS)].format(**vars(facts))
+    prompt = PROMPT_FORMS[seed % len(PROMPT_FORMS)].format(**vars(facts))
     verdict = judge(prompt, write_response(random.Random(seed), facts))
     assert -8 <= verdict.facts <= 8 and -4 <= verdict.tone <= 4 and -6 <= verdict.length <= 0
     best = BEST
-    for old, new in zip(("Ada", "kettle", "Friday", "bites"), vars(facts).values()):
+    for old, new in zip(("Ada", "kettle", "Friday", "bites"), vars(facts).values(), strict=True):
         best = best.replace(old, new)
     assert judge(prompt, best).reward == 12 >= verdict.reward
 
@@ -74,10 +91,13 @@ def test_the_judge_takes_any_text_and_refuses_other_prompts(text):
 
 
 def test_labels_are_bradley_terry_draws_from_the_true_reward():
-    """The number of labels that agree with the judge is within 4 standard deviations of what the model says, and the
-    noise grows where the gap is small: both sides of the median gap are checked."""
+    """The number of labels that agree with the judge is within 4 standard deviations of what the model says,
+    and the noise grows where the gap is small: both sides of the median gap are checked.
+    """
     pairs = load_preferences(TOY_PREFERENCES["train"])
-    gaps = sorted((judge(p.prompt, p.chosen).reward - judge(p.prompt, p.rejected).reward for p in pairs), key=abs)
+    gaps = sorted(
+        (judge(p.prompt, p.chosen).reward - judge(p.prompt, p.rejected).reward for p in pairs), key=abs
+    )
     for half in (gaps[: len(gaps) // 2], gaps[len(gaps) // 2 :]):
         chances = [1 / (1 + math.exp(-abs(gap))) for gap in half if gap]
         agree = sum(gap > 0 for gap in half)

@@ -1,4 +1,6 @@
-"""The laboratory: comparisons are Bradley-Terry draws, pairs are what a loss expects, and optimizers find minima."""
+"""The laboratory: comparisons are Bradley-Terry draws, pairs are what a loss expects, and optimizers find
+minima.
+"""
 
 import math
 
@@ -18,9 +20,12 @@ def test_who_meets_whom_and_who_wins_is_as_often_as_it_should_be():
     reward = torch.tensor([0.0, 1.0, -1.0], dtype=torch.float64)
     n = 200_000
     winners, losers = draw_comparisons(logps, reward, n, seed=0)
-    counts = torch.zeros(3, 3, dtype=torch.float64).index_put_((winners, losers), torch.ones(n, dtype=torch.float64), accumulate=True)
+    counts = torch.zeros(3, 3, dtype=torch.float64).index_put_(
+        (winners, losers), torch.ones(n, dtype=torch.float64), accumulate=True
+    )
     p = logps.exp()
-    wins = 2 * p[:, None] * p[None, :] * preference_probability(reward[:, None], reward[None, :])  # a pair is drawn in two orders
+    # a pair is drawn in two orders
+    wins = 2 * p[:, None] * p[None, :] * preference_probability(reward[:, None], reward[None, :])
     assert ((counts / n - wins).abs() < 4 * (wins / n).sqrt()).all(), (counts / n, wins)
 
 
@@ -59,7 +64,9 @@ def test_the_minimum_is_found(p):
 
 def test_descending_is_gradient_descent_and_keeps_its_way():
     """On a parabola each step shrinks the distance to the minimum by the same factor."""
-    way = descend(lambda x: ((x - 3) ** 2).sum(), torch.tensor([1.0, 5.0], dtype=torch.float64), steps=5, lr=0.1)
+    way = descend(
+        lambda x: ((x - 3) ** 2).sum(), torch.tensor([1.0, 5.0], dtype=torch.float64), steps=5, lr=0.1
+    )
     expected = torch.stack([3 + 0.8**t * torch.tensor([-2.0, 2.0], dtype=torch.float64) for t in range(6)])
     torch.testing.assert_close(way, expected)
     assert not way.requires_grad

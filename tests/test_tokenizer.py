@@ -7,13 +7,17 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo import tokenizer as tokenizer_module
+from mini_dpo import vocabularies
 from mini_dpo.errors import UserError
-from mini_dpo.tokenizer import ASSISTANT, END_OF_TEXT, TOY_VOCABULARY, USER, load_tokenizer, read_vocabulary, train_bpe, write_vocabulary
+from mini_dpo.tokenizer import ASSISTANT, END_OF_TEXT, USER, load_tokenizer
+from mini_dpo.vocabularies import TOY_VOCABULARY, read_vocabulary, train_bpe, write_vocabulary
 
 TOY = load_tokenizer("toy")
 MARKERS = {TOY.end_of_text, TOY.user, TOY.assistant}
-needs_gpt2 = pytest.mark.skipif("TIKTOKEN_CACHE_DIR" not in os.environ, reason="TIKTOKEN_CACHE_DIR is not set: no GPT-2 vocabulary offline")
+needs_gpt2 = pytest.mark.skipif(
+    "TIKTOKEN_CACHE_DIR" not in os.environ,
+    reason="TIKTOKEN_CACHE_DIR is not set: no GPT-2 vocabulary offline",
+)
 any_text = st.text() | st.lists(st.sampled_from([END_OF_TEXT, USER, ASSISTANT, " ", "<|", "a"])).map("".join)
 
 
@@ -42,8 +46,9 @@ def test_half_a_character_decodes_to_the_replacement_sign():
 
 
 def test_bpe_on_the_classic_example():
-    """Gage 1994 compresses aaabdaaabac: aa stands there four times; then (aa, a) and (a, b) twice, and ties go to the
-    larger bytes; then (aaa, b) twice."""
+    """Gage 1994 compresses aaabdaaabac: aa stands there four times; then (aa, a) and (a, b) twice, and ties
+    go to the larger bytes; then (aaa, b) twice.
+    """
     ranks = train_bpe(["aaabdaaabac"], 256 + 3)
     assert list(ranks)[256:] == [b"aa", b"aaa", b"aaab"]
 
@@ -52,7 +57,9 @@ def test_bpe_on_the_classic_example():
 def test_bpe_vocabulary_is_what_tiktoken_expects(texts, size):
     ranks = train_bpe(texts, size)
     assert list(ranks.values()) == list(range(len(ranks))) and len(ranks) <= size
-    encoding = tiktoken.Encoding("test", pat_str=tokenizer_module.PATTERN, mergeable_ranks=ranks, special_tokens={})
+    encoding = tiktoken.Encoding(
+        "test", pat_str=vocabularies.PATTERN, mergeable_ranks=ranks, special_tokens={}
+    )
     for text in texts:
         assert encoding.decode(encoding.encode(text)) == text
     for token in ranks:  # every token can be reached: its own bytes encode to itself
@@ -67,8 +74,8 @@ def test_vocabulary_file_round_trip(tmp_path):
 
 def test_the_documented_command_rebuilds_the_committed_vocabulary(tmp_path, monkeypatch, capsys):
     committed = TOY_VOCABULARY.read_bytes()
-    monkeypatch.setattr(tokenizer_module, "TOY_VOCABULARY", tmp_path / "toy.tiktoken")
-    tokenizer_module.main()
+    monkeypatch.setattr(vocabularies, "TOY_VOCABULARY", tmp_path / "toy.tiktoken")
+    vocabularies.main()
     assert (tmp_path / "toy.tiktoken").read_bytes() == committed
     assert "663 tokens" in capsys.readouterr().out
 
@@ -102,7 +109,7 @@ def test_gpt2_encodes_what_its_authors_say():
 
 @needs_gpt2
 def test_the_default_for_own_texts_is_gpt2_s_where_tiktoken_has_it():
-    assert tokenizer_module.default_vocabulary() == "gpt2"
+    assert vocabularies.default_vocabulary() == "gpt2"
 
 
 def test_the_default_for_own_texts_is_the_toy_s_elsewhere_and_nothing_is_fetched(monkeypatch, tmp_path):
@@ -112,7 +119,7 @@ def test_the_default_for_own_texts_is_the_toy_s_elsewhere_and_nothing_is_fetched
     monkeypatch.setattr(tiktoken, "get_encoding", never)
     for folder in (tmp_path, tmp_path / "none", ""):
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
-        assert tokenizer_module.default_vocabulary() == "toy"
+        assert vocabularies.default_vocabulary() == "toy"
     (tmp_path / "6d1cbeee0f20b3d9449abfede4726ed8212e3aee").touch()  # one of its two files is not enough
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    assert tokenizer_module.default_vocabulary() == "toy"
+    assert vocabularies.default_vocabulary() == "toy"

@@ -1,26 +1,32 @@
-"""The loop: accumulation, schedule, going on after a stop, stopping at nonsense; and both objectives in it."""
+"""The loop: accumulation, schedule, going on after a stop, stopping at nonsense; and both objectives in
+it.
+"""
 
 import json
 import math
 import os
 import signal
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mini_dpo import training
-from mini_dpo.batches import Batches, Encoded, EncodedPair, collate, collate_feedback, collate_pairs, join, split_pairs, watched
-from mini_dpo.checkpoint import load_checkpoint
+from mini_dpo import progress
+from mini_dpo.batches import Batches, Encoded, EncodedPair, collate, collate_pairs
 from mini_dpo.errors import TrainingFailed
-from mini_dpo.logprobs import response_logps
+from mini_dpo.feedback import collate_feedback, split_pairs, unpaired_logps
+from mini_dpo.logprobs import response_logps, score_reference
 from mini_dpo.losses import LOSSES
-from mini_dpo.objectives import Outcome, pair_logps, preference_objective, score_reference, sft_objective, unpaired_logps
+from mini_dpo.objectives import Outcome, pair_logps, preference_objective, sft_objective
 from mini_dpo.optimizers import LoopConfig, learning_rate, make_optimizer
+from mini_dpo.progress import watched
 from mini_dpo.reference import freeze, precompute_reference
-from mini_dpo.training import LOOK_EVERY, StageFiles, means, score, settle, train, train_step
+from mini_dpo.saving import stages
+from mini_dpo.saving.checkpoint import load_checkpoint
+from mini_dpo.saving.stages import StageFiles
+from mini_dpo.training import FETCH_EVERY, fetch, means, score, train, train_step
 from tests.oracles import response_logp
 from tests.strategies import encoded_pairs, tiny_gpt
 
@@ -35,18 +41,25 @@ def some_sequences(n=24, seed=0):
     sequences = []
     for _ in range(n):
         prompt, response = draw(0, 5, (draw(1, 5, (1,))[0],)), draw(0, 5, (draw(1, 7, (1,))[0],))
-        sequences.append(Encoded(prompt + response, [False] * len(prompt) + [True] * len(response)))
+        sequences.append(Encoded(prompt, response))
     return sequences
 
 
 def some_pairs(n=12):
-    """The first n sequences as chosen responses; the rejected ones are the responses of others to the same prompts."""
+    """The first n sequences as chosen responses; the rejected ones are the responses of others to the same
+    prompts.
+    """
     sequences = some_sequences(2 * n)
-    return [EncodedPair(w, join(w.split()[0], l.split()[1])) for w, l in zip(sequences[:n], sequences[n:])]
+    return [
+        EncodedPair(w, Encoded(w.prompt, l.response))
+        for w, l in zip(sequences[:n], sequences[n:], strict=True)
+    ]
 
 
 def same_weights(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def objectives():
@@ -63,26 +76,30 @@ both = pytest.mark.parametrize("name", ["sft", "dpo"])
 each_optimizer = pytest.mark.parametrize("kind", ["adamw", "muon"])
 
 
-# ------------------------------------------------------------------------------------------------------- the step
+# --- the step
 
 
 @both
 @given(cuts=st.lists(st.integers(1, 11), max_size=4))
 def test_accumulated_batches_make_the_gradient_of_one_large_batch(name, cuts):
-    """Whichever way a batch is cut. Catches a mean of means, which weighs short responses and small batches more."""
+    """Whichever way a batch is cut. Catches a mean of means, which weighs short responses and small batches
+    more.
+    """
     objective, _ = objectives()[name]
     examples, collate_ = (some_sequences(12), collate) if name == "sft" else (some_pairs(12), collate_pairs)
     bounds = [0, *sorted(set(cuts)), 12]
-    pieces = [collate_(examples[a:b]) for a, b in zip(bounds, bounds[1:])]
+    pieces = [collate_(examples[a:b]) for a, b in pairwise(bounds)]
     config = LoopConfig(steps=1, lr=1e-3, grad_clip=math.inf)
     gradients, records = [], []
     for micro_batches in ([collate_(examples)], pieces):
         policy = tiny_gpt()
-        records.append(train_step(policy, make_optimizer(policy, config), objective, micro_batches, config, 0))
+        records.append(
+            train_step(policy, make_optimizer(policy, config), objective, micro_batches, config, 0)
+        )
         gradients.append([p.grad for p in policy.parameters()])
-    for whole, cut in zip(*gradients):
+    for whole, cut in zip(*gradients, strict=True):
         torch.testing.assert_close(whole, cut, rtol=1e-9, atol=1e-11)
-    (whole,), (cut,) = (settle([record], name, 1) for record in records)
+    (whole,), (cut,) = (fetch([record], name, 1) for record in records)
     assert whole == pytest.approx(cut, rel=1e-9, abs=1e-11)
 
 
@@ -91,24 +108,30 @@ def test_sft_loss_is_the_mean_over_response_tokens():
     batch = collate(sequences)
     total = response_logps(policy, batch).sum()
     outcome = sft_objective(policy, batch)
-    assert outcome.count == sum(sum(s.response_mask) for s in sequences)
+    assert outcome.count == sum(len(s.response) for s in sequences)
     torch.testing.assert_close(outcome.loss, -total)
 
 
 def test_gradients_are_the_mean_s():
     """Not the sum's: clipping and weight decay would depend on the batch."""
-    policy, batch, config = tiny_gpt(), collate(some_sequences()), LoopConfig(steps=1, lr=0.0, grad_clip=math.inf)
+    policy, batch, config = (
+        tiny_gpt(),
+        collate(some_sequences()),
+        LoopConfig(steps=1, lr=0.0, grad_clip=math.inf),
+    )
     train_step(policy, make_optimizer(policy, config), sft_objective, [batch], config, 0)
     found = [p.grad.clone() for p in policy.parameters()]
     outcome = sft_objective(policy, batch)
     expected = torch.autograd.grad(outcome.loss / outcome.count, list(policy.parameters()))
-    for a, b in zip(found, expected):
+    for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_logged():
     policy, config = tiny_gpt(), LoopConfig(steps=1, lr=0.0, grad_clip=0.01)
-    record = train_step(policy, make_optimizer(policy, config), sft_objective, [collate(some_sequences())], config, 0)
+    record = train_step(
+        policy, make_optimizer(policy, config), sft_objective, [collate(some_sequences())], config, 0
+    )
     norm = math.sqrt(sum(float((p.grad**2).sum()) for p in policy.parameters()))
     assert record["grad_norm"] > 0.1 and norm == pytest.approx(0.01, rel=1e-4)
 
@@ -118,17 +141,25 @@ def test_schedule_rises_in_a_line_and_falls_in_a_cosine_to_zero(warmup, rest):
     config = LoopConfig(steps=warmup + rest, lr=2.0, warmup=warmup)
     rates = [learning_rate(step, config) for step in range(config.steps)]
     assert rates[:warmup] == pytest.approx([2.0 * (i + 1) / warmup for i in range(warmup)])
-    assert rates[warmup] == 2.0 == max(rates) and all(a >= b for a, b in zip(rates[warmup:], rates[warmup + 1 :]))
-    assert 0 < rates[-1] and learning_rate(config.steps, config) == pytest.approx(0)
-    assert learning_rate(warmup + rest // 2, config) == pytest.approx(1 + math.cos(math.pi * (rest // 2) / rest))
+    assert rates[warmup] == 2.0 == max(rates) and all(a >= b for a, b in pairwise(rates[warmup:]))
+    assert rates[-1] > 0 and learning_rate(config.steps, config) == pytest.approx(0)
+    assert learning_rate(warmup + rest // 2, config) == pytest.approx(
+        1 + math.cos(math.pi * (rest // 2) / rest)
+    )
 
 
 @each_optimizer
 def test_weight_decay_is_for_matrices_only(kind):
     policy = tiny_gpt()
-    groups = make_optimizer(policy, LoopConfig(steps=1, lr=1e-3, optimizer=kind, weight_decay=0.5)).param_groups
-    assert all(group["weight_decay"] == (0.5 if p.dim() == 2 else 0) for group in groups for p in group["params"])
-    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(id(p) for p in policy.parameters())
+    groups = make_optimizer(
+        policy, LoopConfig(steps=1, lr=1e-3, optimizer=kind, weight_decay=0.5)
+    ).param_groups
+    assert all(
+        group["weight_decay"] == (0.5 if p.dim() == 2 else 0) for group in groups for p in group["params"]
+    )
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(
+        id(p) for p in policy.parameters()
+    )
 
 
 @each_optimizer
@@ -150,7 +181,9 @@ def test_bfloat16_autocast_trains_with_float32_weights_and_log_probs():
 
     def watched(policy, batch):
         outcome = objective(policy, batch)
-        seen.append((outcome.loss.dtype, outcome.metrics["logps/chosen"].dtype, torch.is_autocast_enabled("cpu")))
+        seen.append(
+            (outcome.loss.dtype, outcome.metrics["logps/chosen"].dtype, torch.is_autocast_enabled("cpu"))
+        )
         return outcome
 
     train(policy, watched, batches, LoopConfig(steps=3, lr=1e-3, dtype="bfloat16"))
@@ -158,30 +191,52 @@ def test_bfloat16_autocast_trains_with_float32_weights_and_log_probs():
     assert {p.dtype for p in policy.parameters()} == {torch.float32} and not same_weights(policy, reference)
 
 
-# -------------------------------------------------------------------------------------------------- the reference
+# --- the reference
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_a_run_begins_at_the_reference_s_own_value(loss):
-    """The policy starts as a copy: log-ratios are zero to the bit, dropout or not, and the loss is what it declares."""
+    """The policy starts as a copy: log-ratios are zero to the bit, dropout or not, and the loss is what it
+    declares.
+    """
     start = tiny_gpt(dropout=0.3).train()
     policy = freeze(start).requires_grad_(True).train()
-    batch = collate_pairs(some_pairs()) if loss.paired else collate_feedback(split_pairs(some_pairs()), context=12)
-    outcome = preference_objective(loss, loss.hyperparameters, freeze(start) if loss.reference else None)(policy, batch)
-    if loss.at_reference:
-        expected = loss.at_reference(**loss.hyperparameters) * (1 if loss.paired else 0.5)  # of a pair, or of one of its halves
+    batch = (
+        collate_pairs(some_pairs())
+        if loss.paired
+        else collate_feedback(split_pairs(some_pairs()), context=12)
+    )
+    outcome = preference_objective(loss, loss.hyperparameters, freeze(start) if loss.reference else None)(
+        policy, batch
+    )
+    if loss.facts.at_reference:
+        # of a pair, or of one of its halves
+        expected = loss.facts.at_reference(**loss.hyperparameters) * (1 if loss.paired else 0.5)
         assert float(outcome.loss.detach()) / outcome.count == pytest.approx(expected, abs=1e-12)
         if loss.paired:
-            assert not outcome.metrics["rewards/margins"].any() and (outcome.metrics["rewards/accuracies"] == 0.5).all()
+            assert (
+                not outcome.metrics["rewards/margins"].any()
+                and (outcome.metrics["rewards/accuracies"] == 0.5).all()
+            )
     if loss.reference and loss.reward is None:
-        assert (outcome.metrics["rewards/accuracies"] == 0.5).all(), "all are ties, of single responses as well"
-        assert not any(outcome.metrics[f"rewards/{which}"].nan_to_num().any() for which in ("chosen", "rejected"))
+        assert (outcome.metrics["rewards/accuracies"] == 0.5).all(), (
+            "all are ties, of single responses as well"
+        )
+        assert not any(
+            outcome.metrics[f"rewards/{which}"].nan_to_num().any() for which in ("chosen", "rejected")
+        )
     assert not any(values.requires_grad or values.isinf().any() for values in outcome.metrics.values())
-    without = {name: values.isnan().tolist() for name, values in outcome.metrics.items() if values.isnan().any()}
+    without = {
+        name: values.isnan().tolist() for name, values in outcome.metrics.items() if values.isnan().any()
+    }
     liked = [] if loss.paired else batch.desirable.tolist()
-    assert loss.paired or without.pop("rewards/chosen") == without.pop("logps/chosen") == [not label for label in liked]
+    assert loss.paired or without.pop("rewards/chosen") == without.pop("logps/chosen") == [
+        not label for label in liked
+    ]
     assert loss.paired or without.pop("rewards/rejected") == without.pop("logps/rejected") == liked
-    assert not without, "only a metric of liked responses may have no value for a disliked one, and the reverse"
+    assert not without, (
+        "only a metric of liked responses may have no value for a disliked one, and the reverse"
+    )
 
 
 def test_the_reference_never_changes_and_gets_no_gradient():
@@ -217,8 +272,9 @@ def test_training_is_the_same_with_reference_log_probs_known_ahead():
         objective = preference_objective(LOSSES["dpo"], HYPER, reference)
         train(policy, objective, Batches(examples, collate_pairs, 4, seed=0), LoopConfig(steps=10, lr=1e-3))
         trained.append(policy)
-    for a, b in zip(trained[0].parameters(), trained[1].parameters()):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # they are kept in float32, the model is in float64
+    for a, b in zip(trained[0].parameters(), trained[1].parameters(), strict=True):
+        # they are kept in float32, the model is in float64
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=10)
@@ -228,10 +284,12 @@ def test_pairs_are_scored_as_their_sequences_are(pairs):
     policy, reference = tiny_gpt(1), freeze(tiny_gpt(2))
     logps = pair_logps(policy, reference, collate_pairs(pairs))
     sequences = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    expected = torch.stack([response_logps(model, collate(sequences)) for model in (policy, reference)]).view(4, 3)
+    expected = torch.stack([response_logps(model, collate(sequences)) for model in (policy, reference)]).view(
+        4, 3
+    )
     found = torch.stack([logps.chosen.policy, logps.rejected.policy, logps.chosen.ref, logps.rejected.ref])
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
-    lengths = [sum(s.response_mask) for s in sequences]
+    lengths = [len(s.response) for s in sequences]
     assert torch.cat([logps.chosen.lengths, logps.rejected.lengths]).tolist() == lengths
 
 
@@ -248,13 +306,19 @@ def test_the_reference_builds_no_graph():
 @pytest.mark.parametrize("weight", [0.5, 2.0])
 def test_the_sft_weight_adds_the_chosen_response_s_nll_a_token(weight):
     policy, reference = tiny_gpt(3), freeze(tiny_gpt(7))
-    for loss, batch in (("dpo", collate_pairs(some_pairs())), ("apo_zero_unpaired", collate_feedback(split_pairs(some_pairs())))):
-        plain, more = (preference_objective(LOSSES[loss], {"beta": 0.3}, reference, w)(policy, batch).loss for w in (0.0, weight))
-        chosen = [response_logp(policy, *pair.chosen.split()) / len(pair.chosen.split()[1]) for pair in some_pairs()]
+    for loss, batch in (
+        ("dpo", collate_pairs(some_pairs())),
+        ("apo_zero_unpaired", collate_feedback(split_pairs(some_pairs()))),
+    ):
+        plain, more = (
+            preference_objective(LOSSES[loss], {"beta": 0.3}, reference, w)(policy, batch).loss
+            for w in (0.0, weight)
+        )
+        chosen = [response_logp(policy, *pair.chosen) / len(pair.chosen.response) for pair in some_pairs()]
         assert float((more - plain).detach()) == pytest.approx(-weight * sum(chosen), abs=1e-9)
 
 
-# -------------------------------------------------------------------------------------------------- single responses
+# --- single responses
 
 
 def test_single_responses_are_scored_as_their_sequences_are():
@@ -262,11 +326,14 @@ def test_single_responses_are_scored_as_their_sequences_are():
     examples = split_pairs(some_pairs())
     logps = unpaired_logps(policy, reference, collate_feedback(examples, context=12))
     for model, found in ((policy, logps.responses.policy), (reference, logps.responses.ref)):
-        expected = [response_logp(model, *e.sequence.split()) for e in examples]
+        expected = [response_logp(model, *e.sequence) for e in examples]
         torch.testing.assert_close(found.tolist(), expected, rtol=1e-9, atol=1e-9)
     assert logps.desirable.tolist() == [e.desirable for e in examples]
-    parts = [e.sequence.split() for e in examples]
-    others = [(prompt, next(response for other, response in parts[i:] + parts[:i] if other != prompt)) for i, (prompt, _) in enumerate(parts)]
+    parts = [e.sequence for e in examples]
+    others = [
+        (prompt, next(response for other, response in parts[i:] + parts[:i] if other != prompt))
+        for i, (prompt, _) in enumerate(parts)
+    ]
     expected = [response_logp(policy, *other) - response_logp(reference, *other) for other in others]
     torch.testing.assert_close(logps.mismatched.tolist(), expected, rtol=1e-9, atol=1e-9)
     assert not logps.mismatched.requires_grad
@@ -276,23 +343,33 @@ def test_metrics_of_a_batch_in_which_nothing_is_liked_are_left_out():
     policy, reference = tiny_gpt(3), freeze(tiny_gpt(7))
     disliked = [e._replace(desirable=False) for e in split_pairs(some_pairs())]
     with torch.no_grad():
-        outcome = preference_objective(LOSSES["kto"], {"beta": 0.3}, reference)(policy, collate_feedback(disliked, context=12))
-    (logged,) = settle([{**means([outcome]), **TAKEN}], "dpo", 1)
+        outcome = preference_objective(LOSSES["kto"], {"beta": 0.3}, reference)(
+            policy, collate_feedback(disliked, context=12)
+        )
+    (logged,) = fetch([{**means([outcome]), **TAKEN}], "dpo", 1)
     assert "rewards/chosen" not in logged and "logps/chosen" not in logged
-    assert all(math.isfinite(value) for value in logged.values()) and {"rewards/rejected", "logps/rejected", "kl"} <= logged.keys()
+    assert (
+        all(math.isfinite(value) for value in logged.values())
+        and {"rewards/rejected", "logps/rejected", "kl"} <= logged.keys()
+    )
 
 
-@given(st.lists(st.lists(st.floats(-9, 9) | st.just(math.nan), min_size=1, max_size=4), min_size=1, max_size=4))
+@given(
+    st.lists(st.lists(st.floats(-9, 9) | st.just(math.nan), min_size=1, max_size=4), min_size=1, max_size=4)
+)
 def test_the_mean_of_a_metric_is_over_the_values_that_there_are(batches):
     """Each value weighs the same, in whichever batch it is; a metric without any is not logged."""
-    outcomes = [Outcome(torch.tensor(2.0 * len(values)), len(values), {"reward": torch.tensor(values)}) for values in batches]
-    (logged,) = settle([{**means(outcomes), **TAKEN}], "dpo", 1)
+    outcomes = [
+        Outcome(torch.tensor(2.0 * len(values)), len(values), {"reward": torch.tensor(values)})
+        for values in batches
+    ]
+    (logged,) = fetch([{**means(outcomes), **TAKEN}], "dpo", 1)
     there = [value for values in batches for value in values if not math.isnan(value)]
     assert logged["loss"] == 2.0 and ("reward" in logged) == bool(there)
     assert not there or logged["reward"] == pytest.approx(sum(there) / len(there), abs=1e-5)
 
 
-# ------------------------------------------------------------------------------------------ stopping and going on
+# --- stopping and going on
 
 
 class Killed(BaseException):
@@ -311,7 +388,10 @@ def interrupted(objective, at):
     return wrapped
 
 
-@pytest.mark.parametrize("name, dropout, at, kind", [*product(["sft", "dpo"], [0.2], [0, 2, 5, 9, 11, 16], ["adamw", "muon"]), ("tokens", 0.0, 9, "adamw")])
+@pytest.mark.parametrize(
+    "name, dropout, at, kind",
+    [*product(["sft", "dpo"], [0.2], [0, 2, 5, 9, 11, 16], ["adamw", "muon"]), ("tokens", 0.0, 9, "adamw")],
+)
 def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(tmp_path, name, dropout, at, kind):
     objective, batches = objectives()[name]
     config = LoopConfig(steps=11, lr=1e-2, warmup=2, optimizer=kind, save_every=4, eval_every=3)
@@ -323,7 +403,14 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(tmp_path, nam
         files = StageFiles(name, folder, "toy")
         if kill_at is not None:
             with pytest.raises(Killed):
-                train(tiny_gpt(dropout=dropout), interrupted(objective, kill_at), batches(3), config, files, valid)
+                train(
+                    tiny_gpt(dropout=dropout),
+                    interrupted(objective, kill_at),
+                    batches(3),
+                    config,
+                    files,
+                    valid,
+                )
             with open(folder / "metrics.jsonl", "ab") as log:
                 log.write(b'{"half a li')
         policy = tiny_gpt(dropout=dropout)
@@ -356,12 +443,24 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tmp_pa
         outcome = sft_objective(policy, batch)
         if next(calls) < 6:
             return outcome
-        loss = outcome.loss * math.nan if poison == "loss" else outcome.loss + (policy.wte.weight[0, 0] * 0).sqrt()
+        loss = (
+            outcome.loss * math.nan
+            if poison == "loss"
+            else outcome.loss + (policy.wte.weight[0, 0] * 0).sqrt()
+        )
         return Outcome(loss, outcome.count, {})
 
     policy, files = tiny_gpt(), StageFiles("sft", tmp_path, "toy")
-    with pytest.raises(TrainingFailed, match="sft, step 7: the loss is .* start again with a lower learning rate"):
-        train(policy, objective, Batches(some_sequences(), collate, 4, 0), LoopConfig(steps=20, lr=1e-3, save_every=2), files)
+    with pytest.raises(
+        TrainingFailed, match="sft, step 7: the loss is .* start again with a lower learning rate"
+    ):
+        train(
+            policy,
+            objective,
+            Batches(some_sequences(), collate, 4, 0),
+            LoopConfig(steps=20, lr=1e-3, save_every=2),
+            files,
+        )
     saved = load_checkpoint(files.checkpoint)
     assert saved["step"] == 6
     assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
@@ -372,12 +471,15 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoint(tmp_pa
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_bad_step_changes_neither_weights_nor_moments(poison, value, kind):
-    """Nobody looks at the loss between the backward pass and the optimizer: the optimizer itself has to stay where it
-    is, and to go on from there as if the step had not been."""
+    """Nobody looks at the loss between the backward pass and the optimizer: the optimizer itself has to stay
+    where it is, and to go on from there as if the step had not been.
+    """
 
     def objective(policy, batch):
         outcome = sft_objective(policy, batch)
-        loss = outcome.loss * value if poison == "loss" else outcome.loss + (policy.wte.weight[0, 0] * 0).sqrt()
+        loss = (
+            outcome.loss * value if poison == "loss" else outcome.loss + (policy.wte.weight[0, 0] * 0).sqrt()
+        )
         return outcome._replace(loss=loss)
 
     batch, config = collate(some_sequences()), LoopConfig(steps=9, lr=1e-2, optimizer=kind, weight_decay=0.5)
@@ -389,14 +491,17 @@ def test_a_bad_step_changes_neither_weights_nor_moments(poison, value, kind):
             train_step(policy, optimizer, step, [batch], config, 0)
         trained.append((policy, [moment for state in optimizer.state.values() for moment in state.values()]))
     (without, moments), (with_it, same) = trained
-    assert same_weights(without, with_it) and all(torch.equal(a, b) for a, b in zip(moments, same))
+    assert same_weights(without, with_it) and all(
+        torch.equal(a, b) for a, b in zip(moments, same, strict=True)
+    )
 
 
 @pytest.mark.parametrize("gradient", [1.0, 1e18, math.inf, math.nan])
 @pytest.mark.parametrize("loss", [1.0, 1e30, math.inf, math.nan])
 def test_what_is_reported_is_what_was_done(loss, gradient):
-    """A step is taken exactly where loss and gradient are finite, each alone: their product may be too large for its type,
-    and a loss may be no number whose gradient is 0."""
+    """A step is taken exactly where loss and gradient are finite, each alone: their product may be too large
+    for its type, and a loss may be no number whose gradient is 0.
+    """
 
     def objective(policy, batch):
         weight = policy.wte.weight[0, 0]
@@ -408,13 +513,13 @@ def test_what_is_reported_is_what_was_done(loss, gradient):
     finite = math.isfinite(loss) and math.isfinite(gradient)
     assert same_weights(policy, before) == (not finite)
     if finite:
-        assert "taken" not in settle([record], "sft", 1)[0]
+        assert "taken" not in fetch([record], "sft", 1)[0]
     else:
         with pytest.raises(TrainingFailed, match="step 1: the loss is .* the step was not taken"):
-            settle([record], "sft", 1)
+            fetch([record], "sft", 1)
 
 
-@pytest.mark.parametrize("bad", [3, LOOK_EVERY, LOOK_EVERY + 2])
+@pytest.mark.parametrize("bad", [3, FETCH_EVERY, FETCH_EVERY + 2])
 def test_a_bad_step_is_found_by_its_own_number_even_if_nobody_looked_for_a_while(bad):
     calls = iter(range(1, 1000))
 
@@ -425,25 +530,30 @@ def test_a_bad_step_is_found_by_its_own_number_even_if_nobody_looked_for_a_while
     policy, config = tiny_gpt(), LoopConfig(steps=1000, lr=1e-3, save_every=1000, eval_every=1000)
     with pytest.raises(TrainingFailed, match=f"train, step {bad}: the loss is nan .* the step was not taken"):
         train(policy, objective, Batches(some_sequences(), collate, 4, 0), config)
-    assert next(calls) <= bad + LOOK_EVERY and all(p.isfinite().all() for p in policy.parameters())
+    assert next(calls) <= bad + FETCH_EVERY and all(p.isfinite().all() for p in policy.parameters())
 
 
 def test_however_seldom_anybody_looks_the_log_has_every_step(tmp_path):
-    """The records of several steps are fetched together: each under its own number, with its own learning rate."""
+    """The records of several steps are fetched together: each under its own number, with its own learning
+    rate.
+    """
     logs = []
     for save_every in (1, 7, 100):
         files = StageFiles("sft", tmp_path / str(save_every), "toy")
         files.folder.mkdir()
-        config = LoopConfig(steps=2 * LOOK_EVERY + 3, lr=1e-3, warmup=3, save_every=save_every)
+        config = LoopConfig(steps=2 * FETCH_EVERY + 3, lr=1e-3, warmup=3, save_every=save_every)
         train(tiny_gpt(), sft_objective, Batches(some_sequences(), collate, 4, 0), config, files)
         logs.append((files.folder / "metrics.jsonl").read_bytes())
     assert logs[0] == logs[1] == logs[2]
     rows = [json.loads(line) for line in logs[0].splitlines()]
-    assert [(row["step"], row["learning_rate"]) for row in rows] == [(i + 1, learning_rate(i, config)) for i in range(config.steps)]
+    assert [(row["step"], row["learning_rate"]) for row in rows] == [
+        (i + 1, learning_rate(i, config)) for i in range(config.steps)
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("steps", [20, 4])  # also when it was the stage's last step, which must not go on to the next stage
+# also when it was the stage's last step, which must not go on to the next stage
+@pytest.mark.parametrize("steps", [20, 4])
 def test_ctrl_c_saves_at_the_end_of_the_step(tmp_path, number, steps):
     calls = iter(range(100))
 
@@ -454,7 +564,13 @@ def test_ctrl_c_saves_at_the_end_of_the_step(tmp_path, number, steps):
 
     files, before = StageFiles("sft", tmp_path, "toy"), signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_gpt(), objective, Batches(some_sequences(), collate, 4, 0), LoopConfig(steps=steps, lr=1e-3), files)
+        train(
+            tiny_gpt(),
+            objective,
+            Batches(some_sequences(), collate, 4, 0),
+            LoopConfig(steps=steps, lr=1e-3),
+            files,
+        )
     saved = load_checkpoint(files.checkpoint)
     assert (saved["step"], saved["finished"]) == (4, steps == 4)
     assert len((tmp_path / "metrics.jsonl").read_bytes().splitlines()) == 4
@@ -464,8 +580,9 @@ def test_ctrl_c_saves_at_the_end_of_the_step(tmp_path, number, steps):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step, at", [(3, 0), (3, 2), (6, 1), (10, 0)])
 def test_a_look_is_stopped_at_once_and_made_up_for(tmp_path, number, step, at):
-    """In the middle of a batch of it, at a step with a checkpoint and without, and after the last one: no step is lost,
-    and weights and log are those of a run that nobody stopped. at: the batch of the look."""
+    """In the middle of a batch of it, at a step with a checkpoint and without, and after the last one: no
+    step is lost, and weights and log are those of a run that nobody stopped. at: the batch of the look.
+    """
     config = LoopConfig(steps=10, lr=1e-2, warmup=2, save_every=6, eval_every=3)
     batches, looks, logs = Batches(some_sequences(), collate, 3, seed=0), [], []
     ends = []
@@ -487,8 +604,15 @@ def test_a_look_is_stopped_at_once_and_made_up_for(tmp_path, number, step, at):
             with pytest.raises(KeyboardInterrupt):
                 train(tiny_gpt(dropout=0.1), objective, batches, config, files, batches)
             saved = load_checkpoint(files.checkpoint)
-            assert (saved["step"], saved["finished"], saved["owed"].keys()) == (step, False, {"loss", "grad_norm"})
-            assert len((folder / "metrics.jsonl").read_bytes().splitlines()) == step - 1 and signal.getsignal(number) is before
+            assert (saved["step"], saved["finished"], saved["owed"].keys()) == (
+                step,
+                False,
+                {"loss", "grad_norm"},
+            )
+            assert (
+                len((folder / "metrics.jsonl").read_bytes().splitlines()) == step - 1
+                and signal.getsignal(number) is before
+            )
         policy = tiny_gpt(dropout=0.1)
         train(policy, objective, batches, config, files, batches)
         logs.append((folder / "metrics.jsonl").read_bytes())
@@ -524,7 +648,8 @@ class Clock:
 
 def test_a_look_counts_for_neither_speed_nor_time_left_and_is_seen(tmp_path, monkeypatch, capsys):
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(stages, "time", clock)
     batches = Batches(some_sequences(), collate, 12, seed=0)
     tokens = sum(s.n_tokens for s in some_sequences())
     train(tiny_gpt(), clock.objective, batches, LoopConfig(steps=20, lr=1e-3, eval_every=2), valid=batches)
@@ -537,8 +662,12 @@ def test_a_look_counts_for_neither_speed_nor_time_left_and_is_seen(tmp_path, mon
 def test_seconds_add_up_over_stops(tmp_path, monkeypatch, capsys):
     """Those before a stop, those of the looks, and those from when the stage began to its first step."""
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
-    batches, config = Batches(some_sequences(), collate, 12, seed=0), LoopConfig(steps=8, lr=1e-3, eval_every=8)
+    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(stages, "time", clock)
+    batches, config = (
+        Batches(some_sequences(), collate, 12, seed=0),
+        LoopConfig(steps=8, lr=1e-3, eval_every=8),
+    )
 
     def stopped(policy, batch):
         if clock.now == 14:
@@ -550,12 +679,20 @@ def test_seconds_add_up_over_stops(tmp_path, monkeypatch, capsys):
         train(tiny_gpt(), stopped, batches, config, StageFiles("sft", tmp_path, "toy", started), batches)
     clock.now = 1e6
     for _ in range(2):  # a stage that is finished says the same
-        assert train(tiny_gpt(), clock.objective, batches, config, StageFiles("sft", tmp_path, "toy", 1e6), batches) == 10 + 8 + 2000
+        assert (
+            train(
+                tiny_gpt(), clock.objective, batches, config, StageFiles("sft", tmp_path, "toy", 1e6), batches
+            )
+            == 10 + 8 + 2000
+        )
 
 
 def test_work_that_goes_on_says_so_now_and_then(monkeypatch, capsys):
     clock = Clock()
-    monkeypatch.setattr("mini_dpo.batches.time", clock)
+    monkeypatch.setattr("mini_dpo.progress.time", clock)
     for item in watched("abcdefgh", 8, "looking"):
         clock.now += 4
-    assert item == "h" and capsys.readouterr().out.splitlines() == ["looking: 3 of 8 batches", "looking: 6 of 8 batches"]
+    assert item == "h" and capsys.readouterr().out.splitlines() == [
+        "looking: 3 of 8 batches",
+        "looking: 6 of 8 batches",
+    ]

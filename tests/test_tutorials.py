@@ -4,12 +4,22 @@ import re
 
 import pytest
 
-
 from mini_dpo.errors import UserError
 from tests.commands import run
 from tests.conftest import CAN_DRAW
 from tutorials import chapters, pictures
-from tutorials.chapters import HERE, ROOT, Block, Step, chapter_paths, code_blocks, read_blocks, run_chapter, same, write_outputs
+from tutorials.chapters import (
+    HERE,
+    ROOT,
+    Block,
+    Step,
+    chapter_paths,
+    code_blocks,
+    read_blocks,
+    run_chapter,
+    same,
+    write_outputs,
+)
 from tutorials.exercises.checking import load_checks
 
 CHAPTERS = chapter_paths()
@@ -21,13 +31,16 @@ def test_every_block_prints_what_the_chapter_shows(number, chapters_run):
     path = CHAPTERS[number]
     steps, drawn = chapters_run[number].get(timeout=1800)  # a process that was killed says nothing
     for step in steps:
-        assert step.as_shown, f"{path.name}, line {step.shown.first + 1} shows\n\n{step.shown.text}\n\nand what comes out is\n\n{step.printed}"
+        assert step.as_shown, (
+            f"{path.name}, line {step.shown.first + 1} shows\n\n{step.shown.text}\n\nand what "
+            f"comes out is\n\n{step.printed}"
+        )
     assert len(steps) == sum(block.kind in ("python", "sh") for block in read_blocks(path))
     if CAN_DRAW:
         assert drawn == sorted(function.__name__ for function in pictures.DRAWINGS[number])
 
 
-# ------------------------------------------------------------------------------------------------ what a chapter has
+# --- what a chapter has
 
 
 def prose(path):
@@ -39,11 +52,15 @@ def prose(path):
 def test_a_chapter_has_all_its_parts(number):
     path = CHAPTERS[number]
     page = path.read_text(encoding="utf-8")
-    assert re.match(rf"# {number}\. .+\n\n\*\*.+\?\*\*\n\n\*\d+ minutes\. ", page), "a title, a question, how long it takes"
+    assert re.match(rf"# {number}\. .+\n\n\*\*.+\?\*\*\n\n\*\d+ minutes\. ", page), (
+        "a title, a question, how long it takes"
+    )
     parts = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", page, flags=re.M | re.S))
     assert parts["What to remember"].count("\n- ") == 3
     names = re.findall(r"^\d\. `(\w+)\(", parts["Exercises"], flags=re.M)
-    assert names == list(load_checks(number)) and f"python -m tutorials.exercises {number}" in parts["Exercises"]
+    assert (
+        names == list(load_checks(number)) and f"python -m tutorials.exercises {number}" in parts["Exercises"]
+    )
     assert len(names) in (2, 3)
     assert "arxiv.org/abs/" in parts["Further reading"] or number == 10
     assert f"python -m tutorials.chapters {number}" in page
@@ -59,7 +76,9 @@ def test_blocks_are_of_known_kinds_and_outputs_follow_code(path):
         assert block.kind in ("python", "sh", "text", "math"), f"line {block.first}"
         assert block.kind != "text" or block.first in shown, f"line {block.first}: an output without its code"
         assert block.kind != "text" or block.text.strip(), f"line {block.first}: nothing in it"
-        assert block.kind != "text" or set(block.text.split()) != {"..."}, f"line {block.first}: it shows nothing"
+        assert block.kind != "text" or set(block.text.split()) != {"..."}, (
+            f"line {block.first}: it shows nothing"
+        )
     assert any(block.kind == "math" for block in blocks) or path.name.startswith("10")
 
 
@@ -73,16 +92,21 @@ def test_pictures_are_there_described_and_made_by_a_command_beside_them(number):
         assert (HERE / "pictures" / f"{name}.png").exists(), name
         before = page[: page.index(f"pictures/{name}.png")]
         command = re.findall(r"^python -m .*$", before, flags=re.M)[-1]
-        assert command == f"python -m tutorials.pictures {number}" if name in drawn else command.startswith(f"python -m mini_dpo.plot {name}")
+        assert (
+            command == f"python -m tutorials.pictures {number}"
+            if name in drawn
+            else command.startswith(f"python -m mini_dpo.plot {name}")
+        )
     assert drawn <= {name for _, name in shown}
 
 
 def test_no_picture_lies_about():
-    used = "".join(path.read_text(encoding="utf-8") for path in [*PAGES.values(), ROOT / "README.md"])
+    pages = [*PAGES.values(), HERE / "measured" / "README.md"]
+    used = "".join(path.read_text(encoding="utf-8") for path in pages)
     assert all(f"pictures/{path.name}" in used for path in (HERE / "pictures").glob("*"))
 
 
-# ---------------------------------------------------------------------------------------- links, formulas, contents
+# --- links, formulas, contents
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -94,7 +118,9 @@ def test_links_lead_somewhere_and_linked_code_is_there(name):
         linked = HERE / target
         assert linked.exists(), target
         if linked.suffix == ".py" and words.startswith("`"):
-            assert re.search(rf"^(def|class) {words.strip('`')}\b", linked.read_text(encoding="utf-8"), re.M), f"{target} has no {words}"
+            assert re.search(
+                rf"^(def|class) {words.strip('`')}\b", linked.read_text(encoding="utf-8"), re.M
+            ), f"{target} has no {words}"
     for target, words in re.findall(r"`(python -m [\w.]+)([^`]*)`", page):
         module = target.split()[-1].replace(".", "/")
         assert (ROOT / f"{module}.py").exists() or (ROOT / module / "__main__.py").exists(), target
@@ -102,20 +128,26 @@ def test_links_lead_somewhere_and_linked_code_is_there(name):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_formulas_survive_a_repository_page(name):
-    """Inline symbols are plain letters; formulas stand in math fences, with braces that match and no dollar signs."""
+    """Inline symbols are plain letters; formulas stand in math fences, with braces that match and no dollar
+    signs.
+    """
     assert "$" not in prose(PAGES[name])
     for block in read_blocks(PAGES[name]):
         if block.kind == "math":
-            assert block.text.count("{") == block.text.count("}") and "$" not in block.text and "\n\n" not in block.text
+            assert (
+                block.text.count("{") == block.text.count("}")
+                and "$" not in block.text
+                and "\n\n" not in block.text
+            )
             commands = set(re.findall(r"\\([a-zA-Z]+)", block.text))
             assert commands <= KNOWN, commands - KNOWN
 
 
 KNOWN = set(
-    "frac log sigma mathrm cdot sum partial underbrace text pi ldots quad qquad theta beta lambda nabla Big big tfrac max le ge "
-    "propto mid sim varphi bar langle rangle varepsilon eta Longrightarrow"
-    .split()
-)  # fmt: skip
+    "frac log sigma mathrm cdot sum partial underbrace text pi ldots quad qquad theta beta "
+    "lambda nabla Big big tfrac max le ge "
+    "propto mid sim varphi bar langle rangle varepsilon eta Longrightarrow".split()
+)
 
 
 def test_the_contents_page_names_every_chapter_its_question_and_its_length():
@@ -128,7 +160,7 @@ def test_the_contents_page_names_every_chapter_its_question_and_its_length():
         assert question.strip("*").split()[-3:] == row.split("|")[3].split()[-3:]
 
 
-# ----------------------------------------------------------------------------------------------- running and comparing
+# --- running and comparing
 
 
 @pytest.mark.parametrize(
@@ -160,7 +192,11 @@ def test_what_counts_as_the_same(shown, printed, equal):
     [
         ("true reward 6.25", "true reward 5.4", True),
         ("true reward 6.25", "true reward 1.6", False),
-        ("...\nGood day, dear Pearl! So your kite leaks.", "x 1\ny 2\nGood day, dear Ada! So your kite leaks.", True),
+        (
+            "...\nGood day, dear Pearl! So your kite leaks.",
+            "x 1\ny 2\nGood day, dear Ada! So your kite leaks.",
+            True,
+        ),
         ("Good day, dear Pearl! So your kite leaks.", "nothing of the kind", False),
     ],
 )
@@ -199,7 +235,11 @@ def test_a_chapter_is_run_in_one_namespace_and_its_outputs_can_be_written(tmp_pa
     path.write_text(CHAPTER, encoding="utf-8")
     monkeypatch.syspath_prepend("")
     steps = list(run_chapter(path))
-    assert [step.printed for step in steps] == ["2", "", "7"] and [step.as_shown for step in steps] == [False, True, True]
+    assert [step.printed for step in steps] == ["2", "", "7"] and [step.as_shown for step in steps] == [
+        False,
+        True,
+        True,
+    ]
     assert write_outputs(path, steps) == 1
     assert path.read_text(encoding="utf-8") == CHAPTER.replace("```text\n3\n", "```text\n2\n")
     assert all(step.as_shown for step in run_chapter(path))
@@ -229,7 +269,9 @@ def test_the_commands(monkeypatch, capsys):
     assert status == 2 and "there is no chapter 12" in err
 
     def absent():
-        raise UserError("matplotlib draws the pictures and is not installed: pip install -r tutorials/requirements.txt")
+        raise UserError(
+            "matplotlib draws the pictures and is not installed: pip install -r tutorials/requirements.txt"
+        )
 
     monkeypatch.setattr(pictures, "new_figure", absent)
     status, _, err = run(monkeypatch, capsys, pictures, 1)
@@ -238,7 +280,17 @@ def test_the_commands(monkeypatch, capsys):
 
 def test_running_a_chapter_shows_its_code_and_what_it_prints(monkeypatch, capsys, tmp_path):
     path = tmp_path / "99-test.md"
-    path.write_text(CHAPTER.replace("```python mine.py\ny = 5\n```\n", "").replace("import mine\nprint(x + mine.y)", "print(x + 5)"), encoding="utf-8")
+    path.write_text(
+        CHAPTER.replace("```python mine.py\ny = 5\n```\n", "").replace(
+            "import mine\nprint(x + mine.y)", "print(x + 5)"
+        ),
+        encoding="utf-8",
+    )
     monkeypatch.setattr(chapters, "find_chapter", lambda number: path)
     status, out, _ = run(monkeypatch, capsys, chapters, 99, "--write")
-    assert status == 0 and "    print(x)\n\n2\n" in out and "the chapter shows something else here" in out and "1 blocks written" in out
+    assert (
+        status == 0
+        and "    print(x)\n\n2\n" in out
+        and "the chapter shows something else here" in out
+        and "1 blocks written" in out
+    )

@@ -1,4 +1,6 @@
-"""Typical wrong answers to the tutorial's exercises, each with words of the message that must name its mistake."""
+"""Typical wrong answers to the tutorial's exercises, each with words of the message that must name its
+mistake.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x))
 
 
-# ------------------------------------------------------------------------------------------------- chapter 1
+# --- chapter 1
 
 
 def surplus(sign=1.0, weight=lambda s, w, l: sigmoid(s[l] - s[w]), losers_too=True, mean=False):
     def answer(scores, winners, losers):
         out = [0.0] * len(scores)
-        for w, l in zip(winners, losers):
+        for w, l in zip(winners, losers, strict=True):
             out[w] -= sign * weight(scores, w, l)
             out[l] += sign * weight(scores, w, l) * losers_too
         return [x / len(winners) for x in out] if mean else out
@@ -39,10 +41,10 @@ def reaches_everyone(wins):
 
 
 def each_won_and_lost(wins):
-    return all(any(row) for row in wins) and all(any(column) for column in zip(*wins))
+    return all(any(row) for row in wins) and all(any(column) for column in zip(*wins, strict=True))
 
 
-# ------------------------------------------------------------------------------------------------- chapter 2
+# --- chapter 2
 
 
 def naive_log_softmax(logits, token):
@@ -56,13 +58,17 @@ def appends(prompt, response, end):
 
 def sequence(rows=-1, mean=False, which=lambda mask, t: mask[t]):
     def answer(logits, ids, mask):
-        found = [logits[t + rows].log_softmax(-1)[ids[t]].item() for t in range(1 if rows else 0, len(ids)) if which(mask, t)]
+        found = [
+            logits[t + rows].log_softmax(-1)[ids[t]].item()
+            for t in range(1 if rows else 0, len(ids))
+            if which(mask, t)
+        ]
         return sum(found) / len(found) if mean else sum(found)
 
     return answer
 
 
-# ------------------------------------------------------------------------------------------------- chapter 3
+# --- chapter 3
 
 
 def draw_with(before):
@@ -88,13 +94,16 @@ def nucleus(crossing=True, divide=True, in_place=True):
                 break
             kept.append(i)
             total += probabilities[i]
-        result = [probabilities[i] / (total if divide else 1) if i in kept else 0.0 for i in (range(len(probabilities)) if in_place else order)]
+        result = [
+            probabilities[i] / (total if divide else 1) if i in kept else 0.0
+            for i in (range(len(probabilities)) if in_place else order)
+        ]
         return result
 
     return answer
 
 
-# ------------------------------------------------------------------------------------------------- chapter 4
+# --- chapter 4
 
 
 def halving(keep_low, low=1e-3, high=1e3, reverse=False):
@@ -113,7 +122,7 @@ def halving(keep_low, low=1e-3, high=1e3, reverse=False):
     return answer
 
 
-# ------------------------------------------------------------------------------------------- chapters 5 and 8
+# --- chapters 5 and 8
 
 
 def margin(w, l, ref_w, ref_l):
@@ -124,7 +133,7 @@ def cut_gradient(average):
     return average - torch.log((1 - average.exp()).clamp(min=1e-12))
 
 
-# ------------------------------------------------------------------------------------------------- chapter 6
+# --- chapter 6
 
 
 def schedule(first=1, span=None):
@@ -137,7 +146,7 @@ def schedule(first=1, span=None):
     return answer
 
 
-# ------------------------------------------------------------------------------------------------- chapter 9
+# --- chapter 9
 
 
 def one_direction(n, pairs):
@@ -150,7 +159,7 @@ def one_direction(n, pairs):
     return len(seen) == n
 
 
-# ------------------------------------------------------------------------------------------------ chapter 10
+# --- chapter 10
 
 
 def reader(split=lambda text: text.split("\n"), first=1, strict=True, blank=lambda line: not line.strip()):
@@ -203,10 +212,12 @@ def inverted(prompts, share):
     return [int.from_bytes(hashlib.sha256(p.encode()).digest()[:4], "big") / 2**32 >= share for p in prompts]
 
 
-# ------------------------------------------------------------------------------------------------ chapter 11
+# --- chapter 11
 
 
-def is_ancestor(parents, query, key, first=lambda parents, query: query, above=lambda parents, query: parents[query]):
+def is_ancestor(
+    parents, query, key, first=lambda parents, query: query, above=lambda parents, query: parents[query]
+):
     query = first(parents, query)
     while query >= 0:
         if query == key:
@@ -245,18 +256,33 @@ WRONG = {
     (1, "has_finite_fit"): [
         (reaches_everyone, "only one direction"),
         (each_won_and_lost, "within its group"),
-        (lambda wins: all(wins[a][b] and wins[b][a] for a in range(len(wins)) for b in range(a)), "each pair"),
+        (
+            lambda wins: all(wins[a][b] and wins[b][a] for a in range(len(wins)) for b in range(a)),
+            "each pair",
+        ),
     ],
     (2, "log_probability"): [
         (naive_log_softmax, "exp(1000) overflows"),
         (lambda logits, token: logits[token], "without its denominator"),
-        (lambda logits, token: math.log2(math.exp(logits[token]) / sum(map(math.exp, logits))), "log in base 2"),
+        (
+            lambda logits, token: math.log2(math.exp(logits[token]) / sum(map(math.exp, logits))),
+            "log in base 2",
+        ),
     ],
     (2, "lay_out"): [
         (lambda p, r, end: (p + r, [False] * len(p) + [True] * len(r)), "the end was forgotten"),
         (lambda p, r, end: (p + r + [end], [False] * len(p) + [True] * len(r)), "no place in the mask"),
-        (lambda p, r, end: (p + r + [end], [False] * len(p) + [True] * len(r) + [False]), "not under the mask"),
-        (lambda p, r, end: (p + r + [end], [False] * (len(p) - 1) + [True] * (len(r) + 2) if p else [True] * (len(r) + 1)), "shifting is not its business"),
+        (
+            lambda p, r, end: (p + r + [end], [False] * len(p) + [True] * len(r) + [False]),
+            "not under the mask",
+        ),
+        (
+            lambda p, r, end: (
+                p + r + [end],
+                [False] * (len(p) - 1) + [True] * (len(r) + 2) if p else [True] * (len(r) + 1),
+            ),
+            "shifting is not its business",
+        ),
         (appends, "changes the caller's list"),
     ],
     (2, "response_logp"): [
@@ -267,7 +293,12 @@ WRONG = {
     ],
     (3, "perplexity"): [
         (lambda logps, lengths: math.exp(-sum(logps) / len(logps)), "no division by the number of tokens"),
-        (lambda logps, lengths: sum(math.exp(-s / n) for s, n in zip(logps, lengths)) / len(logps), "mean over responses"),
+        (
+            lambda logps, lengths: (
+                sum(math.exp(-s / n) for s, n in zip(logps, lengths, strict=True)) / len(logps)
+            ),
+            "mean over responses",
+        ),
         (lambda logps, lengths: math.exp(sum(logps) / sum(lengths)), "a sign"),
         (lambda logps, lengths: math.exp(-sum(logps)) ** (1 / sum(lengths)), "take the mean first"),
     ],
@@ -286,12 +317,26 @@ WRONG = {
         (lambda ref, r, beta: (r / beta).log_softmax(-1), "the reference is not in it"),
         (lambda ref, r, beta: (ref + r * beta).log_softmax(-1), "multiplied where it divides"),
         (lambda ref, r, beta: (ref + r / beta**2).log_softmax(-1), "divided by beta, once"),
-        (lambda ref, r, beta: ((ref + r / beta).exp() / (ref + r / beta).exp().sum()).log(), "stay with logarithms"),
+        (
+            lambda ref, r, beta: ((ref + r / beta).exp() / (ref + r / beta).exp().sum()).log(),
+            "stay with logarithms",
+        ),
     ],
     (4, "gain"): [
-        (lambda ref, r, beta: float(beta * torch.logsumexp(ref + r / beta, -1)), "the reference's own reward"),
-        (lambda ref, r, beta: float(torch.logsumexp(ref + r / beta, -1) - (ref.exp() * r).sum()), "without the factor beta"),
-        (lambda ref, r, beta: float(beta * (ref.exp() * (r / beta).exp()).sum().log() - (ref.exp() * r).sum()), "use logsumexp"),
+        (
+            lambda ref, r, beta: float(beta * torch.logsumexp(ref + r / beta, -1)),
+            "the reference's own reward",
+        ),
+        (
+            lambda ref, r, beta: float(torch.logsumexp(ref + r / beta, -1) - (ref.exp() * r).sum()),
+            "without the factor beta",
+        ),
+        (
+            lambda ref, r, beta: float(
+                beta * (ref.exp() * (r / beta).exp()).sum().log() - (ref.exp() * r).sum()
+            ),
+            "use logsumexp",
+        ),
     ],
     (4, "beta_for"): [
         (halving(keep_low=False), "wrong half"),
@@ -300,7 +345,10 @@ WRONG = {
     ],
     (5, "preferred"): [
         (lambda p, ref, beta: torch.sigmoid(beta * (p[:, None] - p[None, :])), "the reference is missing"),
-        (lambda p, ref, beta: torch.sigmoid(((p - ref)[:, None] - (p - ref)[None, :]) / beta), "beta divides"),
+        (
+            lambda p, ref, beta: torch.sigmoid(((p - ref)[:, None] - (p - ref)[None, :]) / beta),
+            "beta divides",
+        ),
         (lambda p, ref, beta: torch.sigmoid(beta * ((p - ref)[None, :] - (p - ref)[:, None])), "swapped"),
     ],
     (5, "dpo_loss"): [
@@ -308,16 +356,46 @@ WRONG = {
         (lambda w, l, rw, rl, beta: -logsigmoid(beta * margin(w, l, rw, rl)).mean(), "a mean over the batch"),
         (lambda w, l, rw, rl, beta: -logsigmoid(-beta * margin(w, l, rw, rl)), "swapped"),
         (lambda w, l, rw, rl, beta: -logsigmoid(beta**2 * margin(w, l, rw, rl)), "beta twice"),
-        (lambda w, l, rw, rl, beta: -torch.sigmoid(beta * margin(w, l, rw, rl)).log(), "has both steps in one"),
+        (
+            lambda w, l, rw, rl, beta: -torch.sigmoid(beta * margin(w, l, rw, rl)).log(),
+            "has both steps in one",
+        ),
     ],
     (5, "dpo_slopes"): [
-        (lambda w, l, rw, rl, beta: (beta * torch.sigmoid(-beta * margin(w, l, rw, rl)), -beta * torch.sigmoid(-beta * margin(w, l, rw, rl))), "the sign"),
-        (lambda w, l, rw, rl, beta: (-torch.sigmoid(-beta * margin(w, l, rw, rl)), torch.sigmoid(-beta * margin(w, l, rw, rl))), "beta missing in front"),
-        (lambda w, l, rw, rl, beta: (-beta * torch.sigmoid(beta * margin(w, l, rw, rl)), beta * torch.sigmoid(beta * margin(w, l, rw, rl))), "sigmoid(m) where sigmoid(-m)"),
-        (lambda w, l, rw, rl, beta: (-beta * torch.sigmoid(-margin(w, l, rw, rl)), beta * torch.sigmoid(-margin(w, l, rw, rl))), "not inside"),
+        (
+            lambda w, l, rw, rl, beta: (
+                beta * torch.sigmoid(-beta * margin(w, l, rw, rl)),
+                -beta * torch.sigmoid(-beta * margin(w, l, rw, rl)),
+            ),
+            "the sign",
+        ),
+        (
+            lambda w, l, rw, rl, beta: (
+                -torch.sigmoid(-beta * margin(w, l, rw, rl)),
+                torch.sigmoid(-beta * margin(w, l, rw, rl)),
+            ),
+            "beta missing in front",
+        ),
+        (
+            lambda w, l, rw, rl, beta: (
+                -beta * torch.sigmoid(beta * margin(w, l, rw, rl)),
+                beta * torch.sigmoid(beta * margin(w, l, rw, rl)),
+            ),
+            "sigmoid(m) where sigmoid(-m)",
+        ),
+        (
+            lambda w, l, rw, rl, beta: (
+                -beta * torch.sigmoid(-margin(w, l, rw, rl)),
+                beta * torch.sigmoid(-margin(w, l, rw, rl)),
+            ),
+            "not inside",
+        ),
     ],
     (6, "mean_loss"): [
-        (lambda sums, counts: sum(s / n for s, n in zip(sums, counts)) / len(sums), "a mean of the batches' means"),
+        (
+            lambda sums, counts: sum(s / n for s, n in zip(sums, counts, strict=True)) / len(sums),
+            "a mean of the batches' means",
+        ),
         (lambda sums, counts: sum(sums) / len(counts), "divided by the number of batches"),
         (lambda sums, counts: sum(sums) / sum(max(1, n) for n in counts), "the empty batch counted as one"),
     ],
@@ -325,7 +403,14 @@ WRONG = {
         (schedule(first=0), "begins at 0"),
         (schedule(span="all"), "stretched over all steps"),
         (schedule(span="line"), "that is no cosine"),
-        (lambda step, steps, warmup, peak: peak * min(1, (step + 1) / warmup) * (1 if step < warmup else (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2), "a division by warmup"),
+        (
+            lambda step, steps, warmup, peak: (
+                peak
+                * min(1, (step + 1) / warmup)
+                * (1 if step < warmup else (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2)
+            ),
+            "a division by warmup",
+        ),
     ],
     (6, "mean_change"): [
         (lambda ref, p: float((p - ref).mean()), "a plain mean"),
@@ -342,13 +427,29 @@ WRONG = {
     (7, "best_of_n"): [
         (lambda p, n: [x**n for x in p], "p**n for each response"),
         (lambda p, n: [x**n / sum(y**n for y in p) for x in p], "made to sum to one"),
-        (lambda p, n: [(1 - sum(p[:i])) ** n - (1 - sum(p[: i + 1])) ** n for i in range(len(p))], "the worst of n"),
-        (lambda p, n: [sum(p[: i + 1]) ** (n - 1) - sum(p[:i]) ** (n - 1) for i in range(len(p))], "n - 1 draws"),
+        (
+            lambda p, n: [(1 - sum(p[:i])) ** n - (1 - sum(p[: i + 1])) ** n for i in range(len(p))],
+            "the worst of n",
+        ),
+        (
+            lambda p, n: [sum(p[: i + 1]) ** (n - 1) - sum(p[:i]) ** (n - 1) for i in range(len(p))],
+            "n - 1 draws",
+        ),
     ],
     (7, "choose"): [
         (lambda betas, rates, n: betas[rates.index(max(rates))], "the first"),
-        (lambda betas, rates, n: max((w, b) for b, w in zip(betas, rates))[1], "the best win rate's own beta"),
-        (lambda betas, rates, n: max(b for b, w in zip(betas, rates) if w >= max(rates) - max(rates) * (1 - max(rates)) / n), "not a square root"),
+        (
+            lambda betas, rates, n: max((w, b) for b, w in zip(betas, rates, strict=True))[1],
+            "the best win rate's own beta",
+        ),
+        (
+            lambda betas, rates, n: max(
+                b
+                for b, w in zip(betas, rates, strict=True)
+                if w >= max(rates) - max(rates) * (1 - max(rates)) / n
+            ),
+            "not a square root",
+        ),
     ],
     (8, "ipo_loss"): [
         (lambda h, beta: (h - 1 / beta) ** 2, "a target of 1 / beta"),
@@ -399,16 +500,44 @@ WRONG = {
         (lambda n, live: n * (16 + 16 * live), "a model that is not trained"),
     ],
     (11, "sees"): [
-        (lambda parents, query, key: is_ancestor(parents, query, key, first=lambda parents, query: parents[query]), "begins at the parent"),
+        (
+            lambda parents, query, key: is_ancestor(
+                parents, query, key, first=lambda parents, query: parents[query]
+            ),
+            "begins at the parent",
+        ),
         (lambda parents, query, key: key in (query, parents[query]), "ends too early"),
         (lambda parents, query, key: key <= query, "everything that stands before it in the row"),
-        (lambda parents, query, key: is_ancestor(parents, query, key, above=lambda p, q: p[q] if p[q] >= 0 else q - 1), "another prompt's text"),
-        (lambda parents, query, key: is_ancestor(parents, query, key) or is_ancestor(parents, key, query), "in both directions"),
+        (
+            lambda parents, query, key: is_ancestor(
+                parents, query, key, above=lambda p, q: p[q] if p[q] >= 0 else q - 1
+            ),
+            "another prompt's text",
+        ),
+        (
+            lambda parents, query, key: is_ancestor(parents, query, key) or is_ancestor(parents, key, query),
+            "in both directions",
+        ),
     ],
     (11, "step_flops"): [
-        (lambda body, head, prompt, responses, live: (6 + 2 * live) * (body + head) * (prompt + sum(responses)), "counted for the prompt as well"),
-        (lambda body, head, prompt, responses, live: (6 + 2 * live) * (body * len(responses) * prompt + (body + head) * sum(responses)), "number of responses"),
-        (lambda body, head, prompt, responses, live: (6 + 6 * live) * (body * prompt + (body + head) * sum(responses)), "a backward pass"),
+        (
+            lambda body, head, prompt, responses, live: (
+                (6 + 2 * live) * (body + head) * (prompt + sum(responses))
+            ),
+            "counted for the prompt as well",
+        ),
+        (
+            lambda body, head, prompt, responses, live: (
+                (6 + 2 * live) * (body * len(responses) * prompt + (body + head) * sum(responses))
+            ),
+            "number of responses",
+        ),
+        (
+            lambda body, head, prompt, responses, live: (
+                (6 + 6 * live) * (body * prompt + (body + head) * sum(responses))
+            ),
+            "a backward pass",
+        ),
     ],
     (11, "cut"): [
         (cutting(last=False), "never added"),

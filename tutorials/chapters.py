@@ -3,10 +3,11 @@
     python -m tutorials.chapters 4            run chapter 4 and show its code with what it prints
     python -m tutorials.chapters 4 --write    put what it prints into the chapter, where it has changed
 
-In a chapter, a block marked `python` is executed, one marked `python mine.py` is saved as that file, and one marked `sh`
-holds commands, `python -m ...` each. A block marked `text` that follows shows what they print: `...` stands for whatever
-is there, and numbers may differ by one in their last digit. After `text about` (float32 training, which differs from
-machine to machine) numbers may differ by a quarter, and a third of all words and numbers altogether.
+In a chapter, a block marked `python` is executed, one marked `python mine.py` is saved as that file, and one
+marked `sh` holds commands, `python -m ...` each. A block marked `text` that follows shows what they print:
+`...` stands for whatever is there, and numbers may differ by one in their last digit. After `text about`
+(float32 training, which differs from machine to machine) numbers may differ by a quarter, and a third of all
+words and numbers altogether.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ ROOT = HERE.parent
 
 @dataclass
 class Block:
-    """A fenced block of a chapter. kind and rest: the words after the fence. first: the number of its first line, from 0."""
+    """A fenced block of a chapter. kind and rest: the words after the fence. first: the number of its first
+    line, from 0.
+    """
 
     kind: str
     rest: str
@@ -71,7 +74,7 @@ def find_chapter(number: int) -> Path:
     return paths[number]
 
 
-# ---------------------------------------------------------------------------------------------------- reading
+# --- reading
 
 
 def read_blocks(path: Path) -> list[Block]:
@@ -94,19 +97,19 @@ def read_blocks(path: Path) -> list[Block]:
 def code_blocks(path: Path) -> Iterator[tuple[Block, Block | None]]:
     """Each block to run, with the block that shows what it prints."""
     blocks = read_blocks(path)
-    for block, after in zip(blocks, [*blocks[1:], None]):
+    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
         if block.kind in ("python", "sh"):
             yield block, after if after is not None and after.kind == "text" else None
 
 
-# ---------------------------------------------------------------------------------------------------- running
+# --- running
 
 
 def run_chapter(path: Path, draw: Callable[[dict], str] | None = None) -> Iterator[Step]:
     """Run a chapter's blocks in order, in a folder of its own that is gone afterwards.
 
-    draw: what to do at the command `python -m tutorials.pictures N`, given the chapter's variables: it draws from them,
-    so the chapter is not run a second time. None leaves that command out.
+    draw: what to do at the command `python -m tutorials.pictures N`, given the chapter's variables: it draws
+    from them, so the chapter is not run a second time. None leaves that command out.
     """
     namespace: dict = {"__name__": "chapter"}
     with tempfile.TemporaryDirectory() as folder, inside(folder):
@@ -135,7 +138,9 @@ def inside(folder: str) -> Iterator[None]:
 
 
 def run_python(code: Block, path: Path, namespace: dict) -> str:
-    """Execute a block in the chapter's namespace; returns what it printed. An error names the chapter's own line."""
+    """Execute a block in the chapter's namespace; returns what it printed. An error names the chapter's own
+    line.
+    """
     source = "\n" * code.first + code.text
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(source, str(path), "exec"), namespace)
@@ -143,16 +148,25 @@ def run_python(code: Block, path: Path, namespace: dict) -> str:
 
 
 def run_shell(line: str) -> str:
-    """Run one command of the project; returns all that it printed. It may fail: that can be what a chapter shows."""
+    """Run one command of the project; returns all that it printed. It may fail: that can be what a chapter
+    shows.
+    """
     program, *arguments = shlex.split(line)
     if program != "python":
         raise ValueError(f"a chapter's commands begin with python, not {program}")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run([sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8")  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
     return done.stdout
 
 
-# -------------------------------------------------------------------------------------------------- comparing
+# --- comparing
 
 TOKEN = re.compile(r"\.\.\.|(?<!\w)-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|\w+|[^\w\s]|\n")
 
@@ -169,7 +183,9 @@ def same(shown: str, printed: str, about: bool = False) -> bool:
         return False
     place = len(first)
     for segment in others[:-1]:
-        place = next((at for at in range(place, len(tokens)) if stands_at(segment, tokens, at)), len(tokens) + 1) + len(segment)
+        place = next(
+            (at for at in range(place, len(tokens)) if stands_at(segment, tokens, at)), len(tokens) + 1
+        ) + len(segment)
     at = len(tokens) - len(others[-1])
     return place <= at and stands_at(others[-1], tokens, at)
 
@@ -188,11 +204,15 @@ def split_at_dots(tokens: list[str]) -> list[list[str]]:
 def stands_at(segment: list[str], tokens: list[str], at: int) -> bool:
     """Whether a stretch of tokens stands at a place, its decimals to one unit of their last digit."""
     there = tokens[at : at + len(segment)]
-    return len(there) == len(segment) and all(a == b or close(a, b) for a, b in zip(segment, there))
+    return len(there) == len(segment) and all(
+        a == b or close(a, b) for a, b in zip(segment, there, strict=True)
+    )
 
 
 def close(shown: str, printed: str) -> bool:
-    """Whether two tokens are decimal numbers that differ by no more than one unit of the shown one's last digit."""
+    """Whether two tokens are decimal numbers that differ by no more than one unit of the shown one's last
+    digit.
+    """
     a, b = number(shown), number(printed)
     if a is None or b is None or not set(shown) & set(".e"):
         return False
@@ -209,9 +229,13 @@ def number(token: str) -> float | None:
 
 
 def similar(shown: list[str], printed: list[str]) -> bool:
-    """Whether at least two thirds of what is shown, words and numbers to a quarter, was printed in the same order."""
+    """Whether at least two thirds of what is shown, words and numbers to a quarter, was printed in the same
+    order.
+    """
     shown = [token for token in shown if token != "..."]
-    words, others = (["#" if number(token) is not None else token for token in tokens] for tokens in (shown, printed))
+    words, others = (
+        ["#" if number(token) is not None else token for token in tokens] for tokens in (shown, printed)
+    )
     matches = difflib.SequenceMatcher(None, words, others, autojunk=False).get_matching_blocks()
     pairs = [(shown[a + i], printed[b + i]) for a, b, n in matches for i in range(n)]
     return sum(a == b or roughly(a, b) for a, b in pairs) > 2 / 3 * len(shown)
@@ -223,29 +247,43 @@ def roughly(shown: str, printed: str) -> bool:
     return a is not None and b is not None and abs(a - b) <= 0.25 * max(abs(a), abs(b), 1)
 
 
-# ------------------------------------------------------------------------------------------------ the command
+# --- the command
 
 
 def write_outputs(path: Path, steps: list[Step]) -> int:
-    """Put what was printed into the chapter, in the blocks that show something else; returns how many were changed."""
+    """Put what was printed into the chapter, in the blocks that show something else; returns how many were
+    changed.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
     changed = [step for step in steps if step.shown and not step.as_shown]
     for step in reversed(changed):
-        lines[step.shown.first : step.shown.first + len(step.shown.lines)] = [line.rstrip() for line in step.printed.splitlines()]
+        lines[step.shown.first : step.shown.first + len(step.shown.lines)] = [
+            line.rstrip() for line in step.printed.splitlines()
+        ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return len(changed)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tutorials.chapters", description="Run a chapter's code and show what it prints.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m tutorials.chapters",
+        description="Run a chapter's code and show what it prints.",
+        allow_abbrev=False,
+    )
     parser.add_argument("chapter", type=int, help="its number")
-    parser.add_argument("--write", action="store_true", help="put what is printed into the chapter, where it has changed")
+    parser.add_argument(
+        "--write", action="store_true", help="put what is printed into the chapter, where it has changed"
+    )
     settings = parser.parse_args()
     path = find_chapter(settings.chapter)
     steps = []
     for step in run_chapter(path):
         steps.append(step)
-        print(f"{path.name}, line {step.code.first + 1}:\n", *(f"    {line}\n" for line in step.code.lines), sep="")
+        print(
+            f"{path.name}, line {step.code.first + 1}:\n",
+            *(f"    {line}\n" for line in step.code.lines),
+            sep="",
+        )
         print(step.printed, end="\n\n" if step.printed else "", flush=True)
         if not step.as_shown:
             print(f"(the chapter shows something else here, from line {step.shown.first + 1})\n")

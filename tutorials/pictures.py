@@ -3,8 +3,8 @@
     python -m tutorials.pictures 4        run chapter 4 and draw its pictures into tutorials/pictures
     python -m tutorials.pictures          those of all chapters
 
-Each function below draws one picture: it is given an empty slide and the chapter's variables at the place where the
-chapter shows the command. matplotlib is needed: pip install -r tutorials/requirements.txt
+Each function below draws one picture: it is given an empty slide and the chapter's variables at the place
+where the chapter shows the command. matplotlib is needed: pip install -r tutorials/requirements.txt
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 DRAWINGS: dict[int, list[Callable]] = {}
 FOLDER = HERE / "pictures"
-WHITE = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}  # behind a text that lies on lines
+# behind a text that lies on lines
+WHITE = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
 
 
 def drawing(chapter: int) -> Callable[[Callable], Callable]:
@@ -61,18 +62,31 @@ def draw(chapter: int, folder: Path, variables: dict) -> str:
     return "\n".join(f"tutorials/pictures/{function.__name__}.png" for function in DRAWINGS[chapter])
 
 
-# ------------------------------------------------------------------------------------------ 1. preferences
+# --- 1. preferences
 
 
 @drawing(1)
 def comparisons(figure: Figure, v: dict) -> None:
     """The loss over two scores, where it has a minimum and where it has none."""
-    black, smoke = torch.linspace(-4, 4, 81, dtype=torch.float64), torch.linspace(-7, 3, 101, dtype=torch.float64)
+    black, smoke = (
+        torch.linspace(-4, 4, 81, dtype=torch.float64),
+        torch.linspace(-7, 3, 101, dtype=torch.float64),
+    )
     panels = figure.subplots(1, 2, sharey=True)
     data = [(v["mended_winners"], v["mended_losers"]), (v["few_winners"], v["few_losers"])]
-    for axes, (winners, losers), title in zip(panels, data, ["smoke won once: one minimum", "smoke never won: no minimum"]):
-        grid = [[float(v["loss"](torch.stack([torch.zeros((), dtype=torch.float64), b, s]), winners, losers)) for b in black] for s in smoke]
-        lines = axes.contour(black, smoke, grid, levels=[1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10], colors=DARK, linewidths=1)
+    for axes, (winners, losers), title in zip(
+        panels, data, ["smoke won once: one minimum", "smoke never won: no minimum"], strict=True
+    ):
+        grid = [
+            [
+                float(v["loss"](torch.stack([torch.zeros((), dtype=torch.float64), b, s]), winners, losers))
+                for b in black
+            ]
+            for s in smoke
+        ]
+        lines = axes.contour(
+            black, smoke, grid, levels=[1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10], colors=DARK, linewidths=1
+        )
         axes.clabel(lines, fontsize=10)
         axes.set_title(title)
         axes.set_xlabel("score of black, mint being 0")
@@ -83,23 +97,49 @@ def comparisons(figure: Figure, v: dict) -> None:
     panels[1].plot(way[:, 1], way[:, 2], color=DARK, linewidth=3)
     panels[1].set_ylim(-7, 3)
     for step in (1, 10, 100):
-        panels[1].annotate(f"step {step}", (way[step, 1], way[step, 2]), (8, 0), textcoords="offset points", va="center", bbox=WHITE)
+        panels[1].annotate(
+            f"step {step}",
+            (way[step, 1], way[step, 2]),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            bbox=WHITE,
+        )
         panels[1].plot(way[step, 1], way[step, 2], "o", color=DARK, markersize=6)
 
 
-# ------------------------------------------------------------------------------------------ 2. probability
+# --- 2. probability
 
 
 @drawing(2)
 def mask(figure: Figure, v: dict) -> None:
-    """A small batch token by token: what is prompt, response and end, and which position predicts which token."""
+    """A small batch token by token: what is prompt, response and end, and which position predicts which
+    token.
+    """
     batch, tokenizer = v["batch"], v["tokenizer"]
     axes = figure.subplots()
-    places = zip(batch.ids.tolist(), batch.layout.positions.tolist(), batch.layout.trees.tolist(), batch.layout.branches.tolist())
+    places = zip(
+        batch.ids.tolist(),
+        batch.layout.positions.tolist(),
+        batch.layout.trees.tolist(),
+        batch.layout.branches.tolist(),
+        strict=True,
+    )
     for token, t, row, branch in places:
-        axes.add_patch(box((t, 1.6 * row), 0.94, 0.6, facecolor="0.75" if branch else "white", edgecolor=DARK, linewidth=1))
+        axes.add_patch(
+            box(
+                (t, 1.6 * row),
+                0.94,
+                0.6,
+                facecolor="0.75" if branch else "white",
+                edgecolor=DARK,
+                linewidth=1,
+            )
+        )
         text = tokenizer.decode([token]).replace("<|", "").replace("|>", "").strip()
-        axes.text(t + 0.47, 1.6 * row + 0.3, text, ha="center", va="center", fontsize=9 if len(text) < 9 else 7)
+        axes.text(
+            t + 0.47, 1.6 * row + 0.3, text, ha="center", va="center", fontsize=9 if len(text) < 9 else 7
+        )
         if branch:
             bend = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.6", "linewidth": 1.2}
             axes.annotate("", (t + 0.47, 1.6 * row - 0.02), (t - 0.53, 1.6 * row - 0.02), arrowprops=bend)
@@ -109,7 +149,9 @@ def mask(figure: Figure, v: dict) -> None:
     for t in range(T):
         axes.text(t + 0.47, 1.6 * B - 0.75, str(t), ha="center", fontsize=11)
     axes.text(-0.2, 1.6 * B - 0.75, "position", ha="right", fontsize=11)
-    for i, (label, colour) in enumerate({"prompt and marker: read, not scored": "white", "response with its end: scored": "0.75"}.items()):
+    for i, (label, colour) in enumerate(
+        {"prompt and marker: read, not scored": "white", "response with its end: scored": "0.75"}.items()
+    ):
         x = i * 0.45 * T
         axes.add_patch(box((x, 3.4), 0.5, 0.3, facecolor=colour, edgecolor=DARK))
         axes.text(x + 0.65, 3.55, label, va="center", fontsize=13)
@@ -118,23 +160,29 @@ def mask(figure: Figure, v: dict) -> None:
     axes.axis("off")
 
 
-# ---------------------------------------------------------------------------------------- 3. learning to talk
+# --- 3. learning to talk
 
 
 @drawing(3)
 def talking(figure: Figure, v: dict) -> None:
-    """SFT's loss over the length of training with its floor, and what the judge thinks of the clerks and of two models."""
+    """SFT's loss over the length of training with its floor, and what the judge thinks of the clerks and of
+    two models.
+    """
     left, right = figure.subplots(1, 2)
-    steps, losses = zip(*v["curve"].items())
+    steps, losses = zip(*v["curve"].items(), strict=True)
     left.plot(steps, losses, "o-", color=DARK, markersize=7)
     left.axhline(float(v["entropy"]), color=DARK, linestyle=DASHED)
-    left.text(steps[-1], float(v["entropy"]) - 0.02, "entropy of the corpus", ha="right", va="top", fontsize=13)
+    left.text(
+        steps[-1], float(v["entropy"]) - 0.02, "entropy of the corpus", ha="right", va="top", fontsize=13
+    )
     left.set_ylim(float(v["entropy"]) - 0.2, None)
     left.set_xlabel("training steps")
     left.set_ylabel("negative log-likelihood, nats a response")
     left.set_title("the tea house: down to a floor that is known")
     bins = range(-16, 17, 2)
-    for (name, rewards), style in zip(v["rewards"].items(), ({"color": "0.8"}, {"linestyle": DASHED}, {"linewidth": 2})):
+    for (name, rewards), style in zip(
+        v["rewards"].items(), ({"color": "0.8"}, {"linestyle": DASHED}, {"linewidth": 2}), strict=True
+    ):
         kind = {"histtype": "stepfilled"} if "color" in style else {"histtype": "step", "color": DARK}
         right.hist(rewards, bins=bins, label=name, **kind, **style)
     right.set_xlabel("true reward of an answer")
@@ -143,19 +191,36 @@ def talking(figure: Figure, v: dict) -> None:
     right.legend(loc="upper left")
 
 
-# ------------------------------------------------------------------------------------ 4. reward with a leash
+# --- 4. reward with a leash
 
 
 @drawing(4)
 def frontier(figure: Figure, v: dict) -> None:
-    """Reward against divergence: the family of optima with tangents of slope beta, and random policies below it."""
+    """Reward against divergence: the family of optima with tangents of slope beta, and random policies below
+    it.
+    """
     axes = figure.subplots()
     ref, reward = v["ref"], v["reward"]
-    family = [optimal_policy(ref, reward, beta) for beta in torch.logspace(-2, 2, 300, dtype=torch.float64).tolist()]
-    axes.plot(*zip(*((float(kl(p, ref)), float(expected_reward(p, reward))) for p in family)), color=DARK, linewidth=2.5)
+    family = [
+        optimal_policy(ref, reward, beta) for beta in torch.logspace(-2, 2, 300, dtype=torch.float64).tolist()
+    ]
+    axes.plot(
+        *zip(*((float(kl(p, ref)), float(expected_reward(p, reward))) for p in family), strict=True),
+        color=DARK,
+        linewidth=2.5,
+    )
     generator = torch.Generator().manual_seed(0)
-    others = [(ref * a + 1.5 * torch.randn(len(ref), generator=generator, dtype=torch.float64)).log_softmax(-1) for a in torch.linspace(0, 2, 600).tolist()]
-    axes.plot(*zip(*((float(kl(p, ref)), float(expected_reward(p, reward))) for p in others)), "x", color="0.5", markersize=4, label="random policies")
+    others = [
+        (ref * a + 1.5 * torch.randn(len(ref), generator=generator, dtype=torch.float64)).log_softmax(-1)
+        for a in torch.linspace(0, 2, 600).tolist()
+    ]
+    axes.plot(
+        *zip(*((float(kl(p, ref)), float(expected_reward(p, reward))) for p in others), strict=True),
+        "x",
+        color="0.5",
+        markersize=4,
+        label="random policies",
+    )
     for beta in (0.2, 0.5, 2.0):
         x, y = v["frontier"][beta]
         reach = min(0.55, 0.35 / beta)
@@ -163,32 +228,47 @@ def frontier(figure: Figure, v: dict) -> None:
         axes.plot(x, y, "o", color=DARK, markersize=9)
         axes.annotate(f"β = {beta:g}", (x, y), (10, -24), textcoords="offset points", fontsize=14, bbox=WHITE)
     axes.plot(0, float(expected_reward(ref, reward)), "s", color=DARK, markerfacecolor="white", markersize=10)
-    axes.annotate("reference", (0, float(expected_reward(ref, reward))), (14, -6), textcoords="offset points", fontsize=14, bbox=WHITE)
+    axes.annotate(
+        "reference",
+        (0, float(expected_reward(ref, reward))),
+        (14, -6),
+        textcoords="offset points",
+        fontsize=14,
+        bbox=WHITE,
+    )
     axes.set_xlim(-0.1, 3.8)
     axes.set_xlabel("KL(policy || reference), nats", fontsize=14)
     axes.set_ylabel("expected reward", fontsize=14)
     axes.legend(loc="lower right", fontsize=14)
 
 
-# --------------------------------------------------------------------------------------------- 5. the trick
+# --- 5. the trick
 
 
 @drawing(5)
 def landing(figure: Figure, v: dict) -> None:
     """The GPT's probability of each response against the optimum's, after training for shorter and longer."""
     panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
-    for axes, (steps, logps) in zip(panels, v["learned"].items()):
+    for axes, (steps, logps) in zip(panels, v["learned"].items(), strict=True):
         axes.loglog([1e-5, 1], [1e-5, 1], color=LIGHT)
         for prompt, style in enumerate(({"marker": "o"}, {"marker": "s", "markerfacecolor": "white"})):
             label = f"prompt {WORDS[PROMPTS[prompt][0]]!r}"
-            axes.loglog(v["optimum"][prompt].exp(), logps[prompt].exp(), linestyle="none", color=DARK, markersize=9, label=label, **style)
+            axes.loglog(
+                v["optimum"][prompt].exp(),
+                logps[prompt].exp(),
+                linestyle="none",
+                color=DARK,
+                markersize=9,
+                label=label,
+                **style,
+            )
         axes.set_title(f"{steps} steps" if steps else "the reference")
         axes.legend(loc="lower right")
     figure.supxlabel("the optimum's probability of a response")
     figure.supylabel("the model's")
 
 
-# --------------------------------------------------------------------------------------------- 6. the loop
+# --- 6. the loop
 
 
 @drawing(6)
@@ -197,49 +277,71 @@ def curves(figure: Figure, v: dict) -> None:
     draw_run(figure, v["rows"])
 
 
-# -------------------------------------------------------------------------- 7. choosing beta, and stopping
+# --- 7. choosing beta, and stopping
 
 
 @drawing(7)
 def too_far(figure: Figure, v: dict) -> None:
-    """Learned and true reward along the divergence; held-out loss and true reward along the training steps."""
+    """Learned and true reward along the divergence; held-out loss and true reward along the training
+    steps.
+    """
     panels = figure.subplot_mosaic([["left", "loss"], ["left", "reward"]])
     left = panels["left"]
     ref, spoons, gold = v["ref"], v["spoons"], v["gold"]
     slope = v["results"][1.0][2]
-    family = [v["policy_of"](slope / beta) for beta in torch.logspace(1, -1, 100, dtype=torch.float64).tolist()]
+    family = [
+        v["policy_of"](slope / beta) for beta in torch.logspace(1, -1, 100, dtype=torch.float64).tolist()
+    ]
     distances = [float(kl(p, ref)) for p in family]
-    learned = [slope * float(expected_reward(p, spoons) - expected_reward(ref, spoons)) + float(expected_reward(ref, gold)) for p in family]
+    learned = [
+        slope * float(expected_reward(p, spoons) - expected_reward(ref, spoons))
+        + float(expected_reward(ref, gold))
+        for p in family
+    ]
     left.plot(distances, learned, color=DARK, linestyle=DASHED, label="learned reward (from the same start)")
-    left.plot(distances, [float(expected_reward(p, gold)) for p in family], color=DARK, linewidth=2.5, label="true reward")
-    left.plot(*zip(*v["best_of"].values()), "o-", color="0.5", label="true reward of the best of n")
+    left.plot(
+        distances,
+        [float(expected_reward(p, gold)) for p in family],
+        color=DARK,
+        linewidth=2.5,
+        label="true reward",
+    )
+    left.plot(
+        *zip(*v["best_of"].values(), strict=True), "o-", color="0.5", label="true reward of the best of n"
+    )
     left.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, lambda x: x**2))
     left.set_xticks([0, 0.25, 1, 2, 4, 6, 9])
     left.set_xlabel("KL(policy || reference), nats, square-root scale")
     left.set_ylabel("expected reward")
     left.legend(loc="lower left")
-    steps, _, rewards, losses = zip(*v["path"])
+    steps, _, rewards, losses = zip(*v["path"], strict=True)
     best = max(range(len(steps)), key=lambda i: rewards[i])
     for name, values, label in (("loss", losses, "held-out loss"), ("reward", rewards, "true reward")):
         panels[name].plot(steps, values, color=DARK, linewidth=2.5)
         panels[name].axvline(steps[best], color=DARK, linestyle=DASHED)
         panels[name].set_xlabel("training step")
         panels[name].set_ylabel(label)
-    panels["loss"].annotate("here the true reward turns", (steps[best], max(losses)), (10, -10), textcoords="offset points")
+    panels["loss"].annotate(
+        "here the true reward turns", (steps[best], max(losses)), (10, -10), textcoords="offset points"
+    )
 
 
-# ---------------------------------------------------------------------------- 8. other shapes of the same idea
+# --- 8. other shapes of the same idea
 
 
 @drawing(8)
 def certain(figure: Figure, v: dict) -> None:
     """How far apart two responses are driven of which everybody prefers the first."""
     axes = figure.subplots()
-    for (name, margins), style in zip(v["certain"].items(), ("-", DASHED, "-.")):
+    for (name, margins), style in zip(v["certain"].items(), ("-", DASHED, "-."), strict=True):
         axes.plot(range(len(margins)), margins, color=DARK, linestyle=style, linewidth=2.5)
-        axes.annotate(name, (len(margins), margins[-1]), (4, 0), textcoords="offset points", va="center", fontsize=14)
+        axes.annotate(
+            name, (len(margins), margins[-1]), (4, 0), textcoords="offset points", va="center", fontsize=14
+        )
     steps = range(1, len(v["certain"]["DPO"]))
-    axes.plot(steps, [math.log(0.2 * t + 1) for t in steps], ":", color="0.5", linewidth=2, label="log(2ηt + 1)")
+    axes.plot(
+        steps, [math.log(0.2 * t + 1) for t in steps], ":", color="0.5", linewidth=2, label="log(2ηt + 1)"
+    )
     axes.legend(loc="upper left", fontsize=14)
     axes.set_xscale("log")
     axes.set_xlim(1, 8_000)
@@ -247,15 +349,17 @@ def certain(figure: Figure, v: dict) -> None:
     axes.set_ylabel("h, nats")
 
 
-# ------------------------------------------------------------------------------------------ 9. how it fails
+# --- 9. how it fails
 
 
 @drawing(9)
 def failures(figure: Figure, v: dict) -> None:
     """Displacement, length, noise and over-optimisation, a panel each."""
     displacement, length, noise, too_far = figure.subplots(2, 2).flat
-    for word, style in zip(range(3), ("-", DASHED, ":")):
-        displacement.plot(v["displaced"][:, word], color=DARK, linestyle=style, linewidth=2.5, label=v["words"][word])
+    for word, style in zip(range(3), ("-", DASHED, ":"), strict=True):
+        displacement.plot(
+            v["displaced"][:, word], color=DARK, linestyle=style, linewidth=2.5, label=v["words"][word]
+        )
     displacement.set_xlim(0, 150)
     displacement.set_xlabel("steps of training on No over Never")
     displacement.set_ylabel("probability")
@@ -270,8 +374,20 @@ def failures(figure: Figure, v: dict) -> None:
         for n, marker, fill in ((5_000, "o", DARK), (200, "s", "white")):
             gaps = [g for g in v["noise"][n, name] if g < 5]
             if len(gaps) < 20:
-                noise.text(max(gaps) + 0.15, i + (0.15 if n == 200 else -0.15), f"and {20 - len(gaps)} off the scale", va="center")
-            noise.plot(gaps, [i + (0.15 if n == 200 else -0.15)] * len(gaps), marker, color=DARK, markerfacecolor=fill, label=f"{n:,} labels" if i == 0 else None)
+                noise.text(
+                    max(gaps) + 0.15,
+                    i + (0.15 if n == 200 else -0.15),
+                    f"and {20 - len(gaps)} off the scale",
+                    va="center",
+                )
+            noise.plot(
+                gaps,
+                [i + (0.15 if n == 200 else -0.15)] * len(gaps),
+                marker,
+                color=DARK,
+                markerfacecolor=fill,
+                label=f"{n:,} labels" if i == 0 else None,
+            )
     noise.set_yticks(range(3), ["dpo", "cdpo", "rdpo"])
     noise.invert_yaxis()
     noise.set_xlabel("shortfall from the optimum, one point a world")
@@ -279,19 +395,45 @@ def failures(figure: Figure, v: dict) -> None:
 
     reward = lambda policies: [float(expected_reward(p, v["gold"])) for p in policies]  # noqa: E731
     offline = v["offline"]
-    too_far.plot(range(len(v["rounds"])), reward(v["rounds"]), "o-", color=DARK, markersize=8, label="five rounds at β = 1")
-    too_far.plot([0, *(1 / beta for beta in offline)], reward([v["start"], *offline.values()]), "s", linestyle=DASHED, color=DARK, markerfacecolor="white", markersize=8, label="one round, ever smaller β")  # fmt: skip
+    too_far.plot(
+        range(len(v["rounds"])),
+        reward(v["rounds"]),
+        "o-",
+        color=DARK,
+        markersize=8,
+        label="five rounds at β = 1",
+    )
+    too_far.plot(
+        [0, *(1 / beta for beta in offline)],
+        reward([v["start"], *offline.values()]),
+        "s",
+        linestyle=DASHED,
+        color=DARK,
+        markerfacecolor="white",
+        markersize=8,
+        label="one round, ever smaller β",
+    )
     too_far.set_xlabel("1/β, summed over the rounds")
     too_far.set_ylabel("true reward")
     too_far.legend(loc="lower left")
-    for axes, title in zip((displacement, length, noise, too_far), ("1. displacement", "2. length", "4. noise", "5. over-optimisation")):
+    for axes, title in zip(
+        (displacement, length, noise, too_far),
+        ("1. displacement", "2. length", "4. noise", "5. over-optimisation"),
+        strict=True,
+    ):
         axes.set_title(title, loc="left")
 
 
-# --------------------------------------------------------------------------------------- 10. make it yours
+# --- 10. make it yours
 
 STATIONS = {
-    "file to tokens": ["1 no end", "2 straddling token", "3 markers in text", "4 cut to fit", "5 prompt in both"],
+    "file to tokens": [
+        "1 no end",
+        "2 straddling token",
+        "3 markers in text",
+        "4 cut to fit",
+        "5 prompt in both",
+    ],
     "log-probs": ["6 shift", "7 prompt counted", "8 padding counted", "9 averages", "10 sixteen bits"],
     "two models": ["11 dropout", "12 moving reference", "13 gradients kept", "14 stale cache"],
     "loss": ["15 overflow", "16 sign", "17 beta twice", "18 ignored setting"],
@@ -307,7 +449,9 @@ def twenty(figure: Figure, v: dict) -> None:
         axes.add_patch(box((i, 0), 0.8, 0.22, facecolor="0.85", edgecolor=DARK, linewidth=1.5))
         axes.text(i + 0.4, 0.11, station, ha="center", va="center", fontsize=16)
         if i:
-            axes.annotate("", (i - 0.01, 0.11), (i - 0.19, 0.11), arrowprops={"arrowstyle": "->", "linewidth": 2})
+            axes.annotate(
+                "", (i - 0.01, 0.11), (i - 0.19, 0.11), arrowprops={"arrowstyle": "->", "linewidth": 2}
+            )
         for row, mistake in enumerate(mistakes):
             axes.text(i + 0.02, -0.12 - 0.13 * row, mistake, fontsize=14)
     axes.set_xlim(-0.05, len(STATIONS) - 0.15)
@@ -315,13 +459,13 @@ def twenty(figure: Figure, v: dict) -> None:
     axes.axis("off")
 
 
-# ----------------------------------------------------------------------------------- 11. where the time goes
+# --- 11. where the time goes
 
 
 @drawing(11)
 def ladder(figure: Figure, v: dict) -> None:
     """Pairs a second on each rung, for two shapes, with TRL's beside the rungs that do the same."""
-    for axes, (name, results) in zip(figure.subplots(1, 2), v["results"].items()):
+    for axes, (name, results) in zip(figure.subplots(1, 2), v["results"].items(), strict=True):
         rows, trl = results["rows"], results["trl"]
         speeds = [row["pairs_per_second"] for row in rows.values()]
         axes.barh(range(len(speeds)), speeds, color=DARK, height=0.6)
@@ -332,12 +476,24 @@ def ladder(figure: Figure, v: dict) -> None:
             if ours in rows:
                 place, speed = list(rows).index(ours) + (0.62 if tuned else 0.4), row["pairs_per_second"]
                 axes.barh(place, speed, color="white", edgecolor=DARK, hatch="//", height=0.18)
-        axes.set_yticks(range(len(speeds)), [RUNGS[row].idea.removeprefix("+ ") for row in rows] if name == "toy" else [""] * len(speeds), fontsize=11)
+        axes.set_yticks(
+            range(len(speeds)),
+            [RUNGS[row].idea.removeprefix("+ ") for row in rows] if name == "toy" else [""] * len(speeds),
+            fontsize=11,
+        )
         axes.invert_yaxis()
         axes.set_xlim(0, 1.15 * max(speeds))
         axes.set_xlabel("pairs a second")
         axes.set_title("a small model" if name == "toy" else "GPT-2's shape")
-    axes.text(1, 0.86, "hatched: TRL, doing what the bar\nabove it does; the second of two\nwith freed memory kept", transform=axes.transAxes, ha="right", va="center", fontsize=11)
+    axes.text(
+        1,
+        0.86,
+        "hatched: TRL, doing what the bar\nabove it does; the second of two\nwith freed memory kept",
+        transform=axes.transAxes,
+        ha="right",
+        va="center",
+        fontsize=11,
+    )
 
 
 @drawing(11)
@@ -346,7 +502,10 @@ def packing(figure: Figure, v: dict) -> None:
     layout, seen = v["row"].layout, v["seen"]
     axes = figure.subplots()
     T = len(layout.trees)
-    names = [f"{'pcr'[branch]}{tree + 1}" for tree, branch in zip(layout.trees.tolist(), layout.branches.tolist())]
+    names = [
+        f"{'pcr'[branch]}{tree + 1}"
+        for tree, branch in zip(layout.trees.tolist(), layout.branches.tolist(), strict=True)
+    ]
     for query in range(T):
         for key in range(T):
             colour = ("0.55", DARK, DARK)[int(layout.branches[key])] if seen[query, key] else "white"
@@ -356,16 +515,23 @@ def packing(figure: Figure, v: dict) -> None:
         axes.text(-0.35, i + 0.6, name, ha="right", fontsize=12)
     axes.text(T / 2, -1.35, "is looked at", ha="center", fontsize=13)
     axes.text(-1.9, T / 2, "looks", rotation=90, va="center", fontsize=13)
-    axes.text(T + 0.8, 2, "p  prompt (grey where it is seen)\nc  chosen response\nr  rejected response\n\n1, 2  which pair", va="top", fontsize=13)
+    axes.text(
+        T + 0.8,
+        2,
+        "p  prompt (grey where it is seen)\nc  chosen response\nr  rejected response\n\n1, 2  which pair",
+        va="top",
+        fontsize=13,
+    )
     axes.set_xlim(-2.2, T + 9)
     axes.set_ylim(T + 0.2, -1.8)
     axes.set_aspect("equal")
     axes.axis("off")
 
 
-
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tutorials.pictures", description="Draw a chapter's pictures.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m tutorials.pictures", description="Draw a chapter's pictures.", allow_abbrev=False
+    )
     parser.add_argument("chapter", type=int, nargs="?", help="its number (default: all)")
     settings = parser.parse_args()
     new_figure()  # where matplotlib is missing, say so before the chapter runs

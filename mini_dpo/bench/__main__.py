@@ -1,12 +1,14 @@
-"""Where the time of a DPO step goes, measured: a naive step first, then each idea added, with the ratio that it buys.
+"""Where the time of a DPO step goes, measured: a naive step first, then each idea added, with the ratio that
+it buys.
 
     python -m mini_dpo.bench                        the small shape, on the CPU or one GPU
     python -m mini_dpo.bench --model gpt2           GPT-2's shape with its vocabulary of 50,257
-    python -m mini_dpo.bench --growth               how the cost grows with prompt, response, batch, vocabulary, layers
+    python -m mini_dpo.bench --growth               how the cost grows with prompt, response, batch,
+    vocabulary, layers
 
-Each row is a process of its own, so that the peak of its memory is its own too; all rows see the same batches, made
-from the seed, and the same model. Where the packages trl and transformers can be imported, TRL's trainer runs the same
-batches with the same optimizer, and the last table says how much slower it is.
+Each row is a process of its own, so that the peak of its memory is its own too; all rows see the same
+batches, made from the seed, and the same model. Where the packages trl and transformers can be imported,
+TRL's trainer runs the same batches with the same optimizer, and the last table says how much slower it is.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 import torch
 
 from mini_dpo.bench.growth import growth_table, measure_growth
-from mini_dpo.bench.rows import RUNGS, measure, measure_gemm
+from mini_dpo.bench.rows import RUNGS, measure_gemm, measure_rung
 from mini_dpo.bench.tables import ladder_table
 from mini_dpo.bench.trl import TRL_ROWS, measure_trl
 from mini_dpo.bench.workload import BenchSettings
@@ -30,15 +32,20 @@ from mini_dpo.errors import UserError, did_you_mean, flag
 from mini_dpo.files import write_json
 
 MEASUREMENTS: dict[str, Callable[[BenchSettings], object]] = {
-    **{name: partial(measure, name=name) for name in RUNGS},
+    **{name: partial(measure_rung, name=name) for name in RUNGS},
     **{f"gemm-{name}": partial(measure_gemm, dtype=getattr(torch, name)) for name in ("float32", "bfloat16")},
-    **{f"trl-{ours}": partial(measure_trl, precomputed=precomputed, dtype=dtype) for ours, precomputed, dtype, _ in TRL_ROWS.values()},
+    **{
+        f"trl-{ours}": partial(measure_trl, precomputed=precomputed, dtype=dtype)
+        for ours, precomputed, dtype, _ in TRL_ROWS.values()
+    },
     "growth": measure_growth,
 }
 
 
 def main() -> None:
-    settings = BenchSettings(**vars(parser_for(BenchSettings, "bench", __doc__.split("\n\n")[0]).parse_args()))
+    settings = BenchSettings(
+        **vars(parser_for(BenchSettings, "bench", __doc__.split("\n\n")[0]).parse_args())
+    )
     for name in ("batch_size", "batches", "repeats"):
         if getattr(settings, name) is not None and getattr(settings, name) < 1:
             raise UserError(f"{flag(name)} must be at least 1, not {getattr(settings, name)}")
@@ -52,7 +59,10 @@ def main() -> None:
         batches=settings.batches or (8 if small else 4),
     )
     if settings.row and settings.row not in MEASUREMENTS:
-        raise UserError(f"there is no row {settings.row}{did_you_mean(settings.row, MEASUREMENTS)}; the rows are {', '.join(MEASUREMENTS)}")
+        raise UserError(
+            f"there is no row {settings.row}{did_you_mean(settings.row, MEASUREMENTS)}; the "
+            f"rows are {', '.join(MEASUREMENTS)}"
+        )
     if settings.row:
         print(json.dumps(MEASUREMENTS[settings.row](settings)))
         return

@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from mini_dpo.batches import EncodedPair, collate_pairs, join
+from mini_dpo.batches import Encoded, EncodedPair, collate_pairs
 from mini_dpo.bench.rows import seconds_of
 from mini_dpo.bench.tables import run_row
 from mini_dpo.bench.workload import BETA, SHAPES, BenchSettings, where, workload
@@ -23,43 +23,62 @@ from mini_dpo.optimizers import LoopConfig, make_optimizer
 from mini_dpo.reference import freeze
 from mini_dpo.training import train_step
 
-SIZES = {"prompt": 64, "response": 64, "batch": 8, "vocabulary": 512, "layers": 4}  # what is doubled, and from where
+# what is doubled, and from where
+FIRST_SIZES = {"prompt": 64, "response": 64, "batch": 8, "vocabulary": 512, "layers": 4}
 TIMES = (1, 2, 4)
 
 
 def growth_table(settings: BenchSettings) -> dict:
     """Double one size at a time, and print what comes of it; return it."""
-    results = {"settings": workload(settings), "where": where(settings), "growth": run_row(settings, "growth")}
+    results = {
+        "settings": workload(settings),
+        "where": where(settings),
+        "growth": run_row(settings, "growth"),
+    }
     print(growth_report(results))
     return results
 
 
 def growth_report(results: dict) -> str:
-    """What a step takes at 1, 2 and 4 times each size, the exponent of a power law through the three, and what one more
-    costs: one more token of prompt in each pair, one more token in each response, one more pair, ..."""
+    """What a step takes at 1, 2 and 4 times each size, the exponent of a power law through the three, and
+    what one more
+    costs: one more token of prompt in each pair, one more token in each response, one more pair, ...
+    """
     lines = [
-        f"a step of {SIZES['batch']} pairs with a live reference, {SHAPES['toy'].n_embd} channels, {results['where']}; one size at a time is doubled, and doubled again",
+        f"a step of {FIRST_SIZES['batch']} pairs with a live reference, {SHAPES['toy'].n_embd} "
+        f"channels, {results['where']}; one size at a time is doubled, and doubled again",
         "",
-        f"{'ms a step':22}" + "".join(f"{'x ' + str(t):>9}" for t in TIMES) + f"{'exponent':>11}{'ms for one more':>18}",
+        f"{'ms a step':22}"
+        + "".join(f"{'x ' + str(t):>9}" for t in TIMES)
+        + f"{'exponent':>11}{'ms for one more':>18}",
     ]
-    for name, start in SIZES.items():
+    for name, start in FIRST_SIZES.items():
         ms = [1000 * seconds for seconds in results["growth"][name]]
         exponent = slope([math.log(t) for t in TIMES], [math.log(m) for m in ms])
         more = slope([start * t for t in TIMES], ms)
-        lines.append(f"{name + ' (' + str(start) + ')':22}" + "".join(f"{m:9.1f}" for m in ms) + f"{exponent:11.2f}{more:18.3g}")
+        lines.append(
+            f"{name + ' (' + str(start) + ')':22}"
+            + "".join(f"{m:9.1f}" for m in ms)
+            + f"{exponent:11.2f}{more:18.3g}"
+        )
     return "\n".join(lines)
 
 
 def slope(x: list[float], y: list[float]) -> float:
     """Of the straight line through points, by least squares."""
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x) ** 2 for a in x)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum(
+        (a - mean_x) ** 2 for a in x
+    )
 
 
 def measure_growth(settings: BenchSettings) -> dict[str, list[float]]:
     """Seconds a step at 1, 2 and 4 times each size, one case after the other."""
     keep_freed_memory()
-    return {name: [time_case(settings, {**SIZES, name: t * start}) for t in TIMES] for name, start in SIZES.items()}
+    return {
+        name: [time_case(settings, {**FIRST_SIZES, name: t * start}) for t in TIMES]
+        for name, start in FIRST_SIZES.items()
+    }
 
 
 def time_case(settings: BenchSettings, sizes: dict[str, int]) -> float:
@@ -73,9 +92,16 @@ def growth_step(settings: BenchSettings, sizes: dict[str, int]) -> Callable[[], 
     draw = random.Random(settings.seed)
     text = lambda n: [draw.randrange(sizes["vocabulary"]) for _ in range(n)]  # noqa: E731
     prompts = [text(sizes["prompt"]) for _ in range(sizes["batch"])]
-    batch = collate_pairs([EncodedPair(*(join(prompt, text(sizes["response"])) for _ in range(2))) for prompt in prompts])
+    batch = collate_pairs(
+        [
+            EncodedPair(Encoded(p, text(sizes["response"])), Encoded(p, text(sizes["response"])))
+            for p in prompts
+        ]
+    )
     torch.manual_seed(settings.seed)
-    policy = GPT(replace(SHAPES["toy"], vocab_size=sizes["vocabulary"], n_layer=sizes["layers"])).to(settings.device)
+    policy = GPT(replace(SHAPES["toy"], vocab_size=sizes["vocabulary"], n_layer=sizes["layers"])).to(
+        settings.device
+    )
     config = LoopConfig(steps=10**6, lr=1e-5, dtype=settings.dtype)
     objective = preference_objective(LOSSES["dpo"], {"beta": BETA}, freeze(policy))
     return partial(train_step, policy, make_optimizer(policy, config), objective, [batch], config, 0)

@@ -8,13 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
 
 from mini_dpo.batches import collate_pairs
-from mini_dpo.bench.steps import LoopAdamW, collate_apart, collate_padded, logps_at_responses, logps_of_everything, padded_objective
+from mini_dpo.bench.steps import (
+    LoopAdamW,
+    collate_apart,
+    collate_padded,
+    logps_at_responses,
+    logps_of_everything,
+    padded_objective,
+)
 from mini_dpo.bench.workload import BETA, SHAPES, BenchSettings, count_tokens, make_pairs
 from mini_dpo.devices import keep_freed_memory
+from mini_dpo.fast.compiled import compile_blocks
 from mini_dpo.losses import LOSSES
 from mini_dpo.model import GPT
 from mini_dpo.objectives import preference_objective
@@ -38,7 +47,13 @@ class Rung:
 
 
 RUNGS = {
-    "naive": Rung("padded rows, logits everywhere, a live reference", collate_padded, logps_of_everything, fused=False, keeps_memory=False),
+    "naive": Rung(
+        "padded rows, logits everywhere, a live reference",
+        collate_padded,
+        logps_of_everything,
+        fused=False,
+        keeps_memory=False,
+    ),
     "fused": Rung("+ AdamW in one fused kernel", collate_padded, logps_of_everything, keeps_memory=False),
     "keep": Rung("+ keep freed memory (CPU)", collate_padded, logps_of_everything),
     "responses": Rung("+ output matrix at response tokens only", collate_padded, logps_at_responses),
@@ -50,7 +65,7 @@ RUNGS = {
 }
 
 
-def measure(settings: BenchSettings, name: str) -> dict:
+def measure_rung(settings: BenchSettings, name: str) -> dict:
     """One row of the ladder: prepare, warm up, time each batch's step, note the peak of memory."""
     rung = RUNGS[name]
     if rung.keeps_memory:
@@ -59,19 +74,23 @@ def measure(settings: BenchSettings, name: str) -> dict:
     torch.manual_seed(settings.seed)
     before = resident_peak(settings.device)
     policy = GPT(SHAPES[settings.model]).to(settings.device)
-    reference = freeze(policy)
+    reference: Any = freeze(policy)
     batches = make_pairs(settings)
     dtype = rung.dtype or settings.dtype
     if rung.precomputed:
         batches = [precompute_reference(reference, pairs, dtype, settings.batch_size) for pairs in batches]
         reference = None
     if rung.compiled:
-        policy.compile_blocks()
+        compile_blocks(policy)
     config = LoopConfig(steps=10**6, lr=1e-5, dtype=dtype)
     optimizer = make_optimizer(policy, config)
     if not rung.fused:
         optimizer = LoopAdamW(policy.parameters(), lr=config.lr, weight_decay=0.0)
-    objective = padded_objective(reference, rung.padded) if rung.padded else preference_objective(LOSSES["dpo"], {"beta": BETA}, reference)
+    objective = (
+        padded_objective(reference, rung.padded)
+        if rung.padded
+        else preference_objective(LOSSES["dpo"], {"beta": BETA}, reference)
+    )
     step = lambda pairs: train_step(policy, optimizer, objective, [rung.collate(pairs)], config, step=0)  # noqa: E731
     return time_steps(settings, step, batches, before)
 
@@ -80,12 +99,12 @@ def time_steps(settings: BenchSettings, step: Callable, batches: list, before: f
     """Each batch once to warm up, then `repeats` times; the median of each counts."""
     seconds: list[list[float]] = [[] for _ in batches]
     for repeat in range(settings.repeats + 1):
-        for batch, times in zip(batches, seconds):
+        for batch, times in zip(batches, seconds, strict=True):
             taken = seconds_of(settings, partial(step, batch))
             if repeat:
                 times.append(taken)
     rounds = [sum(times[r] for times in seconds) for r in range(settings.repeats)]
-    pairs = settings.batch_size * len(batches)
+    pairs = sum(map(len, batches))
     return {
         "pairs_per_second": pairs / sum(median(times) for times in seconds),
         "slowest_round": pairs / max(rounds),
@@ -109,7 +128,9 @@ def now(device: str) -> float:
 
 
 def resident_peak(device: str) -> float:
-    """The most memory used so far, in bytes: of the GPU's, or what the process had in RAM (0 where Python cannot say)."""
+    """The most memory used so far, in bytes: of the GPU's, or what the process had in RAM (0 where Python
+    cannot say).
+    """
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     try:
@@ -120,16 +141,22 @@ def resident_peak(device: str) -> float:
 
 
 def measure_gemm(settings: BenchSettings, dtype: torch.dtype) -> float:
-    """The rate in FLOP/s at which this machine multiplies the matrices of a step, forward and backward: an upper limit
-    for any step made of them."""
+    """The rate in FLOP/s at which this machine multiplies the matrices of a step, forward and backward: an
+    upper limit for any step made of them.
+    """
     keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = True
     config, tokens = SHAPES[settings.model], count_tokens(make_pairs(settings))
-    C, T, R = config.n_embd, *(round(settings.batch_size * tokens[name]) for name in ("packed", "responses"))
+    C, T, R = (
+        config.n_embd,
+        *(round((settings.batch_size or 1) * tokens[name]) for name in ("packed", "responses")),
+    )
     body = [(T, C, 3 * C), (T, C, C), (T, C, 4 * C), (T, 4 * C, C)]
     flops, seconds = 0.0, 0.0
     for (n, k, m), times in [(shape, config.n_layer) for shape in body] + [((R, C, config.vocab_size), 1)]:
-        x, w, g = (torch.randn(shape, device=settings.device, dtype=dtype) for shape in ((n, k), (m, k), (n, m)))
+        x, w, g = (
+            torch.randn(shape, device=settings.device, dtype=dtype) for shape in ((n, k), (m, k), (n, m))
+        )
         for product in (lambda: x @ w.T, lambda: g @ w, lambda: g.T @ x):
             product()
             taken = [seconds_of(settings, product) for _ in range(max(5, settings.repeats))]

@@ -18,11 +18,11 @@ from mini_dpo.objectives import Objective, Outcome
 
 def pad(sequences: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
     """Sequences side by side, filled up with zeros: ids (B, T), response mask (B, T)."""
-    shape = len(sequences), max(s.length for s in sequences)
+    shape = len(sequences), max(s.n_tokens for s in sequences)
     ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
     for row, s in enumerate(sequences):
-        ids[row, : s.length] = torch.tensor(s.ids)
-        mask[row, : s.length] = torch.tensor(s.response_mask)
+        ids[row, : s.n_tokens] = torch.tensor(s.ids)
+        mask[row, len(s.prompt) : s.n_tokens] = True
     return ids, mask
 
 
@@ -50,7 +50,9 @@ def padded_objective(reference: GPT, score: Callable[[GPT, Tensor, Tensor], Tens
         logps = score(policy, batch.ids, batch.mask)  # (2B,)
         with torch.no_grad():
             ref = score(reference, batch.ids, batch.mask)
-        chosen, rejected = (Responses(p, p.new_ones(len(p)), r) for p, r in zip(logps.chunk(2), ref.chunk(2)))
+        chosen, rejected = (
+            Responses(p, p.new_ones(len(p)), r) for p, r in zip(logps.chunk(2), ref.chunk(2), strict=True)
+        )
         losses = LOSSES["dpo"](PairLogps(chosen, rejected), beta=BETA)
         return Outcome(losses.sum(), len(losses), {})
 
@@ -69,10 +71,12 @@ class MovedPair:
 
 
 class LoopAdamW(torch.optim.AdamW):
-    """torch's default: a loop over the parameters. It cannot skip a step that is not finite, as the fused kernel can."""
+    """torch's default: a loop over the parameters. It cannot skip a step that is not finite, as the fused
+    kernel can.
+    """
 
-    def step(self) -> None:
-        del self.found_inf
+    def step(self) -> None:  # type: ignore[override]
+        del self.found_inf  # type: ignore[attr-defined]
         super().step()
 
 

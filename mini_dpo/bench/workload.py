@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mini_dpo.batches import EncodedPair, join
+from mini_dpo.batches import Encoded, EncodedPair
 from mini_dpo.cli import option
 from mini_dpo.model import GPTConfig
 
@@ -20,9 +20,16 @@ BETA = 0.1
 class BenchSettings:
     """What to measure."""
 
-    model: str = option(str, "the shape: toy is 4 blocks of 256 channels and 512 tokens, gpt2 GPT-2's smallest", "toy", tuple(SHAPES))
+    model: str = option(
+        str,
+        "the shape: toy is 4 blocks of 256 channels and 512 tokens, gpt2 GPT-2's smallest",
+        "toy",
+        tuple(SHAPES),
+    )
     device: str = option(str, "where to compute; auto takes cuda, else cpu", "auto", ("auto", "cpu", "cuda"))
-    dtype: str = option(str, "of all rows but the last, which shows bfloat16", "float32", ("float32", "bfloat16"))
+    dtype: str = option(
+        str, "of all rows but the last, which shows bfloat16", "float32", ("float32", "bfloat16")
+    )
     batch_size: int | None = option(int, "pairs a batch (default: 8; 4 for gpt2)")
     batches: int | None = option(int, "batches, each of other lengths (default: 8; 4 for gpt2)")
     repeats: int = option(int, "how often each batch is measured; its median counts", 5)
@@ -43,30 +50,41 @@ def make_pairs(settings: BenchSettings) -> list[list[EncodedPair]]:
 
     def pair() -> EncodedPair:
         prompt = text(draw.randint(20, 200))
-        chosen, rejected = (text(min(200, max(10, round(draw.lognormvariate(math.log(60), 0.7))))) for _ in range(2))
-        return EncodedPair(join(prompt, chosen), join(prompt, rejected))
+        chosen, rejected = (
+            text(min(200, max(10, round(draw.lognormvariate(math.log(60), 0.7))))) for _ in range(2)
+        )
+        return EncodedPair(Encoded(prompt, chosen), Encoded(prompt, rejected))
 
-    return [[pair() for _ in range(settings.batch_size)] for _ in range(settings.batches)]
+    return [[pair() for _ in range(settings.batch_size or 1)] for _ in range(settings.batches or 1)]
 
 
 def count_tokens(batches: list[list[EncodedPair]]) -> dict[str, float]:
-    """Per pair: the tokens of a packed row, those of two padded rows, those without padding, those of responses."""
+    """Per pair: the tokens of a packed row, those of two padded rows, those without padding, those of
+    responses.
+    """
     pairs = [pair for batch in batches for pair in batch]
-    longest = [max(pair.length for pair in batch) for batch in batches for _ in batch]
-    responses = sum(len(s.split()[1]) for pair in pairs for s in (pair.chosen, pair.rejected))
+    longest = [
+        max(max(p.chosen.n_tokens, p.rejected.n_tokens) for p in batch) for batch in batches for _ in batch
+    ]
+    responses = sum(len(s.response) for pair in pairs for s in (pair.chosen, pair.rejected))
     counts = {
         "packed": sum(pair.n_tokens for pair in pairs),
         "padded": 2 * sum(longest),
-        "sequences": sum(pair.chosen.length + pair.rejected.length for pair in pairs),
+        "sequences": sum(pair.chosen.n_tokens + pair.rejected.n_tokens for pair in pairs),
         "responses": responses,
     }
     return {name: count / len(pairs) for name, count in counts.items()}
 
 
 def floor_flops(config: GPTConfig, tokens: dict[str, float]) -> float:
-    """The multiplications and additions that a pair cannot do without: two for each weight of a matrix and token in the
-    forward pass and four in the backward pass, the prompt once, the output matrix at response tokens only, no reference."""
-    return 6 * (12 * config.n_layer * config.n_embd**2 * tokens["packed"] + config.vocab_size * config.n_embd * tokens["responses"])
+    """The multiplications and additions that a pair cannot do without: two for each weight of a matrix and
+    token in the forward pass and four in the backward pass, the prompt once, the output matrix at response
+    tokens only, no reference.
+    """
+    return 6 * (
+        12 * config.n_layer * config.n_embd**2 * tokens["packed"]
+        + config.vocab_size * config.n_embd * tokens["responses"]
+    )
 
 
 def workload(settings: BenchSettings) -> dict:

@@ -1,13 +1,18 @@
-"""A loss's formula computed with as many digits as it takes: its values and slopes, and where a condition holds."""
+"""A loss's formula computed with as many digits as it takes: its values and slopes, and where a condition
+holds.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from decimal import MAX_EMAX, MIN_EMIN, Decimal, DecimalException, localcontext
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, DecimalException, localcontext
+from functools import partial
+from typing import Any
 
-from mini_dpo.check.formula import FUNCTIONS, GREEK, Equation, OutOfReach, Place, Reader, Response, Unreadable
+from mini_dpo.check.formula import GREEK, Reader
+from mini_dpo.check.places import FUNCTIONS, Equation, OutOfReach, Place, Response, Unreadable
 from mini_dpo.losses import Loss, PairLogps, UnpairedLogps
 
 
@@ -16,12 +21,16 @@ def read(loss: Loss) -> dict[str, Equation]:
     if not loss.formula:
         raise Unreadable("there is none")
     lines = re.split(r",?\s*\n\s*(?=[^\n=]*?=)|,\s{2,}", loss.formula)
-    sides = [re.fullmatch(r"\s*([\w']+)(?:\((\w+)\))?\s*=\s*(.+)", line, re.DOTALL) for line in lines]
-    if unread := [line for line, side in zip(lines, sides) if not side]:
+    sides: list[Any] = [
+        re.fullmatch(r"\s*([\w']+)(?:\((\w+)\))?\s*=\s*(.+)", line, re.DOTALL) for line in lines
+    ]
+    if unread := [line for line, side in zip(lines, sides, strict=True) if not side]:
         raise Unreadable(f"{unread[0].strip()!r} is not an equation")
     functions = {*FUNCTIONS, "mean", "sorted", *(side[1] for side in sides if side[2])}
     words = {word for choices in loss.choices.values() for word in choices}
-    equations = {side[1]: Equation(side[1], side[2] or "", Reader(side[3], functions, words).all()) for side in sides}
+    equations = {
+        side[1]: Equation(side[1], side[2] or "", Reader(side[3], functions, words).all()) for side in sides
+    }
     if next(iter(equations)) != "L" or len(equations) < len(sides):
         raise Unreadable("the first equation must be that of L, and each name be defined once")
     return equations
@@ -32,7 +41,10 @@ def place(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: di
 
     def responses(which) -> list[Response]:
         refs = [None] * len(which) if which.ref is None else [Decimal(x) for x in which.ref.tolist()]
-        return [Response(Decimal(s), ref, Decimal(n)) for s, ref, n in zip(which.policy.tolist(), refs, which.lengths.tolist())]
+        return [
+            Response(Decimal(s), ref, Decimal(n))
+            for s, ref, n in zip(which.policy.tolist(), refs, which.lengths.tolist(), strict=True)
+        ]
 
     symbols = {}
     for name, x in hyper.items():
@@ -46,7 +58,14 @@ def place(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: di
                     symbols[symbol] = Decimal(x)
     words = frozenset(x for x in hyper.values() if isinstance(x, str))
     if isinstance(logps, PairLogps):
-        examples, liked, mismatched = [{"w": w, "l": l} for w, l in zip(responses(logps.chosen), responses(logps.rejected))], [], []
+        examples, liked, mismatched = (
+            [
+                {"w": w, "l": l}
+                for w, l in zip(responses(logps.chosen), responses(logps.rejected), strict=True)
+            ],
+            [],
+            [],
+        )
     else:
         examples, liked = [{"": y} for y in responses(logps.responses)], logps.desirable.tolist()
         mismatched = [] if logps.mismatched is None else [Decimal(x) for x in logps.mismatched.tolist()]
@@ -54,11 +73,13 @@ def place(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: di
 
 
 def exactly(evaluate: Callable[[], Decimal], within: str = "1e-20", least: int = 60) -> Decimal | None:
-    """The value once twice the digits give the same; None where it has none, or takes more than a thousand digits.
-    least: the fewest digits that can tell anything."""
+    """The value once twice the digits give the same; None where it has none, or takes more than a thousand
+    digits.
+    least: the fewest digits that can tell anything.
+    """
     before = None
     for digits in (n for n in (60, 120, 240, 480, 960) if n >= least):
-        with localcontext(prec=digits, Emax=MAX_EMAX, Emin=MIN_EMIN):
+        with localcontext(Context(prec=digits, Emax=MAX_EMAX, Emin=MIN_EMIN)):
             try:
                 value = evaluate()
             except OutOfReach:
@@ -66,36 +87,50 @@ def exactly(evaluate: Callable[[], Decimal], within: str = "1e-20", least: int =
             except DecimalException:
                 before = None
                 continue
-            if before is not None and before.is_finite() and value.is_finite() and abs(value - before) <= Decimal(within) * (1 + abs(value)):
+            if (
+                before is not None
+                and before.is_finite()
+                and value.is_finite()
+                and abs(value - before) <= Decimal(within) * (1 + abs(value))
+            ):
                 return value
             before = value
     return None
 
 
-# in nats, and how many digits a step takes to be seen; the second where the slope is so steep that the first leaves it
+# in nats, and how many digits a step takes to be seen; the second where the slope is so steep that the first
+# leaves it
 STEPS = (Decimal("1e-25"), 60), (Decimal("1e-280"), 480)
 STEEP = Decimal("1e15")
 
 
-def values_and_slopes(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: dict[str, Equation], of: int = 0) -> tuple[list, list]:
-    """What the formula gives: the value of each example, and for each response of example number `of` (chosen before
-    rejected) the slopes of the batch's total by s, from below and from above. None where floats do not reach."""
+def values_and_slopes(
+    loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: dict[str, Equation], of: int = 0
+) -> tuple[list, list]:
+    """What the formula gives: the value of each example, and for each response of example number `of` (chosen
+    before rejected) the slopes of the batch's total by s, from below and from above. None where floats do not
+    reach.
+    """
     here = place(loss, logps, hyper, formula)
-    constant = here if loss.facts["estimate"] else None
+    constant = here if loss.facts.estimate else None
     whole_batch = re.search(r"\b(mean|sorted)\b", loss.formula)
 
     def value(at: Place, i: int) -> Decimal:
         try:
             found = formula["L"].body(replace(at, i=i))
         except (TypeError, RecursionError) as error:
-            raise Unreadable(f"a function has too few or too many arguments, or something is defined by itself ({type(error).__name__})") from error
+            raise Unreadable(
+                "a function has too few or too many arguments, or something is defined by "
+                f"itself ({type(error).__name__})"
+            ) from error
         if isinstance(found, bool):
             raise Unreadable("L is a comparison")
         return found
 
     def total(at: Place) -> Decimal:
         """Of those examples that a move of this one can change."""
-        return sum(value(replace(at, constant=constant), i) for i in (range(len(at.examples)) if whole_batch else [of]))
+        changing = range(len(at.examples)) if whole_batch else [of]
+        return sum((value(replace(at, constant=constant), i) for i in changing), Decimal())
 
     def moved(side: str, step: Decimal) -> Place:
         examples = list(here.examples)
@@ -104,12 +139,14 @@ def values_and_slopes(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict,
 
     def slope(side: str, sign: int) -> Decimal | None:
         for step, digits in STEPS:
-            found = exactly(lambda: (total(moved(side, sign * step)) - total(here)) / (sign * step), "1e-12", digits)
+            found = exactly(
+                lambda: (total(moved(side, sign * step)) - total(here)) / (sign * step), "1e-12", digits
+            )
             if found is None or abs(found) < STEEP:
                 break
         return found
 
-    values = [exactly(lambda i=i: value(here, i)) for i in range(len(here.examples))]
+    values = [exactly(partial(value, here, i)) for i in range(len(here.examples))]
     return values, [[slope(side, sign) for sign in (-1, 1)] for side in here.examples[of]]
 
 
@@ -119,7 +156,11 @@ def holds_where(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, condi
         formula = read(loss)
     except Unreadable:
         formula = {}  # the condition may need none of its definitions
-    body = Reader(condition, {*FUNCTIONS, "mean", "sorted", *(name for name, equation in formula.items() if equation.parameter)}, set()).all()
+    body = Reader(
+        condition,
+        {*FUNCTIONS, "mean", "sorted", *(name for name, equation in formula.items() if equation.parameter)},
+        set(),
+    ).all()
     here = place(loss, logps, hyper, formula)
-    with localcontext(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN):
+    with localcontext(Context(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN)):
         return [bool(body(replace(here, i=i))) for i in range(len(here.examples))]

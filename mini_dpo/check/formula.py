@@ -2,156 +2,53 @@
 
     L = -(1 - epsilon) log sigma(m) - epsilon log sigma(-m),   m = beta h
 
-The first equation is the loss of one example, the others define what it uses; three blanks or a new line stand between
-two equations. What can be written:
+The first equation is the loss of one example, the others define what it uses; three blanks or a new line
+stand between two equations. What can be written:
 
     + - / ^ and < >     a product is written side by side: beta h; brackets are ( ) or [ ]
     log exp sigma max min clip abs sqrt     log may go without brackets: log sigma(m)
     mean(...), sorted(...)                  over the batch
-    h  r_w  r_l  r  s(y_w)  s_ref(y_w)  |y_w|     as in losses/inputs.py; r' are the mismatched log-ratios, e is Euler's
-    u = e^r             also defines u_w and u_l; so does anything else that is said of y or of r
-    f(u) = log u        a function
-    A if sum, B if mean                     by a hyperparameter's word; liked / not of a single response
+    h  r_w  r_l  r  s(y_w)  s_ref(y_w)  |y_w|     as in losses/inputs.py; r' are the mismatched log-ratios, e
+    is Euler's u = e^r             also defines u_w and u_l; so does anything else that is said of y or of r
+    f(u) = log u        a function A if sum, B if mean                     by a hyperparameter's word; liked /
+    not of a single response
 
-Hyperparameters go by their names, or by the symbol that stands first in their line: `label_smoothing: epsilon, ...`.
-Where a formula could be read in two ways (1 / 2 x), it is not read at all.
+Hyperparameters go by their names, or by the symbol that stands first in their line: `label_smoothing:
+epsilon, ...`. Where a formula could be read in two ways (1 / 2 x), it is not read at all.
 """
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from decimal import Decimal
 
+from mini_dpo.check.places import FUNCTIONS, Body, Incomplete, Place, Unreadable, power, quotient
+
 TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?(?:e-?\d+)?)|([^\W\d]\w*'*)|([-+*/^()\[\]|,<>=]))")
-GREEK = str.maketrans({"σ": "sigma", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "λ": "lambda", "τ": "tau", "α": "alpha", "·": "*", "−": "-"})
-LARGEST = 560  # e to more than this is where floats come to their end, and losses cut their exponents
 
-
-class Unreadable(ValueError):
-    """A formula that cannot be read; the message says at what."""
-
-
-class Incomplete(Unreadable):
-    """A formula that says nothing of a case that there is."""
-
-
-class OutOfReach(ArithmeticError):
-    """An exponent that floats do not reach."""
-
-
-# ------------------------------------------------------------------------------------- where a formula is looked at
-
-
-@dataclass(frozen=True)
-class Response:
-    """One response in exact numbers: s, s_ref and |y|."""
-
-    s: Decimal
-    ref: Decimal | None
-    length: Decimal
-
-    @property
-    def r(self) -> Decimal:
-        if self.ref is None:
-            raise Unreadable("it speaks of a reference, and the loss has none")
-        return self.s - self.ref
-
-
-@dataclass(frozen=True)
-class Place:
-    """Example number i of a batch. examples: of each, its responses by side ("w" and "l", or "" for a single one), and
-    whether it is liked. side: the response that `y` means. constant: where means are taken instead, if they have
-    no gradient."""
-
-    examples: list[dict[str, Response]]
-    liked: list[bool]
-    mismatched: list[Decimal]
-    symbols: dict[str, Decimal]
-    words: frozenset[str]
-    formula: dict
-    i: int = 0
-    side: str = ""
-    local: dict[str, Decimal] = field(default_factory=dict)
-    constant: Place | None = None
-
-    def response(self, name: str) -> Response:
-        """The response that y, y_w or y_l means."""
-        sides = self.examples[self.i]
-        side = name[2:] if name != "y" else self.side
-        if side not in sides:
-            raise Unreadable(f"{name} is not a response of an example")
-        return sides[side]
-
-    def number(self, name: str) -> Decimal:
-        """What a name stands for."""
-        if name in self.local:
-            return self.local[name]
-        if name in self.formula and not self.formula[name].parameter:
-            return self.formula[name].body(replace(self, local={key: x for key, x in self.local.items() if key == "r'"}))
-        if name in self.symbols:
-            return self.symbols[name]
-        if name == "h":
-            return self.response("y_w").r - self.response("y_l").r
-        if name in ("r", "r_w", "r_l"):
-            return self.response("y" + name[1:]).r
-        if name == "e":
-            return Decimal(1).exp()
-        if name[-2:] in ("_w", "_l") and name[:-2] in self.formula:
-            return replace(self, side=name[-1]).number(name[:-2])
-        raise Unreadable(f"{name} is not defined")
-
-
-# ------------------------------------------------------------------------------------------------- how it is written
-
-Body = Callable[[Place], Decimal]  # bool for a comparison
-
-
-@dataclass(frozen=True)
-class Equation:
-    """name = body, or name(parameter) = body."""
-
-    name: str
-    parameter: str
-    body: Body
-
-
-def bounded_exp(x: Decimal) -> Decimal:
-    if x > LARGEST:
-        raise OutOfReach
-    return x.exp()
-
-
-def power(base: Decimal, exponent: Decimal) -> Decimal:
-    if base > 0 and exponent * base.ln() > LARGEST:
-        raise OutOfReach
-    return base**exponent
-
-
-def quotient(a: Decimal, b: Decimal) -> Decimal:
-    found = a / b
-    if found and found.adjusted() > LARGEST / math.log(10):
-        raise OutOfReach
-    return found
-
-
-FUNCTIONS: dict[str, Callable[..., Decimal]] = {
-    "log": lambda x: x.ln(),
-    "exp": bounded_exp,
-    "sigma": lambda x: 1 / (1 + (-x).exp()),
-    "max": max,
-    "min": min,
-    "clip": lambda x, low, high: min(high, max(low, x)),
-    "abs": abs,
-    "sqrt": lambda x: x.sqrt(),
-}
+GREEK = str.maketrans(
+    {
+        "σ": "sigma",
+        "β": "beta",
+        "γ": "gamma",
+        "δ": "delta",
+        "ε": "epsilon",
+        "λ": "lambda",
+        "τ": "tau",
+        "α": "alpha",
+        "·": "*",
+        "−": "-",
+    }
+)
 
 
 class Reader:
-    """One equation's tokens, read from left to right; each method reads one kind of thing and leaves what follows."""
+    """One equation's tokens, read from left to right; each method reads one kind of thing and leaves what
+    follows.
+    """
 
     def __init__(self, text: str, functions: set[str], words: set[str]) -> None:
         self.tokens, self.functions, self.words = list(split(text)), functions, words
@@ -183,7 +80,9 @@ class Reader:
 
         def choose(place: Place) -> Decimal:
             for body, word in cases:
-                if word in place.words or (word in ("liked", "not") and place.liked[place.i] == (word == "liked")):
+                if word in place.words or (
+                    word in ("liked", "not") and place.liked[place.i] == (word == "liked")
+                ):
                     return body(place)
             raise Incomplete(f"none of its cases is {', '.join(place.words) or 'this one'}")
 
@@ -213,7 +112,9 @@ class Reader:
         return total
 
     def product(self) -> Body:
-        """Factors side by side, or with / and * between them. 1/2 f(x) is a half of f(x); 1 / 2 x could be two things."""
+        """Factors side by side, or with / and * between them. 1/2 f(x) is a half of f(x); 1 / 2 x could be
+        two things.
+        """
         if self.next == "-":
             self.take()
             rest = self.product()
@@ -224,17 +125,27 @@ class Reader:
             sign = self.take() if self.next in ("*", "/") else ""
             if self.loose and sign != "*" and not (self.loose == "2" and not sign):
                 raise Unreadable("it is not clear where an exponent ends: use brackets")
-            if not sign and self.next in "([" and len(self.tokens) > 2 and self.tokens[1][0].isdecimal() and self.tokens[2] in ")]":
+            if (
+                not sign
+                and self.next in "(["
+                and self.tokens[2:]
+                and self.tokens[1][0].isdecimal()
+                and self.tokens[2] in ")]"
+            ):
                 raise Unreadable(f"({self.tokens[1]}) may be a number of the equation, not a factor")
             if divided and not sign and not (plain and (self.next in self.functions or self.next in "([")):
-                raise Unreadable(f"what stands before {self.next!r} could be divided by more than one thing: use brackets")
+                raise Unreadable(
+                    f"what stands before {self.next!r} could be divided by more than one thing: use brackets"
+                )
             plain = plain and sign == "/" and self.next[:1].isdecimal()
             divided = sign == "/"
             value = combined(quotient if divided else operator.mul, value, self.power())
         return value
 
     def starts_factor(self) -> bool:
-        return self.next[0].isalnum() and self.next != "if" or (self.next == "|" and len(self.tokens) > 2 and self.tokens[2] == "|")
+        return (self.next[0].isalnum() and self.next != "if") or (
+            self.next == "|" and self.tokens[2:3] == ["|"]
+        )
 
     def power(self) -> Body:
         base, self.loose = self.factor(), ""
@@ -245,7 +156,13 @@ class Reader:
         bare = self.next
         exponent = self.factor()
         # after e^-x or e^x a further factor may belong to the exponent, after y^1 a /; y^2 is at an end
-        self.loose = "" if bare in "([" or (not negative and bare[0].isdecimal() and bare != "1") else "2" if bare == "1" and not negative else bare
+        self.loose = (
+            ""
+            if bare in "([" or (not negative and bare[0].isdecimal() and bare != "1")
+            else "2"
+            if bare == "1" and not negative
+            else bare
+        )
         sign = -1 if negative else 1
         return lambda place: power(base(place), sign * exponent(place))
 
@@ -291,7 +208,9 @@ class Reader:
         else:  # log sigma(m), log u
             bare = self.next not in self.functions
             arguments = [self.factor()]
-            if self.next in ("^", "(") or (bare and (self.next == "/" or (self.next and self.next[0].isalnum() and self.next != "if"))):
+            if self.next in ("^", "(") or (
+                bare and (self.next == "/" or (self.next and self.next[0].isalnum() and self.next != "if"))
+            ):
                 raise Unreadable(f"it is not clear where the argument of {name} ends: use brackets")
         if name in ("mean", "sorted"):
             if len(arguments) != 1:
@@ -327,7 +246,7 @@ def over_batch(name: str, argument: Body) -> Body:
         if name == "sorted":
             return sorted(values(place))[place.i]
         found = values(place.constant or place)
-        return sum(found) / len(found)
+        return sum(found, Decimal()) / len(found)
 
     return value
 
@@ -340,5 +259,5 @@ def split(text: str) -> Iterator[str]:
         match = TOKEN.match(text, at)
         if not match:
             raise Unreadable(f"{text[at:].split()[0]!r} is not a sign of a formula")
-        yield match[match.lastindex]
+        yield match[match.lastindex or 0]
         at = match.end()

@@ -1,8 +1,8 @@
 """A property, and the search for the smallest example that breaks it.
 
-A property either must hold for all losses (required.py, numerics.py, usable.py), or is a fact that a loss declares
-(declared.py): then it must hold where it is declared and be broken somewhere where it is denied, so that a false
-statement fails either way.
+A property either must hold for all losses (required.py, numerics.py, usable.py), or is a fact that a loss
+declares (declared.py): then it must hold where it is declared and be broken somewhere where it is denied, so
+that a false statement fails either way.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ EXAMPLES = 60  # that hypothesis draws of each property, unless told otherwise
 
 
 class Broken(AssertionError):
-    """A property does not hold; the message is a counterexample in words. excused: the loss says that it is so there."""
+    """A property does not hold; the message is a counterexample in words. excused: the loss says that it is
+    so there.
+    """
 
     def __init__(self, message: str, excused: bool = False) -> None:
         super().__init__(message)
@@ -39,10 +41,11 @@ class NotAsked(Exception):
 @dataclass(frozen=True)
 class Property:
     """name: how it is called. says: the property in words. usually: what its failure usually means.
-    check(loss, draw, hyperparameters): raises Broken, or returns what is worth telling where it holds. fact: the declared
-    fact that it tests, None if it must always hold. asked(loss): why it does not apply, "" if it does. exception(loss):
-    where the loss says that it does not hold. share: of the examples, where each takes long. wide: whether
-    hyperparameters go far from their defaults."""
+    check(loss, draw, hyperparameters): raises Broken, or returns what is worth telling where it holds. fact:
+    the declared fact that it tests, None if it must always hold. asked(loss): why it does not apply, "" if it
+    does. exception(loss): where the loss says that it does not hold. share: of the examples, where each takes
+    long. wide: whether hyperparameters go far from their defaults.
+    """
 
     name: str
     says: str
@@ -58,7 +61,20 @@ class Property:
 PROPERTIES: dict[str, Property] = {}
 
 
-def prop(name: str, *, says: str, usually: str, fact: str | None = None, asked=lambda loss: "", exception=lambda loss: "", share: float = 1.0, wide: bool = True):  # fmt: skip
+CHEAP = 0.3  # properties with a smaller share of the examples take long for each
+
+
+def prop(
+    name: str,
+    *,
+    says: str,
+    usually: str,
+    fact: str | None = None,
+    asked=lambda loss: "",
+    exception=lambda loss: "",
+    share: float = 1.0,
+    wide: bool = True,
+):
     """Register the function below, check(loss, draw, hyperparameters), as a property."""
 
     def register(check: Callable[[Loss, Callable, dict], str | None]) -> Property:
@@ -70,33 +86,48 @@ def prop(name: str, *, says: str, usually: str, fact: str | None = None, asked=l
 
 @dataclass(frozen=True)
 class Verdict:
-    """held: True, False, or None if the property was not asked. text: the counterexample, why it was not asked, or what
-    is worth telling."""
+    """held: True, False, or None if the property was not asked. text: the counterexample, why it was not
+    asked, or what is worth telling.
+    """
 
     held: bool | None
     text: str = ""
 
 
-def examine(loss: Loss, property: Property, examples: int = EXAMPLES, shrink: bool = True) -> Verdict:
-    """Look for the smallest counterexample (the first one, without `shrink`). The same one every time: the draws are not
-    random."""
-    if reason := property.asked(loss):
+def examine(loss: Loss, claim: Property, examples: int = EXAMPLES, shrink: bool = True) -> Verdict:
+    """Look for the smallest counterexample (the first one, without `shrink`). The same one every time: the
+    draws are not random.
+    """
+    if reason := claim.asked(loss):
         return Verdict(None, reason)
     denied, broken_where_denied, told = [], [], ""
-    exception = property.exception(loss)
-    if exception or (property.fact and loss.facts[property.fact] is not True):
-        examples = max(examples, EXAMPLES)  # enough to come upon a place at which what is denied is broken
-    on_purpose = property.fact is not None and loss.facts[property.fact] is False
-    phases = [Phase.generate, Phase.shrink] if shrink and property.share > 0.3 and not on_purpose else [Phase.generate]  # of the others each takes long
+    exception = claim.exception(loss)
+    if exception or (claim.fact and loss.declared(claim.fact) is not True):
+        examples = max(examples, 4 * EXAMPLES)  # enough to find a place where what is denied is broken
+    on_purpose = claim.fact is not None and loss.declared(claim.fact) is False
+    # of the others each takes long
+    phases = (
+        [Phase.generate, Phase.shrink]
+        if shrink and claim.share > CHEAP and not on_purpose
+        else [Phase.generate]
+    )
 
-    @settings(max_examples=max(1, int(property.share * examples)), phases=phases, derandomize=True, database=None, deadline=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=max(1, int(claim.share * examples)),
+        phases=phases,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(st.data())
     def search(data: st.DataObject) -> None:
         nonlocal told
-        hyper = data.draw(hyperparameters(loss, property.wide))
-        declared = property.fact is None or loss.fact(property.fact, **hyper)
+        hyper = data.draw(hyperparameters(loss, claim.wide))
+        declared = claim.fact is None or loss.fact(claim.fact, **hyper)
         try:
-            told = property.check(loss, data.draw, hyper) or told
+            told = claim.check(loss, data.draw, hyper) or told
         except Broken as broken:
             if declared and not broken.excused:
                 raise
@@ -119,9 +150,15 @@ def examine(loss: Loss, property: Property, examples: int = EXAMPLES, shrink: bo
     except Exception as error:  # the loss itself failed on an example
         return Verdict(False, f"the loss raised {type(error).__name__}: {error}")
     if denied and not broken_where_denied:
-        return Verdict(False, f"{property.fact}=False is declared, and no example breaks it ({settings_shown(denied[0])}): declare it True")
+        return Verdict(
+            False,
+            f"{claim.fact}=False is declared, and no example breaks it "
+            f"({settings_shown(denied[0])}): declare it True",
+        )
     if exception and not broken_where_denied:
-        return Verdict(False, f"an exception is declared where {exception}, and no example there needs it: leave it out")
+        return Verdict(
+            False, f"an exception is declared where {exception}, and no example there needs it: leave it out"
+        )
     if exception:
         return Verdict(True, f"but where {exception}, as the loss declares")
     return Verdict(True, told)

@@ -8,13 +8,25 @@ import re
 import torch
 from hypothesis import strategies as st
 
-from mini_dpo.batches import EncodedPair, collate_feedback, collate_pairs, join, split_pairs
-from mini_dpo.check.examples import accepts, batches, equal, example_shown, numbers, one_pair, options, settings_shown
+from mini_dpo.batches import Encoded, EncodedPair, collate_pairs
+from mini_dpo.check.examples import (
+    accepts,
+    batches,
+    equal,
+    example_shown,
+    numbers,
+    one_pair,
+    options,
+    settings_shown,
+)
 from mini_dpo.check.judge import Broken, prop
+from mini_dpo.feedback import collate_feedback, split_pairs
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.objectives import preference_objective
 from mini_dpo.reference import freeze
 from mini_dpo.theory.probe import pick, value
+
+LONGEST = 30  # lines of a loss
 
 
 @prop(
@@ -28,7 +40,10 @@ def batch_order(loss, draw, hyper):
     before, after = loss(logps, **hyper), loss(pick(logps, order), **hyper)
     by_rank = loss.paired and not loss.fact("decomposes", **hyper)  # only their sum has a meaning
     if not (equal(before.sum(), after.sum()) if by_rank else equal(before[torch.tensor(order)], after)):
-        raise Broken(f"{example_shown(logps, hyper)}\nthe loss gives {numbers(before)}; the examples in the order {[i + 1 for i in order]} give {numbers(after)}")
+        raise Broken(
+            f"{example_shown(logps, hyper)}\nthe loss gives {numbers(before)}; the examples "
+            f"in the order {[i + 1 for i in order]} give {numbers(after)}"
+        )
 
 
 @prop(
@@ -50,20 +65,32 @@ def refuses_nonsense(loss, draw, hyper):
                 if allowed:
                     raise Broken(f"{name} {x:g} is refused ({error}), and the docstring allows it") from error
             except Exception as error:
-                raise Broken(f"{name} {x:g}: {type(error).__name__}: {error}; where {name} may not be {x:g}, say so: require(...)") from error
+                raise Broken(
+                    f"{name} {x:g}: {type(error).__name__}: {error}; where {name} may not be "
+                    f"{x:g}, say so: require(...)"
+                ) from error
             else:
                 if found.isnan().any():
-                    raise Broken(f"{name} {x:g} gives nan where the policy is the reference; say that it may not be: require(...)")
+                    raise Broken(
+                        f"{name} {x:g} gives nan where the policy is the reference; say that "
+                        "it may not be: require(...)"
+                    )
                 if allowed is False:
-                    raise Broken(f"{name} {x:g} is accepted, and the docstring does not allow it: require(...)")
+                    raise Broken(
+                        f"{name} {x:g} is accepted, and the docstring does not allow it: require(...)"
+                    )
 
 
-RANGE = re.compile(r"\bin ([\[(])(-?[\d.e-]+), (-?[\d.e-]+)([\])])|\b(must be positive|above 0|at least (?:0|zero))\b")
+RANGE = re.compile(
+    r"\bin ([\[(])(-?[\d.e-]+), (-?[\d.e-]+)([\])])|\b(must be positive|above 0|at least (?:0|zero))\b"
+)
 
 
 def within_its_range(description: str, x: float) -> bool | None:
-    """Whether a number is in the range that a hyperparameter's line gives: "in [0, 0.5)", "must be positive", "at least
-    0"; None if it gives none."""
+    """Whether a number is in the range that a hyperparameter's line gives: "in [0, 0.5)", "must be positive",
+    "at least
+    0"; None if it gives none.
+    """
     match = RANGE.search(description)
     if not match:
         return None
@@ -86,7 +113,7 @@ def explains_itself(loss, draw, hyper):
         if not loss.describe(name):
             raise Broken(f"the docstring has no line `{name}: ...`")
     lines = len(inspect.getsource(loss.function).splitlines())
-    if lines > 30:
+    if lines > LONGEST:
         raise Broken(f"it takes {lines} lines to read")
 
 
@@ -100,10 +127,18 @@ def trains(loss, draw, hyper):
     torch.manual_seed(0)
     reference = GPT(GPTConfig(vocab_size=5, context=8, n_layer=1, n_head=1, n_embd=4))
     policy = freeze(reference).requires_grad_(True)
-    examples = [EncodedPair(join([0, 1], [2, 3, 4]), join([0, 1], [3, 4])), EncodedPair(join([1], [1, 4]), join([1], [2, 2, 4]))]
+    examples = [
+        EncodedPair(Encoded([0, 1], [2, 3, 4]), Encoded([0, 1], [3, 4])),
+        EncodedPair(Encoded([1], [1, 4]), Encoded([1], [2, 2, 4])),
+    ]
     batch = collate_pairs(examples) if loss.paired else collate_feedback(split_pairs(examples), context=8)
-    objective = preference_objective(loss, hyper, freeze(reference) if loss.reference else None, sft_weight=1.0)
+    objective = preference_objective(
+        loss, hyper, freeze(reference) if loss.reference else None, sft_weight=1.0
+    )
     objective(policy, batch).loss.backward()
     for name, weight in policy.named_parameters():
         if weight.grad is None or not weight.grad.isfinite().all():
-            raise Broken(f"{settings_shown(hyper)}\nthe gradient of {name} is {'missing' if weight.grad is None else 'not finite'}")
+            raise Broken(
+                f"{settings_shown(hyper)}\nthe gradient of {name} is "
+                f"{'missing' if weight.grad is None else 'not finite'}"
+            )

@@ -1,4 +1,6 @@
-"""How a loss is found by its name; losses in files of the user's own are run once, and whatever comes out of them becomes one clear line."""
+"""How a loss is found by its name; losses in files of the user's own are run once, and whatever comes out of
+them becomes one clear line.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from mini_dpo.losses.registry import LOSSES, Loss, shown
 
 
 def find_loss(name: str) -> Loss:
-    """The loss of that name or alias, or `function` of `file.py:function`. Raises UserError where there is none."""
+    """The loss of that name or alias, or `function` of `file.py:function`. Raises UserError where there is
+    none.
+    """
     if ".py:" in name:
         return load_loss(*name.rsplit(":", 1))
     for found in LOSSES.values():
@@ -26,17 +30,26 @@ def find_loss(name: str) -> Loss:
     if name.endswith(".py"):
         raise UserError(f"{name}: name the function as well: {name}:my_loss")
     known = [word for found in LOSSES.values() for word in (found.name, *found.aliases)]
-    raise UserError(f"there is no loss {name}{did_you_mean(name, known)}; `python -m mini_dpo.train --list-losses` shows what there is, and file.py:function takes one of your own")
+    raise UserError(
+        f"there is no loss {name}{did_you_mean(name, known)}; `python -m mini_dpo.train "
+        "--list-losses` shows what there is, and file.py:function takes one of your own"
+    )
 
 
 def list_losses() -> str:
     """Every registered loss: name, what it needs, formula, flags with their defaults, paper."""
     entries = []
     for loss in LOSSES.values():
-        needs = f"{'pairs' if loss.paired else 'single responses'}, {'a reference' if loss.reference else 'no reference'}"
+        needs = (
+            f"{'pairs' if loss.paired else 'single responses'}, "
+            f"{'a reference' if loss.reference else 'no reference'}"
+        )
         also = f" (also {', '.join(loss.aliases)})" if loss.aliases else ""
         own = "  ".join(f"{flag(name)} {shown(default)}" for name, default in loss.hyperparameters.items())
-        entries.append(f"{loss.name}{also}: {needs}\n{textwrap.indent(loss.formula, '    ')}\n    {own}\n    {loss.paper}")
+        entries.append(
+            f"{loss.name}{also}: {needs}\n{textwrap.indent(loss.formula, '    ')}\n    "
+            f"{own}\n    {loss.paper}"
+        )
     return "\n\n".join(entries)
 
 
@@ -45,8 +58,9 @@ RUN: dict[tuple[Path, bytes], object] = {}  # the modules of files that were run
 
 
 def load_loss(path: str, name: str) -> Loss:
-    """Run a file of the user's own, once for a process, and take one loss from it. Raises UserError, with the line,
-    where that fails."""
+    """Run a file of the user's own, once for a process, and take one loss from it. Raises UserError, with the
+    line, where that fails.
+    """
     file = Path(path).resolve()
     if not file.is_file():
         raise UserError(f"{path}:{name}: there is no file {path}")
@@ -67,6 +81,7 @@ def load_loss(path: str, name: str) -> Loss:
 def run_file(path: str, file: Path) -> object:
     """Run a file as a module. What an earlier version of it left among the losses is not in its way."""
     spec = importlib.util.spec_from_file_location(MODULE + file.stem, file)
+    assert spec and spec.loader, file  # a file that ends in .py has both
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     before = {name: loss for name, loss in LOSSES.items() if loss.function.__module__ != spec.name}
@@ -80,7 +95,11 @@ def run_file(path: str, file: Path) -> object:
         LOSSES.update(before)
         raise
     if text := printed.getvalue():
-        print(f"{path} prints {len(text.splitlines())} lines when it is run; the first: {text.splitlines()[0][:200]!r}", file=sys.stderr)
+        print(
+            f"{path} prints {len(text.splitlines())} lines when it is run; the first: "
+            f"{text.splitlines()[0][:200]!r}",
+            file=sys.stderr,
+        )
     return module
 
 
@@ -93,8 +112,9 @@ def set_apart(path: str) -> Iterator[io.StringIO]:
 
 @contextmanager
 def in_a_line(path: str) -> Iterator[None]:
-    """Inside, code of the user's file `path` runs: what it raises, whatever that is, becomes a UserError with the line.
-    Ctrl-C says where it was, and goes on as Ctrl-C."""
+    """Inside, code of the user's file `path` runs: what it raises, whatever that is, becomes a UserError with
+    the line. Ctrl-C says where it was, and goes on as Ctrl-C.
+    """
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -106,18 +126,23 @@ def in_a_line(path: str) -> Iterator[None]:
         if isinstance(error, Exception) and out_of_memory(error):
             raise
         line = getattr(error, "lineno", None) or line_in(path, error)
-        said = traceback.format_exception_only(error)[-1]  # which survives an error that cannot say what it is
+        # which survives an error that cannot say what it is
+        said = traceback.format_exception_only(error)[-1]
         raise UserError(f"{path}, line {line}: {' '.join(said[:300].split())}") from error
 
 
 @contextmanager
 def calling(loss: Loss) -> Iterator[None]:
-    """Inside, a loss is called somewhere: an error that comes out of a file of the user's own becomes a UserError."""
+    """Inside, a loss is called somewhere: an error that comes out of a file of the user's own becomes a
+    UserError.
+    """
     try:
         yield
     except BaseException as error:
         file = loss.function.__code__.co_filename
-        if not loss.function.__module__.startswith(MODULE) or file not in {frame.filename for frame in traceback.extract_tb(error.__traceback__)}:
+        if not loss.function.__module__.startswith(MODULE) or file not in {
+            frame.filename for frame in traceback.extract_tb(error.__traceback__)
+        }:
             raise
         with in_a_line(file):
             raise
@@ -126,4 +151,5 @@ def calling(loss: Loss) -> Iterator[None]:
 def line_in(path: str, error: BaseException) -> int:
     """The last line of a file that an error came through; 1 if it came through none."""
     frames = traceback.extract_tb(error.__traceback__)
-    return next((f.lineno for f in reversed(frames) if Path(f.filename).resolve() == Path(path).resolve()), 1)
+    own = (f.lineno for f in reversed(frames) if Path(f.filename).resolve() == Path(path).resolve())
+    return next(own, None) or 1

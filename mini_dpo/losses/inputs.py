@@ -11,17 +11,17 @@ Symbols, here and everywhere else in the project:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Responses:
-    """B responses as the two models score them.
+    """B responses as the two models score them, each tensor (B,).
 
-    policy: (B,), s(y) in nats. lengths: (B,), how many tokens were summed, kept in policy's type. ref: (B,), s_ref(y),
-    a constant that no gradient reaches; None where no reference is asked. Raises ValueError where shapes differ.
+    policy: s(y), in nats. lengths: |y|, in the type of policy. ref: s_ref(y), without gradient; None where no
+    reference is asked. Raises ValueError where shapes differ.
     """
 
     policy: Tensor
@@ -29,10 +29,11 @@ class Responses:
     ref: Tensor | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lengths", self.lengths.to(self.policy.dtype))  # whole numbers times 0.05 would be float32
+        # a tensor of integers times 0.05 would be float32, whatever the type of policy
+        object.__setattr__(self, "lengths", self.lengths.to(self.policy.dtype))
         if self.ref is not None:
             object.__setattr__(self, "ref", self.ref.detach())
-        shapes = {f.name: tuple(getattr(self, f.name).shape) for f in fields(self) if getattr(self, f.name) is not None}
+        shapes = {name: tuple(x.shape) for name, x in vars(self).items() if x is not None}
         if len(set(shapes.values())) > 1 or self.policy.dim() != 1:
             raise ValueError(f"Responses takes tensors of one shape (B,), not {shapes}")
 
@@ -40,14 +41,23 @@ class Responses:
         return len(self.policy)
 
     def __getitem__(self, which: slice | Tensor) -> Responses:
-        return Responses(self.policy[which], self.lengths[which], None if self.ref is None else self.ref[which])
+        ref = None if self.ref is None else self.ref[which]
+        return Responses(self.policy[which], self.lengths[which], ref)
+
+    @property
+    def s_ref(self) -> Tensor:
+        """s_ref(y): (B,), as `ref`, but never None. Raises ValueError where there is no reference."""
+        if self.ref is None:
+            raise ValueError(
+                "the log-ratio was asked for where there is no reference (a loss that needs none says "
+                "reference=False)"
+            )
+        return self.ref
 
     @property
     def logratio(self) -> Tensor:
         """r(y) = s(y) - s_ref(y): (B,)."""
-        if self.ref is None:
-            raise ValueError("the log-ratio was asked for where there is no reference (a loss that needs none says reference=False)")
-        return self.policy - self.ref
+        return self.policy - self.s_ref
 
     @property
     def average(self) -> Tensor:
@@ -63,8 +73,9 @@ class PairLogps:
     rejected: Responses
 
     def __post_init__(self) -> None:
-        if len(self.chosen) != len(self.rejected):
-            raise ValueError(f"each chosen response needs its rejected one, not {len(self.chosen)} and {len(self.rejected)} of them")
+        w, l = len(self.chosen), len(self.rejected)
+        if w != l:
+            raise ValueError(f"each chosen response needs its rejected one, not {w} and {l} of them")
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -88,28 +99,3 @@ class PairLogps:
     def h(self) -> Tensor:
         """The difference of the two log-ratios: (B,)."""
         return self.r_w - self.r_l
-
-
-@dataclass(frozen=True)
-class UnpairedLogps:
-    """B single responses, each liked or not.
-
-    desirable: (B,) of bool. mismatched: (M,), log-ratios of other responses to the same prompts, from which KTO
-    estimates how far the policy has moved; None where the loss does not ask for them.
-    """
-
-    responses: Responses
-    desirable: Tensor
-    mismatched: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.desirable.shape != self.responses.policy.shape:
-            raise ValueError(f"{len(self.responses)} responses need as many labels, not {tuple(self.desirable.shape)}")
-
-    def __len__(self) -> int:
-        return len(self.responses)
-
-    @property
-    def r(self) -> Tensor:
-        """The log-ratios: (B,)."""
-        return self.responses.logratio

@@ -3,10 +3,11 @@
     python -m mini_dpo.plot losses                    value and slope of every loss, one panel each
     python -m mini_dpo.plot losses --loss dpo         one loss on a page of its own, with its formula
     python -m mini_dpo.plot run runs/1                the curves of a run
-    python -m mini_dpo.plot compare runs/1 runs/2     the preference stages of several runs, named by their loss
+    python -m mini_dpo.plot compare runs/1 runs/2     the preference stages of several runs, named by their
+    loss
 
-The numbers come first and need nothing but torch; matplotlib is asked for where a picture begins (`new_figure`). All
-pictures have the shape of a slide and can be read without colour.
+The numbers come first and need nothing but torch; matplotlib is asked for where a picture begins
+(`new_figure`). All pictures have the shape of a slide and can be read without colour.
 """
 
 from __future__ import annotations
@@ -23,11 +24,21 @@ def main() -> None:
 
 def parser() -> Parser:
     """One sub-command a picture."""
-    parser = Parser(prog="python -m mini_dpo.plot", description="Draw losses and runs as PNG pictures.", allow_abbrev=False)
+    parser = Parser(
+        prog="python -m mini_dpo.plot",
+        description="Draw losses and runs as PNG pictures.",
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(required=True, metavar="PICTURE")
-    losses = commands.add_parser("losses", help="value and slope of every loss against the margin", allow_abbrev=False)
-    losses.add_argument("--loss", nargs="+", metavar="NAME", help="only these; also file.py:function (default: all)")
-    losses.add_argument("--out", default="losses.png", metavar="PATH", help="the picture (default: %(default)s)")
+    losses = commands.add_parser(
+        "losses", help="value and slope of every loss against the margin", allow_abbrev=False
+    )
+    losses.add_argument(
+        "--loss", nargs="+", metavar="NAME", help="only these; also file.py:function (default: all)"
+    )
+    losses.add_argument(
+        "--out", default="losses.png", metavar="PATH", help="the picture (default: %(default)s)"
+    )
     losses.set_defaults(command=plot_losses)
     run = commands.add_parser("run", help="the curves of one run", allow_abbrev=False)
     run.add_argument("run", metavar="RUN", help="a run's folder")
@@ -35,7 +46,9 @@ def parser() -> Parser:
     run.set_defaults(command=plot_run)
     compare = commands.add_parser("compare", help="the preference stages of several runs", allow_abbrev=False)
     compare.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
-    compare.add_argument("--out", default="compare.png", metavar="PATH", help="the picture (default: %(default)s)")
+    compare.add_argument(
+        "--out", default="compare.png", metavar="PATH", help="the picture (default: %(default)s)"
+    )
     compare.set_defaults(command=plot_compare)
     return parser
 

@@ -1,4 +1,6 @@
-"""The picture of the table of `compare`: true reward against KL divergence, and the change of log-probs, for every loss."""
+"""The picture of the table of `compare`: true reward against KL divergence, and the change of log-probs, for
+every loss.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 
 
 def draw_compare(summaries: dict[str, dict], path: Path) -> None:
-    """The picture of `python -m mini_dpo.compare`, from the summaries of one run a loss: what was gained at which price,
-    and what became of the log-probs of held-out pairs. Writes a PNG file and prints its path."""
+    """The picture of `python -m mini_dpo.compare`, from the summaries of one run a loss: what was gained at
+    which price, and what became of the log-probs of held-out pairs. Writes a PNG file and prints its path.
+    """
     figure = new_figure()
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
     draw_changes(right, summaries)
@@ -27,24 +30,35 @@ def draw_compare(summaries: dict[str, dict], path: Path) -> None:
 
 
 def draw_changes(axes: Axes, summaries: dict[str, dict]) -> None:
-    """A row a loss, the highest true reward first: how far the chosen and the rejected log-prob have moved."""
+    """A row a loss, the highest true reward first: how far the chosen and the rejected log-prob have
+    moved.
+    """
     names = sorted(summaries, key=lambda name: -summaries[name]["dpo"]["reward"])
-    moves = {side: [summaries[n]["dpo"][f"logps/{side}"] - summaries[n]["sft"][f"logps/{side}"] for n in names] for side in ("chosen", "rejected")}
+    moves = {
+        side: [summaries[n]["dpo"][f"logps/{side}"] - summaries[n]["sft"][f"logps/{side}"] for n in names]
+        for side in ("chosen", "rejected")
+    }
     set_scale(axes, moves["chosen"] + moves["rejected"], "change of log-prob since SFT, nats a response")
     axes.axvline(0, color=LIGHT, linewidth=0.8)
     axes.hlines(range(len(names)), moves["chosen"], moves["rejected"], color=LIGHT)
     axes.plot(moves["chosen"], range(len(names)), "o", color=DARK, label="chosen")
-    axes.plot(moves["rejected"], range(len(names)), "o", color=DARK, markerfacecolor="white", label="rejected")
+    axes.plot(
+        moves["rejected"], range(len(names)), "o", color=DARK, markerfacecolor="white", label="rejected"
+    )
     axes.set_yticks(range(len(names)), names, fontsize=11)
     axes.invert_yaxis()
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
 
 def draw_frontier(figure: Figure, axes: Axes, summaries: dict[str, dict], size: float) -> None:
-    """True reward against KL, a named point a run, and the SFT model, from which all began. size: of the names, points."""
+    """True reward against KL, a named point a run, and the SFT model, from which all began. size: of the
+    names, points.
+    """
     sft = next(iter(summaries.values()))["sft"]["reward"]
-    points = {"SFT": (0.0, sft)} | {name: (s["dpo"]["kl"], s["dpo"]["reward"]) for name, s in summaries.items()}
-    kl, reward = zip(*points.values())
+    points = {"SFT": (0.0, sft)} | {
+        name: (s["dpo"]["kl"], s["dpo"]["reward"]) for name, s in summaries.items()
+    }
+    kl, reward = zip(*points.values(), strict=True)
     set_scale(axes, kl, "KL(policy || SFT), nats a response")
     axes.plot(kl[1:], reward[1:], "o", color=DARK, markersize=6, zorder=4)  # above the lines to the names
     axes.plot(0, sft, "s", color=DARK, markerfacecolor="white", markersize=8, zorder=4)
@@ -53,11 +67,20 @@ def draw_frontier(figure: Figure, axes: Axes, summaries: dict[str, dict], size: 
     figure.draw_without_rendering()  # only now is it known where the panel lies
     to_points = 72 / figure.dpi
     places = [tuple(xy) for xy in axes.transData.transform(list(points.values())) * to_points]
-    frame = tuple(axes.bbox.extents * to_points)
+    left, bottom, right, top = axes.bbox.extents
+    frame = left * to_points, bottom * to_points, right * to_points, top * to_points
     corners = place_labels(places, [0.62 * size * len(name) for name in points], 1.2 * size, frame)
-    for name, point, (x, y), (left, bottom) in zip(points, points.values(), places, corners):
+    for name, point, (x, y), (left, bottom) in zip(points, points.values(), places, corners, strict=True):
         line = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.8}
-        axes.annotate(name, point, (left - x, bottom - y), textcoords="offset points", va="bottom", fontsize=size, arrowprops=line)
+        axes.annotate(
+            name,
+            point,
+            (left - x, bottom - y),
+            textcoords="offset points",
+            va="bottom",
+            fontsize=size,
+            arrowprops=line,
+        )
 
 
 def set_scale(axes: Axes, values: Sequence[float], label: str) -> None:
@@ -67,7 +90,9 @@ def set_scale(axes: Axes, values: Sequence[float], label: str) -> None:
     if sizes.max() > 10 * usual > 0:
         usual = 10 ** math.ceil(math.log10(usual))
         axes.set_xscale("symlog", linthresh=usual, linscale=2)
-        axes.set_xticks(sorted({sign * far * usual for far in (0, 0.5, 1, 10, 100, 1000) for sign in (-1, 1)}))
+        axes.set_xticks(
+            sorted({sign * far * usual for far in (0, 0.5, 1, 10, 100, 1000) for sign in (-1, 1)})
+        )
         axes.xaxis.set_major_formatter(compact)
         label += f"\n(logarithmic beyond {usual:g})"
     axes.set_xlabel(label)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mini_dpo.losses import LOSSES, Loss, find_loss
-from mini_dpo.plot.numbers import FARTHEST, LARGEST, Curve, curve
+from mini_dpo.plot.numbers import FARTHEST, LARGEST_MARGIN, Curve, curve
 from mini_dpo.plot.paper import DARK, DASHED, LIGHT, compact, grid, new_figure, save
 
 if TYPE_CHECKING:
@@ -27,34 +27,54 @@ def plot_losses(settings: argparse.Namespace) -> None:
     print(save(figure, Path(settings.out)))
 
 
-VALUE, SLOPE, MARGIN = "loss L", "slope dL/dm", "margin m: implied reward of the chosen response, less that of the rejected one"
+VALUE, SLOPE, MARGIN = (
+    "loss L",
+    "slope dL/dm",
+    "margin m: implied reward of the chosen response, less that of the rejected one",
+)
 
 
 def draw_losses(figure: Figure, losses: Sequence[Loss]) -> None:
     """A panel a loss, each on a scale of its own."""
     curves = [curve(loss) for loss in losses]
     panels = grid(figure, len(losses))
-    for axes, loss, found in zip(panels, losses, curves):
+    for axes, loss, found in zip(panels, losses, curves, strict=True):
         draw_curve(axes, found)
-        axes.set_title(loss.name + ("" if loss.paired else " *"), loc="left", fontsize=11, fontweight="bold", pad=3)
+        axes.set_title(
+            loss.name + ("" if loss.paired else " *"), loc="left", fontsize=11, fontweight="bold", pad=3
+        )
         axes.tick_params(labelsize=9)
         axes.locator_params(nbins=4, steps=[1, 2, 5, 10])
     figure.supxlabel(MARGIN, fontsize=13)
     figure.supylabel("L and dL/dm", fontsize=13)
     note = f"default hyperparameters{notes(losses, curves)}"
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=13, title=note, title_fontsize=11)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=2,
+        fontsize=13,
+        title=note,
+        title_fontsize=11,
+    )
 
 
 def notes(losses: Sequence[Loss], curves: Sequence[Curve]) -> str:
     """What must be said where not every loss is like DPO."""
-    short = [loss.name for loss, found in zip(losses, curves) if not complete(found)]
-    text = f"; {', '.join(short)}: as far as the margin gets while each log-prob moves by {FARTHEST / 2:.0f} nats" if short else ""
-    return text + ("" if all(loss.paired for loss in losses) else "; *: a liked response and a disliked one together")
+    short = [loss.name for loss, found in zip(losses, curves, strict=True) if not complete(found)]
+    text = (
+        f"; {', '.join(short)}: as far as the margin gets while each log-prob moves by "
+        f"{FARTHEST / 2:.0f} nats"
+        if short
+        else ""
+    )
+    return text + (
+        "" if all(loss.paired for loss in losses) else "; *: a liked response and a disliked one together"
+    )
 
 
 def complete(found: Curve) -> bool:
     """Whether the margin gets about as far as the axis."""
-    return bool(found.margin.max() > 0.9 * LARGEST)
+    return bool(found.margin.max() > 0.9 * LARGEST_MARGIN)
 
 
 def draw_one_loss(figure: Figure, loss: Loss) -> None:
@@ -70,7 +90,9 @@ def draw_one_loss(figure: Figure, loss: Loss) -> None:
     axes.legend(fontsize=14)
     lines = [*loss.formula.splitlines(), loss.paper]
     size = min(16, 1500 / max(map(len, lines)))  # a letter is 0.6 of its size wide, and the page 960 points
-    figure.supxlabel("\n".join(lines), fontsize=size, linespacing=1.5, multialignment="left", family="monospace")
+    figure.supxlabel(
+        "\n".join(lines), fontsize=size, linespacing=1.5, multialignment="left", family="monospace"
+    )
 
 
 def draw_curve(axes: Axes, found: Curve) -> None:
@@ -79,6 +101,6 @@ def draw_curve(axes: Axes, found: Curve) -> None:
     axes.axhline(0, color=LIGHT, linewidth=0.8)
     axes.plot(found.margin, found.value, color=DARK, linewidth=2, label=VALUE)
     axes.plot(found.margin, found.slope, color=DARK, linewidth=1.5, linestyle=DASHED, label=SLOPE)
-    edge = LARGEST if complete(found) else float(found.margin.max())
+    edge = LARGEST_MARGIN if complete(found) else float(found.margin.max())
     axes.set_xlim(-edge, edge)
     axes.yaxis.set_major_formatter(compact)

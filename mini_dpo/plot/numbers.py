@@ -1,4 +1,6 @@
-"""The numbers behind the pictures: a loss along the margin, a metric over the steps of a run. They need nothing but torch."""
+"""The numbers behind the pictures: a loss along the margin, a metric over the steps of a run. They need
+nothing but torch.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from mini_dpo.losses import Loss
 from mini_dpo.theory.probe import along_margin, margin, one_by_one, value
 
 FARTHEST = 118.0  # nats of h: the chosen response gains half of them, and its log-prob stays negative
-LARGEST = 6.0  # the margin at which a curve ends
+LARGEST_MARGIN = 6.0  # the margin at which a curve ends
 
 
 class Curve(NamedTuple):
@@ -29,17 +31,19 @@ class Curve(NamedTuple):
 
 
 def curve(loss: Loss, points: int = 401) -> Curve:
-    """A loss with its default hyperparameters along a path that begins at the reference, in both directions: the chosen
-    response gains h/2 nats and the rejected one loses as many, until the margin is 6 or the chosen one is nearly certain.
+    """A loss with its default hyperparameters along a path that begins at the reference, in both directions:
+    the chosen response gains h/2 nats and the rejected one loses as many, until the margin is 6 or the chosen
+    one is nearly certain.
 
-    Margins differ between losses by their beta, so slopes are per unit of margin: dL/dh divided by dm/dh. Where the
-    margin stands still there is none (nan). Raises UserError for a loss of the user's own that fails.
+    Margins differ between losses by their beta, so slopes are per unit of margin: dL/dh divided by dm/dh.
+    Where the margin stands still there is none (nan). Raises UserError for a loss of the user's own that
+    fails.
     """
     hyper = loss.hyperparameters
     ask = value if loss.fact("decomposes", **hyper) else one_by_one
     try:
         h = torch.linspace(-FARTHEST, FARTHEST, 20_001, dtype=torch.float64)
-        reach = h[margin(loss, along_margin(h), hyper).abs() <= LARGEST].abs().max()
+        reach = h[margin(loss, along_margin(h), hyper).abs() <= LARGEST_MARGIN].abs().max()
         h = torch.linspace(-1, 1, points, dtype=torch.float64).mul(reach).requires_grad_()  # (N,)
         m, values = margin(loss, along_margin(h), hyper), ask(loss, along_margin(h), hyper)
         (dm,) = torch.autograd.grad(m.sum(), h)
@@ -47,7 +51,9 @@ def curve(loss: Loss, points: int = 401) -> Curve:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise UserError(f"--loss {loss.name}: no curve can be drawn ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"--loss {loss.name}: no curve can be drawn ({type(error).__name__}: {error})"
+        ) from error
     return Curve(m.detach(), values.detach(), dL / dm)
 
 
@@ -72,16 +78,27 @@ def running_mean(values: Tensor, radius: int) -> Tensor:
 
 
 def read_metrics(run: Path) -> list[dict]:
-    """The rows of a run's metrics.jsonl. Raises UserError where there are none, or for a line that is no such row."""
+    """The rows of a run's metrics.jsonl. Raises UserError where there are none, or for a line that is no such
+    row.
+    """
     path = run / "metrics.jsonl"
     if not run.is_dir():
         raise UserError(f"{run}: there is no such folder; name a run's, like runs/1")
     if not path.exists():
-        raise UserError(f"{path}: cannot be read (no such file); name the folder of a run that has begun to train")
+        raise UserError(
+            f"{path}: cannot be read (no such file); name the folder of a run that has begun to train"
+        )
     summary = read_json(run / "summary.json") if (run / "summary.json").exists() else {}
-    lines = (read_unchanged(path, summary) if "sha256" in summary else read_bytes(path, LARGEST_LOG).decode(errors="replace")).splitlines()
+    lines = (
+        read_unchanged(path, summary)
+        if "sha256" in summary
+        else read_bytes(path, LARGEST_LOG).decode(errors="replace")
+    ).splitlines()
     if not lines:
-        raise UserError(f"{path}: no step in it yet; wait for the run, or go on with it: python -m mini_dpo.train --resume {run}")
+        raise UserError(
+            f"{path}: no step in it yet; wait for the run, or go on with it: python -m "
+            f"mini_dpo.train --resume {run}"
+        )
     return [read_row(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
 
 
@@ -90,19 +107,24 @@ def read_row(line: str, where: str) -> dict:
     try:
         row = json.loads(line)
         stage = row.pop("stage")
-        row = {name: math.nan if value is None else float(value) for name, value in row.items()}  # None: it was infinite
+        # None: it was infinite
+        row = {name: math.nan if value is None else float(value) for name, value in row.items()}
         if stage in ("sft", "dpo") and math.isfinite(row["step"]) and "loss" in row:
             return {"stage": stage, **row, "step": int(row["step"])}
         raise ValueError
     except (ValueError, OverflowError, RecursionError, AttributeError, KeyError, TypeError):
         what = 'not the metrics of a step, {"stage": "sft" or "dpo", "step": ..., "loss": ...}'
-        raise UserError(f"{where}: {what}; if the run was stopped while it wrote, --resume it; else take the line out") from None
+        raise UserError(
+            f"{where}: {what}; if the run was stopped while it wrote, --resume it; else take the line out"
+        ) from None
 
 
 def series(rows: Sequence[dict], stage: str, name: str) -> Series:
-    """A metric ("loss", or "eval_loss" on held-out examples) over a stage ("sft" or "dpo"); empty where nothing has it.
+    """A metric ("loss", or "eval_loss" on held-out examples) over a stage ("sft" or "dpo"); empty where
+    nothing has it.
 
-    Losses of single responses log no margins: there they are the mean reward of the liked less that of the disliked.
+    Losses of single responses log no margins: there they are the mean reward of the liked less that of the
+    disliked.
     """
     chosen, rejected = (name.replace("margins", side) for side in ("chosen", "rejected"))
     found = []
@@ -115,6 +137,6 @@ def series(rows: Sequence[dict], stage: str, name: str) -> Series:
     return Series(steps, values)
 
 
-def change(metric: Series) -> Tensor:
+def change_since_start(metric: Series) -> Tensor:
     """The smoothed metric, less where it began: (N,)."""
     return metric.smooth - metric.smooth[:1]

@@ -1,4 +1,6 @@
-"""What all pictures share: the shape of a slide, colours that can be read without colour, labels that do not lie on each other."""
+"""What all pictures share: the shape of a slide, colours that can be read without colour, labels that do not
+lie on each other.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mini_dpo.errors import UserError, expecting
 from mini_dpo.files import write_whole
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 SLIDE = (13.33, 7.5)  # inches: 16 to 9
 LIGHT, DARK = "0.72", "black"
-DASHED = (0, (4, 2))
+DASHED: Any = (0, (4, 2))
 STYLE = {
     "figure.dpi": 144,
     "savefig.dpi": 144,
@@ -29,19 +31,22 @@ STYLE = {
     "legend.frameon": False,
 }
 
+CLEAR = 1e-6  # square points that may be covered
+
 
 def new_figure() -> Figure:
     """An empty slide. Raises UserError where matplotlib is not installed."""
     try:
         import matplotlib
         from matplotlib.figure import Figure  # without pyplot it is drawn by Agg, which needs no screen
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
-        raise UserError("matplotlib draws the pictures and is not installed: pip install -r tutorials/requirements.txt") from error
+        raise UserError(
+            "matplotlib draws the pictures and is not installed: pip install -r tutorials/requirements.txt"
+        ) from error
     matplotlib.rcdefaults()  # a user's own style would change the picture
-    matplotlib.rcParams.update(STYLE)
-    figure = Figure(figsize=SLIDE, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.07, h_pad=0.07)
-    return figure
+    matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
+    return Figure(figsize=SLIDE, layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07))
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -67,9 +72,11 @@ def grid(figure: Figure, n: int) -> list[Axes]:
     return axes[:n]
 
 
-def compact(number: float, position: int | None = None) -> str:
+def compact(number: float, position: float | None = None) -> str:
     """A number on an axis, of which matplotlib also tells the position: 20000 -> "20k"."""
-    size, letter = next(((size, letter) for size, letter in ((1e6, "M"), (1e3, "k")) if abs(number) >= size), (1, ""))
+    size, letter = next(
+        ((size, letter) for size, letter in ((1e6, "M"), (1e3, "k")) if abs(number) >= size), (1, "")
+    )
     return f"{number / size:g}{letter}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -77,10 +84,15 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top
 AWAY = (8, 14, 24, 36, 50, 70)  # how far from its point a label may stand, in points
 
 
-def place_labels(points: Sequence[tuple[float, float]], widths: Sequence[float], height: float, frame: Box) -> list[tuple[float, float]]:
-    """The lower left corner of each point's label: near its point, inside the frame, and clear of the other points, the
-    other labels and the lines that lead to them, as far as there is room. All in one unit, say typographic points."""
-    taken: list[Box] = [(x - 8, y - 8, x + 8, y + 8) for x, y in points]  # far enough off to see whose label it is
+def place_labels(
+    points: Sequence[tuple[float, float]], widths: Sequence[float], height: float, frame: Box
+) -> list[tuple[float, float]]:
+    """The lower left corner of each point's label: near its point, inside the frame, and clear of the other
+    points, the other labels and the lines that lead to them, as far as there is room. All in one unit, say
+    typographic points.
+    """
+    # far enough off to see whose label it is
+    taken: list[Box] = [(x - 8, y - 8, x + 8, y + 8) for x, y in points]
     corners = {}
     for i in sorted(range(len(points)), key=lambda i: -widths[i]):  # the long ones first, while there is room
         (x, y), width = points[i], widths[i]
@@ -92,17 +104,24 @@ def place_labels(points: Sequence[tuple[float, float]], widths: Sequence[float],
 
         best = label_and_line(x, y, width, height, 0, AWAY[0])
         for away in AWAY:
-            if cost(best) > 1e-6:  # not clear yet: look farther off
-                best = min([best, *(label_and_line(x, y, width, height, turn, away) for turn in range(16))], key=cost)
+            if cost(best) > CLEAR:  # something is covered: look farther off
+                best = min(
+                    [best, *(label_and_line(x, y, width, height, turn, away) for turn in range(16))], key=cost
+                )
         taken += best
         corners[i] = best[0][:2]
     return [corners[i] for i in range(len(points))]
 
 
 def label_and_line(x: float, y: float, width: float, height: float, turn: int, away: float) -> list[Box]:
-    """A label's box beside a point, `turn` sixteenths of a circle on, its edge so far away, and the line between them as
-    a row of small boxes."""
-    right, up = math.cos(turn * math.pi / 8) * (away + width / 2), math.sin(turn * math.pi / 8) * (away + height / 2)  # to its middle
+    """A label's box beside a point, `turn` sixteenths of a circle on, its edge so far away, and the line
+    between them as a row of small boxes.
+    """
+    # to its middle
+    right, up = (
+        math.cos(turn * math.pi / 8) * (away + width / 2),
+        math.sin(turn * math.pi / 8) * (away + height / 2),
+    )
     left, bottom = x + right - width / 2, y + up - height / 2
     label = (left, bottom, left + width, bottom + height)
     length = math.hypot(right, up)

@@ -1,6 +1,8 @@
-"""Asking a loss about pairs: any pair at all, or pairs along the margin. For checking losses and for drawing them.
+"""Asking a loss about pairs: any pair at all, or pairs along the margin. For checking losses and for drawing
+them.
 
-Losses of single responses can be asked too: the value of a pair is then the liked response's plus the disliked one's.
+Losses of single responses can be asked too: the value of a pair is then the liked response's plus the
+disliked one's.
 """
 
 from __future__ import annotations
@@ -12,16 +14,18 @@ from mini_dpo.errors import UserError
 from mini_dpo.losses import Loss, PairLogps, Responses, UnpairedLogps
 from mini_dpo.losses.finding import set_apart
 
-START, TOKENS = -60.0, 20  # where both responses begin on the path along the margin: log-prob in nats, and length
+# where both responses begin on the path along the margin: log-prob in nats, and length
+START, TOKENS = -60.0, 20
 FAR = -1060.0  # where they begin so that |h| can be 1,000
 
 
 def along_margin(h: Tensor, start: float = START) -> PairLogps:
-    """Pairs of equal length whose chosen response has gained h/2 nats since the reference, while the rejected one has
-    lost as many: (N,)."""
-    start = torch.full_like(h, start)
-    lengths = torch.full_like(h, TOKENS)
-    return PairLogps(Responses(start + h / 2, lengths, start), Responses(start - h / 2, lengths, start))
+    """Pairs of equal length whose chosen response has gained h/2 nats since the reference, while the rejected
+    one has
+    lost as many: (N,).
+    """
+    ref, lengths = torch.full_like(h, start), torch.full_like(h, TOKENS)
+    return PairLogps(Responses(ref + h / 2, lengths, ref), Responses(ref - h / 2, lengths, ref))
 
 
 def value(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
@@ -31,7 +35,11 @@ def value(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
     if loss.paired:
         return loss(logps, **hyper)
     w, l = logps.chosen, logps.rejected
-    both = Responses(torch.cat([w.policy, l.policy]), torch.cat([w.lengths, l.lengths]), None if w.ref is None else torch.cat([w.ref, l.ref]))
+    both = Responses(
+        torch.cat([w.policy, l.policy]),
+        torch.cat([w.lengths, l.lengths]),
+        None if w.ref is None or l.ref is None else torch.cat([w.ref, l.ref]),
+    )
     liked = torch.arange(len(both)) < len(w)
     return loss(UnpairedLogps(both, liked, torch.zeros_like(both.policy)), **hyper).view(2, -1).sum(0)
 
@@ -42,12 +50,14 @@ def without_reference(logps: PairLogps) -> PairLogps:
 
 def one_by_one(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
     """The loss of each pair in a batch of its own: (B,)."""
-    return torch.cat([value(loss, pick(logps, [i]), hyper) for i in range(len(logps))])
+    alone = (PairLogps(logps.chosen[i : i + 1], logps.rejected[i : i + 1]) for i in range(len(logps)))
+    return torch.cat([value(loss, pair, hyper) for pair in alone])
 
 
 def each_alone(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
     """The same, in one call where the loss says that a batch makes no difference."""
-    together = loss.fact("decomposes", **hyper) or loss.facts["mismatched"]  # `value` has no mismatched log-ratio but 0
+    # `value` has no mismatched log-ratio but 0
+    together = loss.fact("decomposes", **hyper) or loss.mismatched
     return (value if together else one_by_one)(loss, logps, hyper)
 
 
@@ -56,8 +66,10 @@ def pick(logps: PairLogps | UnpairedLogps, which: list[int]) -> PairLogps | Unpa
     index = torch.tensor(which)
     if isinstance(logps, PairLogps):
         return PairLogps(logps.chosen[index], logps.rejected[index])
-    of_each = logps.mismatched is not None and len(logps.mismatched) == len(logps)
-    return UnpairedLogps(logps.responses[index], logps.desirable[index], logps.mismatched[index] if of_each else logps.mismatched)
+    mismatched = logps.mismatched
+    if mismatched is not None and len(mismatched) == len(logps):
+        mismatched = mismatched[index]
+    return UnpairedLogps(logps.responses[index], logps.desirable[index], mismatched)
 
 
 def margin(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
@@ -68,19 +80,28 @@ def margin(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
 
 
 def at_the_reference(loss: Loss, logps: Tensor) -> PairLogps | UnpairedLogps:
-    """What a loss takes, where the policy is the reference: responses of 1, 2, ... tokens with these log-probs, (B,),
-    each of them both chosen and rejected, or the first one liked."""
+    """What a loss takes, where the policy is the reference: responses of 1, 2, ... tokens with these
+    log-probs, (B,), each of them both chosen and rejected, or the first one liked.
+    """
     lengths = torch.arange(1, len(logps) + 1)
     responses = Responses(logps, lengths, logps if loss.reference else None)
-    return PairLogps(responses, responses) if loss.paired else UnpairedLogps(responses, lengths == 1, torch.zeros_like(logps))
+    return (
+        PairLogps(responses, responses)
+        if loss.paired
+        else UnpairedLogps(responses, lengths == 1, torch.zeros_like(logps))
+    )
 
 
 def try_loss(loss: Loss, hyper: dict) -> str:
-    """Call a loss on a batch of two, as training will: "" if it can be called, else what is wrong and where."""
+    """Call a loss on a batch of two, as training will: "" if it can be called, else what is wrong and
+    where.
+    """
     try:
         with set_apart(loss.function.__code__.co_filename):
             try:
-                if not loss(at_the_reference(loss, torch.tensor([-1.0, -2.0], requires_grad=True)), **hyper).requires_grad:
+                if not loss(
+                    at_the_reference(loss, torch.tensor([-1.0, -2.0], requires_grad=True)), **hyper
+                ).requires_grad:
                     return f"{loss.name}: its values have no gradient: nothing can be learned from them"
             except ValueError as error:  # it refuses its hyperparameters, or what it returns is refused
                 return f"{loss.name}: {str(error).removeprefix(loss.name + ' ')}"

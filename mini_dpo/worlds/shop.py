@@ -1,18 +1,20 @@
-"""The toy world: the support desk of a small shop of curious goods, and a judge who knows what a good answer is.
+"""The toy world: the support desk of a small shop of curious goods, and a judge who knows what a good answer
+is.
 
     python -m mini_dpo.worlds.shop        # write data/*.jsonl again, byte for byte
 
-A customer's prompt carries four facts: a name, an item, a day and a problem. The shop's clerks answer in all manners:
-careful or careless, polite or curt, short or rambling. The judge gives every answer its true reward,
+A customer's prompt carries four facts: a name, an item, a day and a problem. The shop's clerks answer in all
+manners: careful or careless, polite or curt, short or rambling. The judge gives every answer its true reward,
 
     reward = facts + tone + length
 
-    facts   -8 to 8: for each of the four, +2 if the answer has it right, 0 if it leaves it out, -2 if it names another
-    tone    -4 to 4: a point for each polite phrase, minus a point for each curt one
-    length  -6 to 0: a fifth of a point off for each word over 32
+    facts   -8 to 8: for each of the four, +2 if the answer has it right, 0 if it leaves it out, -2 if it
+    names another tone    -4 to 4: a point for each polite phrase, minus a point for each curt one length  -6
+    to 0: a fifth of a point off for each word over 32
 
-Which of two answers people prefer is then drawn from the Bradley-Terry model, P(a over b) = sigmoid(reward(a) -
-reward(b)): mostly the better one, not always. Because the truth is code, it can be measured how much a model gained.
+Which of two answers people prefer is then drawn from the Bradley-Terry model, P(a over b) = sigmoid(reward(a)
+- reward(b)): mostly the better one, not always. Because the truth is code, it can be measured how much a
+model gained.
 """
 
 from __future__ import annotations
@@ -27,37 +29,60 @@ from pathlib import Path
 
 import torch
 
-from mini_dpo.objectives import wins
-from mini_dpo.tokenizer import DATA
+from mini_dpo.theory.bradley_terry import wins
+from mini_dpo.vocabularies import DATA
 
 NAMES = "Ada Basil Clara Dexter Edith Felix Greta Hugo Ines Jasper Mabel Otto Pearl Rosa Silas Zelda".split()
 ITEMS = "teapot kite umbrella lantern globe telescope harmonica compass kettle puppet doormat clock".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 PROBLEMS = [
-    "leaks", "bites", "hums at night", "smells of fish", "ticks backwards",
-    "sheds glitter", "attracts pigeons", "whistles rude tunes",
-]  # fmt: skip
-PROMPTS = [
+    "leaks",
+    "bites",
+    "hums at night",
+    "smells of fish",
+    "ticks backwards",
+    "sheds glitter",
+    "attracts pigeons",
+    "whistles rude tunes",
+]
+PROMPT_FORMS = [
     "Hello, this is {name}. The {item} I bought on {day} {problem}. What can you do?",
     "{name} here. On {day} you sold me a {item}, and now it {problem}.",
     "Dear shop, the {item} from {day} {problem}. Please help. {name}",
 ]
-# An answer is five parts, each in one of three tones. A part without its fact is what a forgetful clerk writes.
+# An answer is five parts, each in one of three tones. A part without its fact is what a forgetful clerk
+# writes.
 POLITE, PLAIN, CURT = range(3)
 GREETING = {
     True: ["Good day, dear {name}!", "Hello, {name}.", "You again, {name}?"],
     False: ["Good day, dear customer!", "Hello.", "You again?"],
 }
 APOLOGY = {
-    (True, True): ["We are so sorry that your {item} {problem}.", "Your {item} {problem}, then.", "So your {item} {problem}. Big deal."],
-    (True, False): ["We are so sorry about your {item}.", "It is the {item}, then.", "So it is the {item}. Big deal."],
-    (False, True): ["We are so sorry that it {problem}.", "It {problem}, then.", "So it {problem}. Big deal."],
+    (True, True): [
+        "We are so sorry that your {item} {problem}.",
+        "Your {item} {problem}, then.",
+        "So your {item} {problem}. Big deal.",
+    ],
+    (True, False): [
+        "We are so sorry about your {item}.",
+        "It is the {item}, then.",
+        "So it is the {item}. Big deal.",
+    ],
+    (False, True): [
+        "We are so sorry that it {problem}.",
+        "It {problem}, then.",
+        "So it {problem}. Big deal.",
+    ],
     (False, False): ["We are so sorry about that.", "That is noted.", "Big deal."],
-}  # fmt: skip
+}
 REMEDY = {
-    True: ["You bought it on {day}, so we will gladly mend it.", "It was sold on {day}, so we will mend it.", "If it worked on {day}, it works now."],
+    True: [
+        "You bought it on {day}, so we will gladly mend it.",
+        "It was sold on {day}, so we will mend it.",
+        "If it worked on {day}, it works now.",
+    ],
     False: ["We will gladly mend it.", "We will mend it.", "It worked when it left us."],
-}  # fmt: skip
+}
 FAREWELL = ["Thank you for your patience!", "That is all.", "Do not write again."]
 RAMBLINGS = [
     "My aunt once kept a goose that could count to four.",
@@ -75,7 +100,7 @@ FREE_WORDS = 32
 
 
 @dataclass(frozen=True)
-class Facts:
+class Complaint:
     """What a customer tells: who, what, when, and what is wrong with it."""
 
     name: str
@@ -88,7 +113,7 @@ KINDS = {"name": NAMES, "item": ITEMS, "day": DAYS, "problem": PROBLEMS}
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Marks:
     """The judge's three marks; `reward` is their sum."""
 
     facts: float
@@ -105,10 +130,10 @@ class Verdict:
         return {"reward": self.reward, **asdict(self)}
 
 
-Judge = Callable[[str, str], Verdict]
+Judge = Callable[[str, str], Marks]
 
 
-def judge(prompt: str, response: str) -> Verdict:
+def judge(prompt: str, response: str) -> Marks:
     """The true reward of a response to one of the shop's prompts. Raises ValueError for any other prompt."""
     facts = read_prompt(prompt)
     if facts is None:
@@ -118,7 +143,7 @@ def judge(prompt: str, response: str) -> Verdict:
     polite = sum(phrase in text for phrase in POLITE_PHRASES)
     curt = sum(phrase in text for phrase in CURT_PHRASES)
     too_long = max(0, len(response.split()) - FREE_WORDS)
-    return Verdict(facts=facts_mark, tone=max(-4, polite - curt), length=max(-6.0, -too_long / 5))
+    return Marks(facts=facts_mark, tone=max(-4, polite - curt), length=max(-6.0, -too_long / 5))
 
 
 def judge_fact(response: str, truth: str, values: Sequence[str]) -> int:
@@ -127,12 +152,19 @@ def judge_fact(response: str, truth: str, values: Sequence[str]) -> int:
     return 0 if not named else 1 if named == {truth} else -1
 
 
-def read_prompt(prompt: str) -> Facts | None:
+def read_prompt(prompt: str) -> Complaint | None:
     """The facts in a prompt of the shop's kind, None for any other text."""
     for pattern in PROMPT_PATTERNS:
         if match := pattern.fullmatch(prompt):
-            return Facts(**match.groupdict())
+            return Complaint(**match.groupdict())
     return None
+
+
+def facts_of(prompt: str) -> Complaint:
+    """The facts in a prompt that is of the shop's kind."""
+    facts = read_prompt(prompt)
+    assert facts, prompt
+    return facts
 
 
 def prompt_pattern(template: str) -> re.Pattern[str]:
@@ -143,20 +175,26 @@ def prompt_pattern(template: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-PROMPT_PATTERNS = [prompt_pattern(template) for template in PROMPTS]
+PROMPT_PATTERNS = [prompt_pattern(template) for template in PROMPT_FORMS]
 
 
 def win_rate(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> float:
     """How often the judge prefers ours to theirs on the same prompt; ties count half."""
-    rewards = torch.tensor([[judge(prompt, text).reward for text in texts] for prompt, *texts in zip(prompts, ours, theirs)])  # (N, 2), in float32: 8 - 1.2 is 7 - 0.2
+    # (N, 2), in float32: 8 - 1.2 is 7 - 0.2
+    rewards = torch.tensor(
+        [
+            [judge(prompt, text).reward for text in texts]
+            for prompt, *texts in zip(prompts, ours, theirs, strict=True)
+        ]
+    )
     return float(wins(*rewards.T).mean())
 
 
-def pick(rng: random.Random, values: Sequence, weights: Sequence[float] | None = None):
+def choose(rng: random.Random, values: Sequence, weights: Sequence[float] | None = None):
     """One of the values, each as likely as the others or as its weight says."""
     weights = weights or [1 / len(values)] * len(values)
     u = rng.random()
-    for value, weight in zip(values, weights):
+    for value, weight in zip(values, weights, strict=True):
         if u < weight:
             return value
         u -= weight
@@ -164,23 +202,32 @@ def pick(rng: random.Random, values: Sequence, weights: Sequence[float] | None =
 
 
 def write_prompt(rng: random.Random) -> str:
-    facts = {kind: pick(rng, values) for kind, values in KINDS.items()}
-    return pick(rng, PROMPTS).format(**facts)
+    facts = {kind: choose(rng, values) for kind, values in KINDS.items()}
+    return choose(rng, PROMPT_FORMS).format(**facts)
 
 
-def write_response(rng: random.Random, facts: Facts) -> str:
+def write_response(rng: random.Random, facts: Complaint) -> str:
     """One clerk's answer: each fact right, left out or wrong, in a mood, with none to three ramblings."""
     told = {kind: tell(rng, truth, KINDS[kind]) for kind, truth in asdict(facts).items()}
     knows = {kind: value is not None for kind, value in told.items()}
-    mood = pick(rng, [POLITE, PLAIN, CURT], MOODS)
+    mood = choose(rng, [POLITE, PLAIN, CURT], MOODS)
 
     def say(choices: list[str]) -> str:
-        tone = pick(rng, [POLITE, PLAIN, CURT]) if rng.random() < SLIP else mood
+        tone = choose(rng, [POLITE, PLAIN, CURT]) if rng.random() < SLIP else mood
         return choices[tone].format(**told)
 
     ramblings = list(RAMBLINGS)
-    rambling = [ramblings.pop(int(rng.random() * len(ramblings))) for _ in range(pick(rng, range(4), [0.4, 0.3, 0.2, 0.1]))]
-    parts = [say(GREETING[knows["name"]]), say(APOLOGY[knows["item"], knows["problem"]]), *rambling, say(REMEDY[knows["day"]]), say(FAREWELL)]  # fmt: skip
+    rambling = [
+        ramblings.pop(int(rng.random() * len(ramblings)))
+        for _ in range(choose(rng, range(4), [0.4, 0.3, 0.2, 0.1]))
+    ]
+    parts = [
+        say(GREETING[knows["name"]]),
+        say(APOLOGY[knows["item"], knows["problem"]]),
+        *rambling,
+        say(REMEDY[knows["day"]]),
+        say(FAREWELL),
+    ]
     return " ".join(parts)
 
 
@@ -191,10 +238,10 @@ def tell(rng: random.Random, truth: str, values: Sequence[str]) -> str | None:
         return truth
     if u < RIGHT + LEFT_OUT:
         return None
-    return pick(rng, [value for value in values if value != truth])
+    return choose(rng, [value for value in values if value != truth])
 
 
-def preference(rng: random.Random, prompt: str, facts: Facts) -> dict[str, str]:
+def preference(rng: random.Random, prompt: str, facts: Complaint) -> dict[str, str]:
     """Two different answers to a prompt, in the order of a Bradley-Terry draw from their true rewards."""
     a = b = write_response(rng, facts)
     while b == a:
@@ -204,16 +251,25 @@ def preference(rng: random.Random, prompt: str, facts: Facts) -> dict[str, str]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
-SIZES = {"train": (4000, 4000), "valid": (200, 200), "test": (256, 256)}  # split: SFT examples, preference pairs
+# split: SFT examples, preference pairs
+SPLIT_SIZES = {"train": (4000, 4000), "valid": (200, 200), "test": (256, 256)}
 
 
 def make_data(folder: Path, seed: int = 1) -> None:
-    """Write `sft.SPLIT.jsonl` and `preferences.SPLIT.jsonl` for each split. No prompt stands in two places."""
+    """Write `sft.SPLIT.jsonl` and `preferences.SPLIT.jsonl` for each split. No prompt stands in two
+    places.
+    """
     rng = random.Random(seed)
     prompts = distinct_prompts(rng)
-    for split, (n_sft, n_pairs) in SIZES.items():
-        sft = [{"prompt": prompt, "response": write_response(rng, read_prompt(prompt))} for prompt, _ in zip(prompts, range(n_sft))]
-        pairs = [preference(rng, prompt, read_prompt(prompt)) for prompt, _ in zip(prompts, range(n_pairs))]
+    for split, (n_sft, n_pairs) in SPLIT_SIZES.items():
+        sft = [
+            {"prompt": prompt, "response": write_response(rng, facts_of(prompt))}
+            for prompt, _ in zip(prompts, range(n_sft), strict=False)
+        ]
+        pairs = [
+            preference(rng, prompt, facts_of(prompt))
+            for prompt, _ in zip(prompts, range(n_pairs), strict=False)
+        ]
         for name, rows in ((f"sft.{split}.jsonl", sft), (f"preferences.{split}.jsonl", pairs)):
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
@@ -230,7 +286,9 @@ def distinct_prompts(rng: random.Random) -> Iterator[str]:
 
 
 def label_accuracy(rows: Sequence[dict[str, str]]) -> float:
-    """How many preferences the true reward itself agrees with, ties counting half: the rest is Bradley-Terry's noise."""
+    """How many preferences the true reward itself agrees with, ties counting half: the rest is
+    Bradley-Terry's noise.
+    """
     return win_rate(judge, *([row[key] for row in rows] for key in ("prompt", "chosen", "rejected")))
 
 
@@ -238,5 +296,7 @@ def main() -> None:
     make_data(DATA)
     for path in sorted(DATA.glob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        noise = f", {label_accuracy(rows):.3f} of the labels agree with the judge" if "chosen" in rows[0] else ""
+        noise = (
+            f", {label_accuracy(rows):.3f} of the labels agree with the judge" if "chosen" in rows[0] else ""
+        )
         print(f"{path.name:25} {len(rows):4} lines{noise}")

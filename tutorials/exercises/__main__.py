@@ -1,7 +1,7 @@
 """Check your answers.
 
-    python -m tutorials.exercises 4      those of chapter 4
-    python -m tutorials.exercises        how far you are
+python -m tutorials.exercises 4      those of chapter 4
+python -m tutorials.exercises        how far you are
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ def judge_chapter(chapter: int, package: str = "tutorials.exercises") -> dict[st
         answers = importlib.import_module(f"{package}.chapter_{chapter:02}")
     except Exception as error:  # the reader's file
         line = getattr(error, "lineno", None)
-        raise UserError(f"{path}{f', line {line}' if line else ''}: cannot be read ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"{path}{f', line {line}' if line else ''}: cannot be read ({type(error).__name__}: {error})"
+        ) from error
     verdicts = {}
     for name, properties in load_checks(chapter).items():
         if not hasattr(answers, name):
-            raise UserError(f"{path}: there is no function {name}; put it back (git diff shows what was there)")
+            raise UserError(
+                f"{path}: there is no function {name}; put it back (git diff shows what was there)"
+            )
         verdicts[name] = judge(getattr(answers, name), properties)
     return verdicts
 
@@ -41,7 +45,11 @@ def show_chapter(chapter: int) -> bool:
     verdicts = judge_chapter(chapter)
     path = f"tutorials/exercises/chapter_{chapter:02}.py"
     for i, (name, verdict) in enumerate(verdicts.items(), 1):
-        state = {"right": f"right, {verdict.text}", "wrong": "WRONG", "empty": f"nothing there yet; write it in {path}"}[verdict.state]
+        state = {
+            "right": f"right, {verdict.text}",
+            "wrong": "WRONG",
+            "empty": f"nothing there yet; write it in {path}",
+        }[verdict.state]
         print(f"{chapter}.{i}  {name}: {state}")
         if verdict.state == "wrong":
             print(textwrap.indent(verdict.text, "       "))
@@ -58,13 +66,19 @@ def show_all() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tutorials.exercises", description="Check your answers to a chapter's exercises.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m tutorials.exercises",
+        description="Check your answers to a chapter's exercises.",
+        allow_abbrev=False,
+    )
     parser.add_argument("chapter", type=int, nargs="?", help="its number (default: an overview)")
     chapter = parser.parse_args().chapter
     if chapter is None:
         show_all()
     elif chapter not in CHAPTERS:
-        raise UserError(f"there are exercises for chapters {CHAPTERS[0]} to {CHAPTERS[-1]}, not for {chapter}")
+        raise UserError(
+            f"there are exercises for chapters {CHAPTERS[0]} to {CHAPTERS[-1]}, not for {chapter}"
+        )
     elif not show_chapter(chapter):
         sys.exit(1)
 

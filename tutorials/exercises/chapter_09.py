@@ -6,14 +6,16 @@ from torch import Tensor
 
 
 def will_rise(features: Tensor, probabilities: Tensor, chosen: int, rejected: int) -> bool:
-    """9.1  Will one small step on this pair raise the log-prob of the chosen response? features (K, D): one vector a
-    response; probabilities (K,): the policy's."""
+    """9.1  Will one small step on this pair raise the log-prob of the chosen response? features (K, D): one
+    vector a response; probabilities (K,): the policy's.
+    """
     raise NotImplementedError
 
 
 def is_determined(n: int, pairs: list[tuple[int, int]]) -> bool:
-    """9.2  Do these comparisons determine the policy over n responses (if each is made often enough)? Response numbers
-    are 0 to n - 1; the order within a pair does not matter."""
+    """9.2  Do these comparisons determine the policy over n responses (if each is made often enough)?
+    Response numbers are 0 to n - 1; the order within a pair does not matter.
+    """
     raise NotImplementedError
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 
 def read_pairs(text: str) -> list[dict]:
-    """10.1  The preferences in a JSONL file's text: a list of {"prompt": ..., "chosen": ..., "rejected": ...}.
+    """10.1  The preferences in a JSONL file's text: a list of {"prompt": ..., "chosen": ..., "rejected":
+    ...}.
 
-    Blank lines are skipped, other keys are left out. A line that is no JSON object, or lacks one of the three, or has
-    one that is no string, or a blank chosen or rejected one, raises ValueError with "line N" in its message, counted
-    from 1.
+    Blank lines are skipped, other keys are left out. A line that is no JSON object, or lacks one of the
+    three, or has one that is no string, or a blank chosen or rejected one, raises ValueError with "line N" in
+    its message, counted from 1.
     """
     raise NotImplementedError
 
 
 def hold_out(prompts: list[str], share: float) -> list[bool]:
-    """10.2  For each example, whether it is kept for the end: about `share` of the distinct prompts, all examples of a
-    prompt or none. It must depend on the prompt's text alone, today and tomorrow: not on the order, not on a seed, not
-    on the other prompts. Hint: hashlib; Python's own `hash` of a string is another one in every process."""
+    """10.2  For each example, whether it is kept for the end: about `share` of the distinct prompts, all
+    examples of a prompt or none. It must depend on the prompt's text alone, today and tomorrow: not on the
+    order, not on a seed, not on the other prompts. Hint: hashlib; Python's own `hash` of a string is another
+    one in every process.
+    """
     raise NotImplementedError
 
 

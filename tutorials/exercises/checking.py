@@ -1,7 +1,7 @@
 """How an answer to an exercise is checked: one property after another, until one breaks.
 
-A check is given the reader's function. It calls it and raises `Wrong` with the smallest case in which the property
-does not hold. It never says what the right formula is, only what is wrong with the answer.
+A check is given the reader's function. It calls it and raises `Wrong` with the smallest case in which the
+property does not hold. It never says what the right formula is, only what is wrong with the answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Property:
-    """says: what must hold. usually: the mistake that most often breaks it. check: raises `Wrong` if it is broken."""
+    """says: what must hold. usually: the mistake that most often breaks it. check: raises `Wrong` if it is
+    broken.
+    """
 
     says: str
     usually: str
@@ -62,10 +64,10 @@ class Verdict:
 
 def judge(answer: Callable, properties: list[Property]) -> Verdict:
     """Hold an answer to its properties; the first that breaks is told."""
-    for property in properties:
+    for claim in properties:
         watched = Watched(answer)
         try:
-            property.check(watched.call)
+            claim.check(watched.call)
         except NotImplementedError:
             return Verdict("empty")
         except Wrong as wrong:
@@ -74,7 +76,7 @@ def judge(answer: Callable, properties: list[Property]) -> Verdict:
             problem = watched.problem(error)
         else:
             continue
-        return Verdict("wrong", f"must hold: {property.says}\nbut:       {problem}\nusually:   {property.usually}")
+        return Verdict("wrong", f"must hold: {claim.says}\nbut:       {problem}\nusually:   {claim.usually}")
     return Verdict("right", f"{len(properties)} properties hold")
 
 
@@ -89,20 +91,30 @@ class Watched:
             self.last, self.returned = called(answer, *arguments), None
             self.returned = answer(*arguments)
             if self.returned is None:
-                raise Wrong(f"{self.last}: nothing is returned; is there a way through the function without `return`?")
+                raise Wrong(
+                    f"{self.last}: nothing is returned; is there a way through the function without `return`?"
+                )
             return self.returned
 
         self.call = call
 
     def problem(self, error: Exception) -> str:
-        """What to say of an error: one in the answer itself, or one that its value has caused in the check."""
+        """What to say of an error: one in the answer itself, or one that its value has caused in the
+        check.
+        """
         if self.returned is not None:
-            return f"{self.last} is {shown(self.returned)}, which is not the kind of thing that is asked for ({type(error).__name__}: {error})"
+            return (
+                f"{self.last} is {shown(self.returned)}, which is not the kind of thing "
+                f"that is asked for ({type(error).__name__}: {error})"
+            )
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{self.last} stops with {type(error).__name__}: {error} (line {frame.lineno} of {Path(frame.filename).name})"
+        return (
+            f"{self.last} stops with {type(error).__name__}: {error} (line {frame.lineno} "
+            f"of {Path(frame.filename).name})"
+        )
 
 
-# ------------------------------------------------------------------------------------------ for writing checks
+# --- for writing checks
 
 
 def expect(condition: object, counterexample: str) -> None:
@@ -130,7 +142,9 @@ def shown(value: object) -> str:
 
 
 def close(found: object, wanted: object, tolerance: float = 1e-6) -> bool:
-    """Whether two numbers, or two tensors or lists of one shape, are equal to six digits. Nothing is close to nan."""
+    """Whether two numbers, or two tensors or lists of one shape, are equal to six digits. Nothing is close to
+    nan.
+    """
     try:
         a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (found, wanted))
     except (TypeError, ValueError, RuntimeError):

@@ -9,12 +9,13 @@ def preference_probability(score_a: float, score_b: float) -> float:
     difference = score_a - score_b
     if difference >= 0:
         return 1 / (1 + math.exp(-difference))
-    return math.exp(difference) / (1 + math.exp(difference))  # the same, with an exponent that is negative here
+    # the same, with an exponent that is negative here
+    return math.exp(difference) / (1 + math.exp(difference))
 
 
 def missing_wins(scores: list[float], winners: list[int], losers: list[int]) -> list[float]:
     missing = [0.0] * len(scores)
-    for w, l in zip(winners, losers):
+    for w, l in zip(winners, losers, strict=True):
         surprise = preference_probability(scores[l], scores[w])  # the winner was expected to win 1 - this
         missing[w] -= surprise
         missing[l] += surprise

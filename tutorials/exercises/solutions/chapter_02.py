@@ -19,7 +19,7 @@ def lay_out(prompt: list[int], response: list[int], end: int) -> tuple[list[int]
 
 def response_logp(logits: Tensor, ids: list[int], mask: list[bool]) -> float:
     total = 0.0
-    for t, (token, scored) in enumerate(zip(ids, mask)):
+    for t, (token, scored) in enumerate(zip(ids, mask, strict=True)):
         if scored:
             total += log_probability(logits[t - 1].tolist(), token)  # the row before it speaks of it
     return total

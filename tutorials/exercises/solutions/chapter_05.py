@@ -17,7 +17,9 @@ def dpo_loss(policy_w: Tensor, policy_l: Tensor, ref_w: Tensor, ref_l: Tensor, b
     return -logsigmoid(beta * h)
 
 
-def dpo_slopes(policy_w: Tensor, policy_l: Tensor, ref_w: Tensor, ref_l: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+def dpo_slopes(
+    policy_w: Tensor, policy_l: Tensor, ref_w: Tensor, ref_l: Tensor, beta: float
+) -> tuple[Tensor, Tensor]:
     h = (policy_w - ref_w) - (policy_l - ref_l)  # (B,)
     weight = beta * torch.sigmoid(-beta * h)
     return -weight, weight

@@ -23,4 +23,4 @@ def best_of_n(probabilities: list[float], n: int) -> list[float]:
 def choose(betas: list[float], win_rates: list[float], n: int) -> float:
     best = max(win_rates)
     enough = best - math.sqrt(best * (1 - best) / n)
-    return max(beta for beta, rate in zip(betas, win_rates) if rate >= enough)
+    return max(beta for beta, rate in zip(betas, win_rates, strict=True) if rate >= enough)

@@ -1,10 +1,10 @@
 """Checkpoints, and the folder of a run.
 
-    runs/1/config.json      what was asked for, complete: a resumed run needs nothing else
-    runs/1/sft.pt, dpo.pt   the last checkpoint of each stage; when the stage is over, its model
-    runs/1/metrics.jsonl    one JSON object a training step
-    runs/1/samples.jsonl    held-out prompts, answered before and after, with the marks of a judge if there is one
-    runs/1/summary.json     the closing table; "unfinished" while it is measured, and where that failed
+runs/1/config.json      what was asked for, complete: a resumed run needs nothing else
+runs/1/sft.pt, dpo.pt   the last checkpoint of each stage; when the stage is over, its model
+runs/1/metrics.jsonl    one JSON object a training step
+runs/1/samples.jsonl    held-out prompts, answered before and after, with the marks of a judge if there is
+one runs/1/summary.json     the closing table; "unfinished" while it is measured, and where that failed
 """
 
 from __future__ import annotations
@@ -19,70 +19,125 @@ from typing import Any
 
 import torch
 
+from mini_dpo import __version__
 from mini_dpo.errors import UserError, expecting
 from mini_dpo.files import json_line, no_link, read_archive, settle_names, size_of, write_json, write_whole
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 
+# --- checkpoints
 
-# ---------------------------------------------------------------------------------------------------- checkpoints
+
+def versions() -> dict[str, str]:
+    """What wrote a file: kept with each run and checkpoint."""
+    return {"mini_dpo": __version__, "torch": str(torch.__version__)}
 
 
 def save_checkpoint(path: Path, model: GPT, tokenizer: str, **state: Any) -> None:
-    """Write a model with what is needed to use it, the stage that made it ("sft" or "dpo", by the file's name if `state`
-    does not say), and any further state that resuming needs."""
-    payload = {"model": model.state_dict(), "config": asdict(model.config), "tokenizer": tokenizer, "stage": path.stem, **state}
+    """Write a model with what is needed to use it, the stage that made it ("sft" or "dpo", by the file's name
+    if `state` does not say), and any further state that resuming needs.
+    """
+    payload = {
+        "model": model.state_dict(),
+        "config": asdict(model.config),
+        "tokenizer": tokenizer,
+        "stage": path.stem,
+        "versions": versions(),
+        **state,
+    }
     write_whole(path, lambda file: torch.save(payload, file))
 
 
 # What a checkpoint holds, and of which type; what follows `stage` is for going on with a run.
-ENTRIES = {"model": dict, "config": dict, "tokenizer": str, "stage": str, "step": int, "finished": bool, "run": str, "log_length": int, "log_sha256": str, "seconds": float, "owed": (dict, type(None))}  # fmt: skip
+ENTRIES: dict[str, Any] = {
+    "model": dict,
+    "config": dict,
+    "tokenizer": str,
+    "stage": str,
+    "step": int,
+    "finished": bool,
+    "run": str,
+    "log_length": int,
+    "log_sha256": str,
+    "seconds": float,
+    "owed": (dict, type(None)),
+}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, executing nothing that is in it. Raises UserError where it cannot be."""
+    """Read a checkpoint onto the CPU, executing nothing that is in it. Raises UserError where it cannot
+    be.
+    """
     payload = read_archive(path)
     if not isinstance(payload, dict) or not {"model", "config", "tokenizer", "stage"} <= payload.keys():
         raise UserError(f"{path}: not a checkpoint of mini_dpo (no model, config, tokenizer and stage in it)")
-    wrong = [name for name, kind in ENTRIES.items() if name in payload and not isinstance(payload[name], kind)]
+    wrong = [
+        name for name, kind in ENTRIES.items() if name in payload and not isinstance(payload[name], kind)
+    ]
     owed = list((payload.get("owed") or {}).values()) if not wrong else []
-    if wrong or not all(isinstance(value, float) and math.isfinite(value) for value in (payload.get("seconds", 0.0), *owed)):
-        raise UserError(f"{path}: not a checkpoint of mini_dpo ({wrong[0] if wrong else 'a number in it'} is not what it should be)")
+    if wrong or not all(
+        isinstance(value, float) and math.isfinite(value) for value in (payload.get("seconds", 0.0), *owed)
+    ):
+        raise UserError(
+            f"{path}: not a checkpoint of mini_dpo ({wrong[0] if wrong else 'a number in it'} "
+            "is not what it should be)"
+        )
     return payload
 
 
 def load_own(path: Path, run: str) -> dict[str, Any]:
-    """A checkpoint of the run with that id, from which the run can go on. Raises UserError where it is another run's."""
+    """A checkpoint of the run with that id, from which the run can go on. Raises UserError where it is
+    another run's.
+    """
     payload = load_checkpoint(path)
     if payload.get("run") != run or not {"step", "finished"} <= payload.keys():
-        raise UserError(f"{path}: from another run than config.json beside it; put the run's own file back, or start a new run")
+        raise UserError(
+            f"{path}: from another run than config.json beside it; put the run's own file "
+            "back, or start a new run"
+        )
     return payload
 
 
 def load_model(path: Path, **changes: Any) -> tuple[GPT, Tokenizer]:
-    """The model in a checkpoint and its tokenizer; `changes` override fields of its config (say, dropout=0)."""
+    """The model in a checkpoint and its tokenizer; `changes` override fields of its config (say,
+    dropout=0).
+    """
     return build_model(path, load_checkpoint(path), **changes)
 
 
 def check_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
-    """Raise UserError unless `weights`, from `path`, are those of such a model: each a plain tensor of finite numbers."""
+    """Raise UserError unless `weights`, from `path`, are those of such a model: each a plain tensor of finite
+    numbers.
+    """
     wanted = {name: (weight.shape, weight.dtype) for name, weight in model.state_dict().items()}
-    plain = all(isinstance(w, torch.Tensor) and w.layout == torch.strided and w.is_contiguous() for w in weights.values())
-    if not plain or sum(w.nbytes for w in weights.values()) > size_of(path) or wanted != {name: (w.shape, w.dtype) for name, w in weights.items()}:
-        raise UserError(f"{path}: the weights do not fit the model they claim to be: other names, shapes or types")
+    plain = all(
+        isinstance(w, torch.Tensor) and w.layout == torch.strided and w.is_contiguous()
+        for w in weights.values()
+    )
+    if (
+        not plain
+        or sum(w.nbytes for w in weights.values()) > size_of(path)
+        or wanted != {name: (w.shape, w.dtype) for name, w in weights.items()}
+    ):
+        raise UserError(
+            f"{path}: the weights do not fit the model they claim to be: other names, shapes or types"
+        )
     if not all(bool(weight.isfinite().all()) for weight in weights.values()):
         raise UserError(f"{path}: a weight is not a finite number; the file is of no use")
 
 
 def load_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
-    """Give a model the weights that were read from `path`. Raises UserError where they are another model's."""
+    """Give a model the weights that were read from `path`. Raises UserError where they are another
+    model's.
+    """
     check_weights(path, model, weights)
     model.load_state_dict(weights)
 
 
 def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GPT, Tokenizer]:
-    """The same from what `load_checkpoint` has read from `path`. Raises UserError where the weights are not those of such
-    a model, before memory for one is asked for."""
+    """The same from what `load_checkpoint` has read from `path`. Raises UserError where the weights are not
+    those of such a model, before memory for one is asked for.
+    """
     with expecting(path, "a model that can be built"):
         config = replace(GPTConfig(**payload["config"]), **changes)
         if config.n_layer > len(payload["model"]):
@@ -93,7 +148,10 @@ def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GP
     model.load_state_dict(payload["model"])
     tokenizer = load_tokenizer(payload["tokenizer"])
     if tokenizer.vocab_size != config.vocab_size:
-        raise UserError(f"{path}: a model of {config.vocab_size} tokens, and the tokenizer {tokenizer.name} has {tokenizer.vocab_size}")
+        raise UserError(
+            f"{path}: a model of {config.vocab_size} tokens, and the tokenizer "
+            f"{tokenizer.name} has {tokenizer.vocab_size}"
+        )
     return model, tokenizer
 
 
@@ -104,19 +162,21 @@ def load_frozen(path: Path, device: str) -> GPT:
 
 
 def find_model(path: Path) -> Path:
-    """The checkpoint a user means: a file itself; of a run's folder, the SFT model, from which preference training
-    starts. Raises UserError where there is none."""
+    """The checkpoint a user means: a file itself; of a run's folder, the SFT model, from which preference
+    training starts. Raises UserError where there is none.
+    """
     checkpoint = path / "sft.pt" if path.is_dir() else path
     if not checkpoint.exists():
         raise UserError(f"{path}: no model there; name a run's folder (it has sft.pt) or a checkpoint file")
     return checkpoint
 
 
-# ------------------------------------------------------------------------------------------------------ run folders
+# --- run folders
 
 
 def new_run(out: Path | None, config: dict[str, Any]) -> Path:
-    """Make the folder of a new run with its config.json inside, in one step. Never touches a folder that exists.
+    """Make the folder of a new run with its config.json inside, in one step. Never touches a folder that
+    exists.
 
     Without `out` it is the next number under `runs/`. Raises UserError where `out` exists or cannot be made.
     """
@@ -128,7 +188,9 @@ def new_run(out: Path | None, config: dict[str, Any]) -> Path:
             filled.mkdir()
             write_json(filled / "config.json", config)
             while True:
-                run = out or parent / str(1 + max((int(p.name) for p in parent.iterdir() if p.name.isdecimal()), default=0))
+                run = out or parent / str(
+                    1 + max((int(p.name) for p in parent.iterdir() if p.name.isdecimal()), default=0)
+                )
                 if out and out.exists():
                     raise UserError(f"{out} exists; choose another --out, or go on with it: --resume {out}")
                 try:
@@ -139,24 +201,32 @@ def new_run(out: Path | None, config: dict[str, Any]) -> Path:
                     if out or not run.exists():
                         raise
     except OSError as error:
-        raise UserError(f"{out or parent}: the run's folder cannot be made ({error.strerror}); choose another --out") from error
+        raise UserError(
+            f"{out or parent}: the run's folder cannot be made ({error.strerror}); choose another --out"
+        ) from error
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object a step. A checkpoint remembers how long the file was and what was in it, and
-    resuming cuts it back to that length, so that no step stands in it twice and no line is half written."""
+    """`metrics.jsonl`: one JSON object a step. A checkpoint remembers how long the file was and what was in
+    it, and resuming cuts it back to that length, so that no step stands in it twice and no line is half
+    written.
+    """
 
     def __init__(self, path: Path, saved: dict[str, Any]) -> None:
-        """Open the log as the checkpoint `saved` knows it, {} before the first. Raises UserError if it was changed."""
+        """Open the log as the checkpoint `saved` knows it, {} before the first. Raises UserError if it was
+        changed.
+        """
         self.path = path
         length, expected = saved.get("log_length", 0), saved.get("log_sha256", hashlib.sha256().hexdigest())
         try:
-            self.file = open(path, "a+b", opener=no_link)
+            self.file = open(path, "a+b", opener=no_link)  # noqa: SIM115 (open as long as the run)
             there = os.fstat(self.file.fileno()).st_size
             self.file.seek(0)
             self.digest = hashlib.sha256(self.file.read(length) if 0 <= length <= there else b"")
             if not 0 <= length <= there or self.digest.hexdigest() != expected:
-                raise UserError(f"{path}: not what the checkpoint remembers; it was changed, and the run cannot go on")
+                raise UserError(
+                    f"{path}: not what the checkpoint remembers; it was changed, and the run cannot go on"
+                )
             self.file.truncate(length)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from error
@@ -167,7 +237,10 @@ class MetricsLog:
             self.file.write(line)
             self.file.flush()
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); make room, then --resume {self.path.parent}") from error
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); make room, then --resume "
+                f"{self.path.parent}"
+            ) from error
         self.digest.update(line)
 
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""Which examples fit the context, and which context fits the examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mini_dpo.batches import AnyExample, E, Encoded, EncodedPair, encode
+from mini_dpo.data import Demonstration, Example, Feedback, Preference
+from mini_dpo.errors import UserError
+from mini_dpo.feedback import EncodedFeedback
+from mini_dpo.jsonl import Say
+from mini_dpo.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class OwnFile:
+    """A file's examples, the `n_train` to train on before those that are held out, and their tokens."""
+
+    source: str
+    examples: list
+    encoded: list
+    n_train: int
+
+
+LONGEST_CONTEXT = 2048  # tokens: what a context is fitted to at most
+
+
+def fitted_context(own: Sequence[OwnFile], shortest: int) -> int:
+    """A context for these files: the 99th percentile of their lengths (of the file with the longer one),
+    between `shortest` and LONGEST tokens.
+    """
+    lengths = [sorted(map(longest_text, file.encoded)) for file in own if file.encoded]
+    percentile = max(of_file[math.ceil(0.99 * len(of_file)) - 1] for of_file in lengths)
+    return max(shortest, min(percentile, LONGEST_CONTEXT))
+
+
+def describe_choice(own: Sequence[OwnFile], tokenizer: Tokenizer, context: int, chosen: Sequence[str]) -> str:
+    """One line on the vocabulary and the context. chosen: the flags that nobody gave."""
+    texts = [
+        text
+        for file in own
+        for e in file.examples[:500]
+        for text in vars(e).values()
+        if isinstance(text, str)
+    ]
+    rate = sum(len(text.encode()) for text in texts) / max(
+        1, sum(len(tokenizer.encode(text)) for text in texts)
+    )
+    name = "GPT-2's vocabulary" if tokenizer.name == "gpt2" else "the toy shop's vocabulary"
+    foreign = (
+        ", made for other texts: GPT-2's is not in tiktoken's cache, and --tokenizer gpt2 fetches it once"
+        if tokenizer.name == "toy" and "tokenizer" in chosen
+        else ""
+    )
+    fits = sum(longest_text(e) <= context for file in own for e in file.encoded) / sum(
+        len(file.encoded) for file in own
+    )
+    return (
+        f"{own[0].source}: {name} ({rate:.1f} bytes a token{foreign}) and a context of "
+        f"{context:,} tokens ({fits:.1%} of the examples fit); --{' and --'.join(chosen)} "
+        f"{'changes' if len(chosen) == 1 else 'change'} that"
+    )
+
+
+def encode_example(
+    tokenizer: Tokenizer, example: Preference | Feedback | Demonstration
+) -> EncodedPair | EncodedFeedback | Encoded:
+    """The tokens of an example, of whichever kind."""
+    if isinstance(example, Preference):
+        return EncodedPair(
+            encode(tokenizer, example.prompt, example.chosen),
+            encode(tokenizer, example.prompt, example.rejected),
+        )
+    if isinstance(example, Feedback):
+        return EncodedFeedback(encode(tokenizer, example.prompt, example.completion), example.label)
+    return encode(tokenizer, example.prompt, example.response)
+
+
+def encode_fitting(
+    examples: Sequence[Example], tokenizer: Tokenizer, context: int, source: str, say: Say = print
+) -> list[Any]:
+    """The tokens of those examples, all of one kind, that fit the context."""
+    encoded = [encode_example(tokenizer, example) for example in examples]
+    return [encoded[i] for i in fitting(encoded, examples, context, source, say)]
+
+
+def longest_text(example: AnyExample) -> int:
+    """The tokens of the longest text of an example: of a pair, prompt and longer response."""
+    if isinstance(example, EncodedPair):
+        return max(example.chosen.n_tokens, example.rejected.n_tokens)
+    return example.n_tokens
+
+
+def fitting(
+    encoded: Sequence[E],
+    examples: Sequence[Example],
+    context: int,
+    source: str,
+    say: Say = print,
+    n_train: int | None = None,
+    longest: int = 0,
+) -> list[int]:
+    """The numbers of those of at most `context` tokens: what is longer is left out, never cut (a pair is as
+    long as its longer half); `say` hears how many, and what would keep all, these and others of `longest`
+    tokens. UserError if none of the first `n_train`, which are to be trained on, is kept.
+    """
+    kept = [i for i, e in enumerate(encoded) if longest_text(e) <= context]
+    if len(kept) < len(encoded):
+        too_long = sorted(
+            example.line for e, example in zip(encoded, examples, strict=True) if longest_text(e) > context
+        )
+        longest = max(longest, *map(longest_text, encoded))
+        report = (
+            f"longer than the context of {context} tokens (first: line {too_long[0]}); "
+            f"--context {longest} would keep all"
+        )
+        if not any(i < (n_train or len(encoded)) for i in kept):
+            raise UserError(f"{source}: every example to train on is {report}")
+        say(f"{source}: left out {len(too_long)} of {len(encoded)} examples: {report}")
+    return kept

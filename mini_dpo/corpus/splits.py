@@ -1,0 +1,267 @@
+"""Which examples a run trains on, watches, and keeps for the end: the toy shop's files, or the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from mini_dpo.batches import Encoded, EncodedPair
+from mini_dpo.corpus.fitting import OwnFile, encode_example, encode_fitting, fitting, longest_text
+from mini_dpo.corpus.remarks import remarks
+from mini_dpo.data import Demonstration, Preference, load_demonstrations, load_feedback, load_preferences
+from mini_dpo.errors import UserError
+from mini_dpo.feedback import EncodedFeedback, split_pairs
+from mini_dpo.files import read_bytes
+from mini_dpo.jsonl import holds_pairs
+from mini_dpo.tokenizer import Tokenizer
+from mini_dpo.vocabularies import DATA
+from mini_dpo.worlds.shop import Judge, judge
+
+TOY_SFT = {split: DATA / f"sft.{split}.jsonl" for split in ("train", "valid", "test")}
+
+TOY_PREFERENCES = {split: DATA / f"preferences.{split}.jsonl" for split in ("train", "valid", "test")}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What no stage is trained on: prompts to answer, responses to imitate, preferences (their texts and
+    their tokens, none for SFT alone), and a judge if there is one who knows the true reward.
+    """
+
+    prompts: list[str]
+    responses: list[Encoded]
+    preferences: list[Preference]
+    pairs: list[EncodedPair]
+    judge: Judge | None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What to train on, what to watch while training (`valid_*`), and what to keep for the end. preferences:
+    pairs, or single responses if the loss wants those.
+    """
+
+    responses: list[Encoded]
+    valid_responses: list[Encoded]
+    preferences: list[EncodedPair] | list[EncodedFeedback]
+    valid_preferences: list[EncodedPair] | list[EncodedFeedback]
+    held_out: HeldOut
+
+
+def files_of(data: str | None, sft_data: str | None, held_out: str | None = None) -> list[Path]:
+    """The files a run reads: the user's, or the toy shop's."""
+    own = [Path(path) for path in (data, sft_data, held_out) if path]
+    return own or [*TOY_SFT.values(), *TOY_PREFERENCES.values()]
+
+
+def fingerprints(paths: Sequence[Path]) -> dict[str, str]:
+    """The SHA-256 of each file's bytes. Raises UserError where one cannot be read."""
+    return {str(path): hashlib.sha256(read_bytes(path)).hexdigest() for path in paths}
+
+
+def toy_corpus(tokenizer: Tokenizer, context: int, held_out: str = "test") -> Corpus:
+    """The shop's six files: train, validation and test share no prompt. held_out: which of them is kept for
+    the end.
+    """
+    sft = {
+        s: encode_fitting(load_demonstrations(path), tokenizer, context, path.name)
+        for s, path in TOY_SFT.items()
+    }
+    preferences = {split: load_preferences(path) for split, path in TOY_PREFERENCES.items()}
+    pairs = {
+        s: encode_fitting(examples, tokenizer, context, TOY_PREFERENCES[s].name)
+        for s, examples in preferences.items()
+    }
+    kept = HeldOut(
+        [p.prompt for p in preferences[held_out]],
+        sft[held_out],
+        preferences[held_out],
+        pairs[held_out],
+        judge,
+    )
+    return Corpus(sft["train"], sft["valid"], pairs["train"], pairs["valid"], kept)
+
+
+def in_single_responses(corpus: Corpus, source: str) -> Corpus:
+    """The same corpus for a loss of single responses: pairs are split in two."""
+    if not corpus.preferences or isinstance(corpus.preferences[0], EncodedFeedback):
+        return corpus
+    valid = cast(list[EncodedPair], corpus.valid_preferences)
+    print(
+        f"{source}: the loss wants single responses, so each of {len(corpus.preferences)} "
+        "pairs is split into a liked and a disliked one"
+    )
+    return replace(corpus, preferences=split_pairs(corpus.preferences), valid_preferences=split_pairs(valid))
+
+
+def at_most(corpus: Corpus, n: int) -> Corpus:
+    """The same corpus with at most n held-out examples of each kind, evenly spread over those that there
+    are.
+    """
+    kept = corpus.held_out
+    there: list[list[Any]] = [corpus.valid_responses, corpus.valid_preferences]
+    there += [list(dict.fromkeys(kept.prompts)), kept.responses, kept.preferences, kept.pairs]
+    if (most := max(map(len, there))) > n:
+        print(f"of {most} held-out examples, {n} are looked at each time; --eval-examples changes that")
+    responses, preferences, prompts, *others = (
+        [them[i * len(them) // n] for i in range(n)] if len(them) > n else them for them in there
+    )
+    return replace(
+        corpus,
+        valid_responses=responses,
+        valid_preferences=preferences,
+        held_out=HeldOut(prompts, others[0], others[1], others[2], kept.judge),
+    )
+
+
+def read_own(
+    data: str | None,
+    sft_data: str | None,
+    tokenizer: Tokenizer,
+    paired: bool,
+    skip_bad: bool = False,
+    held_out: str | None = None,
+) -> tuple[OwnFile, OwnFile]:
+    """(preferences, responses to imitate) from a preference file, an SFT file, or both; what is remarkable
+    about them is said. A tenth of each file's prompts is held out, and no prompt that is held out in one is
+    trained on in either. Without an SFT file, SFT imitates the chosen (or liked) responses, each once.
+    held_out: a file in the form of `data`, which is held out in place of the tenths.
+
+    paired: False for a loss of single responses. Raises UserError, with file and line, for input that cannot
+        be used.
+    """
+    load: Any = load_preferences if paired or not data or holds_pairs(data) else load_feedback
+    files: tuple[list[Any], list[Any]] = (
+        load(data, skip_bad=skip_bad) if data else [],
+        load_demonstrations(sft_data, skip_bad=skip_bad) if sft_data else [],
+    )
+    apart = load(held_out, skip_bad=skip_bad) if held_out else []
+    for path, examples in zip((data, sft_data, held_out), (*files, apart), strict=True):
+        for remark in remarks(examples):
+            print(f"{path}: {remark}")
+    prompts = {e.prompt for examples in (*files, apart) for e in examples}
+    if twins := len(prompts) - len({same_prompt(prompt) for prompt in prompts}):
+        print(
+            f"{twins} of {len(prompts)} prompts differ from another one by blanks, letter "
+            "case or Unicode form only: held out or trained on together"
+        )
+    preferences, demonstrations = set_apart(files, apart, held_out) if held_out else split_by_prompt(*files)
+    for examples, path, (train, _) in zip(
+        files, (data, sft_data), (preferences, demonstrations), strict=True
+    ):
+        if examples and not train:
+            raise UserError(
+                f"{path}: every prompt is held out in the other file; add examples with other prompts"
+            )
+    if not sft_data:
+        demonstrations = chosen_responses(preferences[0]), chosen_responses(preferences[1])
+        n, liked = len(demonstrations[0]), "chosen" if load is load_preferences else "liked"
+        again = sum(load is load_preferences or e.label for e in preferences[0]) - n
+        print(
+            f"{data}: no --sft-data, so SFT imitates its {liked} "
+            f"responses{f' ({again} of them stand there again, and are imitated once)' if again else ''}"
+        )
+    sources = (
+        " and ".join([path, *([held_out] if held_out else [])])
+        for path in (str(data or sft_data), str(sft_data or data))
+    )
+    first, second = (
+        OwnFile(source, [*train, *kept], [encode_example(tokenizer, e) for e in (*train, *kept)], len(train))
+        for source, (train, kept) in zip(sources, (preferences, demonstrations), strict=True)
+    )
+    return first, second
+
+
+def split_by_prompt(*files: list[Any], share: float = 0.1) -> list[tuple[list[Any], list[Any]]]:
+    """Split the examples of each file into (train, held out) so that no prompt is in both, of whichever file:
+    `share` of each file's distinct prompts, by their hash, so that it depends on nothing else. A file with a
+    single prompt holds nothing out of its own. Prompts that differ in their form only are the same.
+    """
+    held_out: set[str] = set()
+    for examples in files:
+        prompts = sorted(
+            {same_prompt(e.prompt) for e in examples},
+            key=lambda prompt: hashlib.sha256(prompt.encode()).digest(),
+        )
+        held_out |= (
+            set(prompts[: min(len(prompts) - 1, max(1, round(share * len(prompts))))]) if prompts else set()
+        )
+    return [
+        (
+            [e for e in examples if same_prompt(e.prompt) not in held_out],
+            [e for e in examples if same_prompt(e.prompt) in held_out],
+        )
+        for examples in files
+    ]
+
+
+def same_prompt(prompt: str) -> str:
+    """What two prompts have in common that differ by white space, letter case or Unicode form (NFKC) only."""
+    return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
+
+
+def set_apart(files: Sequence[list], apart: list, path: str) -> list[tuple[list, list]]:
+    """As `split_by_prompt`, but what is held out is `apart`, of a file `path`, and its chosen responses."""
+    prompts = {same_prompt(e.prompt) for e in apart}
+    train = [[e for e in examples if same_prompt(e.prompt) not in prompts] for examples in files]
+    print(
+        f"{path}: {len(apart)} examples are held out, in place of a tenth; "
+        f"{sum(map(len, files)) - sum(map(len, train))} others have their prompts, and are not trained on"
+    )
+    return list(zip(train, (apart, chosen_responses(apart)), strict=True))
+
+
+def chosen_responses(preferences: Sequence[Any]) -> list[Demonstration]:
+    """What is chosen in preferences, or liked in feedback, as responses to imitate: each of them once."""
+    if all(isinstance(p, Preference) for p in preferences):
+        liked = [Demonstration(p.prompt, p.chosen, p.line) for p in preferences]
+    else:
+        liked = [Demonstration(p.prompt, p.completion, p.line) for p in preferences if p.label]
+    # the first of its kind stays
+    return list({(d.prompt, d.response): d for d in reversed(liked)}.values())[::-1]
+
+
+def own_corpus(own: tuple[OwnFile, OwnFile], context: int) -> Corpus:
+    """What of the user's files fits the context. What is held out was decided before, and is the same for
+    every context.
+    """
+    longest = max(longest_text(e) for file in own for e in file.encoded)
+    train, held_out = [], []  # of each file
+    for file in own:
+        # the chosen halves of pairs
+        said_already = file is own[1] and own[0].examples and file.source == own[0].source
+        say = (lambda message: None) if said_already else print
+        kept = fitting(file.encoded, file.examples, context, file.source, say, file.n_train, longest)
+        train.append([file.encoded[i] for i in kept if i < file.n_train])
+        held_out.append([i for i in kept if i >= file.n_train])
+    preferences, demonstrations = own
+    (encoded, responses), (kept_preferences, kept_responses) = (
+        train,
+        ([file.encoded[i] for i in kept] for file, kept in zip(own, held_out, strict=True)),
+    )
+    of_pairs = not preferences.examples or isinstance(preferences.examples[0], Preference)
+    kind = "pairs" if of_pairs else "single responses"
+    print(
+        f"held out by prompt: {len(kept_preferences)} of "
+        f"{len(kept_preferences) + len(encoded)} {kind}, {len(kept_responses)} of "
+        f"{len(kept_responses) + len(responses)} responses"
+    )
+    if not of_pairs and len({e.desirable for e in encoded}) == 1:
+        print(
+            f"{preferences.source}: every response to train on is "
+            f"{'liked' if encoded[0].desirable else 'disliked'}; the other kind is never seen"
+        )
+    asked, numbers = (preferences, held_out[0]) if held_out[0] else (demonstrations, held_out[1])
+    prompts = [asked.examples[i].prompt for i in numbers]
+    pairs = ([preferences.examples[i] for i in held_out[0]], kept_preferences) if of_pairs else ([], [])
+    return Corpus(
+        responses,
+        kept_responses,
+        encoded,
+        kept_preferences,
+        HeldOut(prompts, kept_responses, *pairs, judge=None),
+    )

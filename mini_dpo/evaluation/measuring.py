@@ -1,0 +1,260 @@
+"""Before and after, on prompts that neither stage saw: how much better, and at what price."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mini_dpo.batches import Batches, Encoded, EncodedPair, collate, collate_pairs
+from mini_dpo.corpus.splits import HeldOut
+from mini_dpo.devices import autocast
+from mini_dpo.generate import generate
+from mini_dpo.losses import Loss
+from mini_dpo.model import GPT
+from mini_dpo.objectives import pair_logps, preference_metrics
+from mini_dpo.progress import look, watched
+from mini_dpo.reference import know_reference, reference_logps, score_batches
+from mini_dpo.theory.bradley_terry import wins
+from mini_dpo.tokenizer import Tokenizer
+from mini_dpo.worlds.shop import Judge, win_rate
+
+LONGEST_ANSWER = 512  # tokens, where nobody says otherwise
+
+
+class How(NamedTuple):
+    """How examples are scored: in the training's type, and in its batches, of `batch_size` examples or of
+    `tokens` tokens. What fits into memory in training does so here, where there is no gradient.
+    """
+
+    dtype: str = "float32"
+    batch_size: int | None = 32
+    tokens: int | None = None
+
+    def rows(self, length: int) -> int:
+        """How many answers, prompt included `length` tokens long at most, are written at a time: two an
+        example, as a pair has two; or as many as the tokens of a batch.
+        """
+        return max(1, self.tokens // length) if self.tokens else 2 * (self.batch_size or 1)
+
+
+AS_THEY_ARE = How()
+
+
+def evaluate(
+    sft: GPT,
+    policy: GPT | None,
+    loss: Loss,
+    hyperparameters: dict,
+    tokenizer: Tokenizer,
+    held_out: HeldOut,
+    seed: int,
+    how: How,
+    reference: GPT | None = None,
+    max_new_tokens: int | None = None,
+    keep: Callable[[dict, list[dict]], None] = lambda summary, samples: None,
+) -> tuple[dict, list[dict]]:
+    """The closing table as numbers, and the answers behind it: (summary, one sample a prompt).
+
+    sft: the model before preference training, which is also the reference if no other is given. policy: the
+    one after, None without that stage; loss, hyperparameters: what it was trained with. The two models draw
+    their answers with different random numbers. In the summary, `NAME_error` is the standard error of `NAME`,
+    None where one example alone was measured. max_new_tokens: of an answer, `answer_length` by default. keep:
+    is handed what there is after each part, so that a failure in a later one does not lose it.
+    """
+    reference = reference or sft
+    prompts = list(dict.fromkeys(held_out.prompts))
+    models = {"sft": sft} if policy is None else {"sft": sft, "dpo": policy}
+    max_new_tokens = max_new_tokens or answer_length(held_out, sft.config.context)
+    samples: list[dict] = [{"prompt": prompt} for prompt in prompts]
+    summary: dict = {"prompts": len(prompts), "pairs": len(held_out.pairs)}
+    ids, marks = {}, {}
+    for i, (name, model) in enumerate(models.items()):
+        ids[name] = answer_prompts(model, tokenizer, prompts, max_new_tokens, 2 * seed + i, how)
+        for sample, response in zip(samples, ids[name], strict=True):
+            sample[name] = tokenizer.decode_response(response)
+        summary[name] = {
+            "response_tokens": fmean(len(response) for response in ids[name]),
+            "unfinished": sum(response[-1] != tokenizer.end_of_text for response in ids[name]),
+        }
+        keep(summary, samples)
+    for name, model in models.items():
+        if held_out.responses:
+            summary[name] |= named("perplexity", *perplexity(model, held_out.responses, how))
+        if held_out.judge:
+            marks[name] = judge_all(held_out.judge, prompts, [sample[name] for sample in samples])
+            for sample, verdict in zip(samples, marks[name], strict=True):
+                sample.setdefault("marks", {})[name] = verdict
+            for mark in marks[name][0]:
+                summary[name] |= named(mark, *mean_and_error([verdict[mark] for verdict in marks[name]]))
+        keep(summary, samples)
+    if policy is None:
+        return summary, samples
+    dpo = summary["dpo"]
+    dpo |= named("kl", *estimate_kl(policy, reference, tokenizer, prompts, ids["dpo"], how))
+    keep(summary, samples)
+    if held_out.judge:
+        # (N,) each
+        ours, theirs = (
+            torch.tensor([verdict["reward"] for verdict in marks[name]]) for name in ("dpo", "sft")
+        )
+        dpo |= named("reward_gain", *mean_and_error(ours - theirs)) | named(
+            "win_rate", *mean_and_error(wins(ours, theirs))
+        )
+    if held_out.pairs:
+        before, after = compare_pairs(policy, sft, reference, loss, hyperparameters, held_out.pairs, how)
+        summary["sft"] |= before
+        dpo |= after
+        if held_out.judge:
+            fields = (
+                [getattr(p, field) for p in held_out.preferences]
+                for field in ("prompt", "chosen", "rejected")
+            )
+            summary["label_accuracy"] = win_rate(held_out.judge, *fields)
+    return summary, samples
+
+
+def answer_length(held_out: HeldOut, context: int) -> int:
+    """How many tokens an answer gets by default: twice the longest held-out response's (twice the context
+    where there is none), and LONGEST_ANSWER at most.
+    """
+    sequences = held_out.responses or [pair.chosen for pair in held_out.pairs]
+    return min(2 * max((len(sequence.response) for sequence in sequences), default=context), LONGEST_ANSWER)
+
+
+def mean_and_error(values: Tensor | Sequence[float]) -> tuple[float, float | None]:
+    """The mean of one value an example, (N,), and its standard error, std / sqrt(N); None for a single
+    example.
+
+    Where two models answer the same prompts, the values are the differences, prompt by prompt (or who won):
+    how hard a prompt is for both is then no part of the error.
+    """
+    values = torch.as_tensor(values, dtype=torch.float64)
+    return float(values.mean()), float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def named(name: str, value: float | None, error: float | None) -> dict[str, float | None]:
+    """A number and its standard error as entries of the summary."""
+    return {name: value, f"{name}_error": error}
+
+
+def judge_all(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) -> list[dict[str, float]]:
+    """The judge's marks for each response."""
+    return [
+        {mark: float(x) for mark, x in judge(prompt, response).marks.items()}
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+
+
+def answer_prompts(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    seed: int,
+    how: How = AS_THEY_ARE,
+) -> list[list[int]]:
+    """One response to each prompt, drawn from the model itself (temperature 1), as token ids."""
+    encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    rows = how.rows(min(max(map(len, encoded)) + max_new_tokens, model.config.context))
+    watch = lambda starts: watched(starts, len(starts), "answering held-out prompts")  # noqa: E731
+    return generate(
+        model,
+        encoded,
+        end_of_text=tokenizer.end_of_text,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        batch_size=rows,
+        watch=watch,
+    )
+
+
+def score_sequences(model: GPT, sequences: Sequence[Encoded], how: How) -> Tensor:
+    """log pi(response | prompt) of each sequence, in nats: (N,), on the CPU."""
+    return score_batches(
+        model,
+        Batches(sequences, collate, how.batch_size, seed=0, tokens=how.tokens),
+        how.dtype,
+        "scoring responses",
+    )
+
+
+def perplexity(model: GPT, responses: Sequence[Encoded], how: How) -> tuple[float, float | None]:
+    """exp of the mean negative log-prob per response token (how many tokens the model hesitates between), and
+    its standard error over responses. inf where a float cannot hold it.
+
+    The mean is a ratio, all nats by all tokens. What a response adds to its error is by how much its own nats
+    differ from the mean's for as many tokens; and the error of exp(mean) is the mean's, times exp(mean) (the
+    delta method, twice).
+    """
+    nats = -score_sequences(model, responses, how).double()  # (N,)
+    tokens = torch.tensor([len(response.response) for response in responses])  # (N,)
+    mean = nats.sum() / tokens.sum()
+    _, error = mean_and_error((nats - mean * tokens) * len(tokens) / tokens.sum())
+    value = float(mean.exp())
+    return value, None if error is None else value * error
+
+
+def estimate_kl(
+    policy: GPT,
+    reference: GPT,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    responses: Sequence[list[int]],
+    how: How,
+) -> tuple[float, float | None]:
+    """KL(policy || reference) per response in nats, and its standard error: the mean of log(policy /
+    reference) over responses that the policy wrote.
+    """
+    sequences = [
+        Encoded(tokenizer.encode_prompt(prompt), response)
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    return mean_and_error(
+        score_sequences(policy, sequences, how) - score_sequences(reference, sequences, how)
+    )
+
+
+@torch.no_grad()
+def compare_pairs(
+    policy: GPT,
+    sft: GPT,
+    reference: GPT,
+    loss: Loss,
+    hyperparameters: dict,
+    pairs: Sequence[EncodedPair],
+    how: How,
+) -> tuple[dict, dict]:
+    """What the loop logs of pairs, on held-out ones, before and after preference training: each model's mean
+    log-prob of the chosen and of the rejected responses; and how often the policy's reward agrees with the
+    label.
+
+    The reward is the loss's own, and the reference is asked about it only where the loss has one. Losses of
+    single responses are asked twice: which of a pair has the larger reward, and, as in their logs, which sign
+    each response's reward has. (A pair counts there as one example: its two responses are not independent.)
+    """
+    before = reference_logps(sft, pairs, *how)  # (N, 2)
+    # (N, 2)
+    ref_logps = before if reference is sft or not loss.reference else reference_logps(reference, pairs, *how)
+    known = know_reference(pairs, ref_logps) if loss.reference else pairs
+    device, logged = policy.wte.weight.device, []
+    for batch in look(
+        Batches(known, collate_pairs, how.batch_size, seed=0, tokens=how.tokens), "scoring pairs"
+    ):
+        with autocast(device, how.dtype):
+            logged.append(
+                preference_metrics(loss, pair_logps(policy, None, batch.to(device)), hyperparameters)
+            )
+    after = {name: torch.cat([metrics[name] for metrics in logged]).cpu() for name in logged[0]}  # (N,) each
+    agreement = named("reward_accuracy", *mean_and_error(after["rewards/accuracies"]))
+    if not loss.paired:
+        right = (wins(after["rewards/chosen"], 0) + wins(0, after["rewards/rejected"])) / 2  # (N,)
+        agreement |= named("reward_sign_accuracy", *mean_and_error(right))
+    sides = ("logps/chosen", "logps/rejected")
+    return dict(zip(sides, before.mean(0).tolist(), strict=True)), {
+        side: float(after[side].mean()) for side in sides
+    } | agreement

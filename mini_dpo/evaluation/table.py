@@ -1,0 +1,121 @@
+"""The closing table and the samples of a run, as text."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+
+def heading(loss: str) -> str:
+    """What stands above the answers and numbers of a preference-trained model: its loss, as it is given to
+    --loss.
+    """
+    return loss.rsplit(":", 1)[-1].upper().replace("_", "-")[:11]
+
+
+def closing_table(summary: dict) -> str:
+    """The summary as people read it, standard errors in parentheses."""
+    sft, dpo, start = summary["sft"], summary.get("dpo", {}), summary.get("start", "SFT")
+    rows = [
+        ("true reward", "reward", "{:.2f}"),
+        ("  facts, -8 to 8", "facts", "{:.2f}"),
+        ("  tone, -4 to 4", "tone", "{:.2f}"),
+        ("  length, -6 to 0", "length", "{:.2f}"),
+        (f"  gain over {start}, prompt by prompt", "reward_gain", "{:.2f}"),
+        (f"win rate against {start}, ties count half", "win_rate", "{:.3f}"),
+        ("KL(policy || reference), nats a response", "kl", "{:.2f}"),
+        ("perplexity on held-out SFT responses", "perplexity", "{:.3f}"),
+        ("reward accuracy on held-out pairs", "reward_accuracy", "{:.3f}"),
+        ("  each response alone, by reward's sign", "reward_sign_accuracy", "{:.3f}"),
+        ("log-prob of chosen responses", "logps/chosen", "{:.1f}"),
+        ("log-prob of rejected responses", "logps/rejected", "{:.1f}"),
+        ("tokens a response", "response_tokens", "{:.1f}"),
+        ("responses cut before their end", "unfinished", "{}"),
+    ]
+    rows = [row for row in rows if row[1] in sft or row[1] in dpo]
+    lines = [
+        f"{label:42}"
+        for label in (f"on held-out prompts ({summary['prompts']})", *(label for label, _, _ in rows))
+    ]
+    for name, column in {start: sft, **({heading(summary.get("loss", "dpo")): dpo} if dpo else {})}.items():
+        cells = [f"{name:>12}", *(cell(column, key, form) for _, key, form in rows)]
+        width = max(20, *map(len, cells))
+        lines = [line + f"{text:{width}}" for line, text in zip(lines, cells, strict=True)]
+    return "\n".join([line.rstrip() for line in lines] + [""] + closing_remarks(summary))
+
+
+def cell(column: dict, key: str, form: str) -> str:
+    """A number of the table, 12 wide with a blank before it, and its standard error, if it has one."""
+    if key not in column:
+        return ""
+    error = column.get(f"{key}_error")
+    return f"{number(column[key], form, 11):>12}" + ("" if error is None else f" ({number(error, form, 11)})")
+
+
+def number(value: float | None, form: str, width: int) -> str:
+    """A number of a summary in at most `width` characters. None is what JSON has for infinity, and for no
+    number.
+    """
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    text = form.format(value)
+    return text if len(text) <= width else f"{value:.{width - 7}g}"
+
+
+def closing_remarks(summary: dict) -> list[str]:
+    """What a newcomer should know to read the table."""
+    sft, dpo = summary["sft"], summary.get("dpo")
+    lines = [
+        "In parentheses: the standard error, from how much held-out examples differ (0 where "
+        "all agree). What another",
+        "--seed would change in the training is not in it.",
+    ]
+    if dpo is None:
+        return lines
+    lines.append(
+        "KL is estimated from the policy's own answers. Perplexity rises as far as the policy "
+        "leaves its reference,"
+    )
+    lines.append("whether or not any skill is lost.")
+    if "label_accuracy" in summary:
+        lines.append(
+            f"Labels are noisy: the true reward itself agrees with {summary['label_accuracy']:.3f} of them."
+        )
+    sides = [(sft[name], dpo[name]) for name in ("logps/chosen", "logps/rejected") if name in dpo]
+    falls = [] if None in sum(sides, ()) else [before - after for before, after in sides]
+    if falls and min(falls) > 0:
+        further = "the rejected one further" if falls[1] > falls[0] else "the chosen one further"
+        lines.append(f"Both log-probs fell, {further}: probability went to other responses.")
+    return lines
+
+
+def side_by_side(samples: list[dict], before_heading: str, after_heading: str, width: int = 52) -> str:
+    """Prompts with their answers before and after, in two columns."""
+    blocks = []
+    for sample in samples:
+        prompt = (
+            sample["prompt"]
+            if len(sample["prompt"]) <= 4 * width
+            else "\n  ".join(shortened(textwrap.wrap(sample["prompt"], 2 * width)))
+        )
+        before, after = (
+            shortened(textwrap.wrap(sample.get(name, ""), width)) or [""] for name in ("sft", "dpo")
+        )
+        height = max(len(before), len(after))
+        columns = zip(
+            [before_heading, *before, *[""] * height],
+            [after_heading if "dpo" in sample else "", *after, *[""] * height],
+            strict=False,
+        )
+        lines = [f"  {left:{width}}   {right}".rstrip() for left, right in list(columns)[: height + 1]]
+        blocks.append("\n".join([f"> {prompt}", *lines]))
+    return "\n\n".join(blocks)
+
+
+def shortened(lines: list[str], most: int = 12) -> list[str]:
+    """The lines; of more than `most` the first ones, and how many are left."""
+    return (
+        lines
+        if len(lines) <= most
+        else [*lines[: most - 1], f"... {len(lines) - most + 1} more lines in samples.jsonl"]
+    )

@@ -1,0 +1,150 @@
+"""What a run needs before its first step, and whether its input is what it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mini_dpo.corpus.fitting import describe_choice, fitted_context
+from mini_dpo.corpus.remarks import proposed_weights
+from mini_dpo.corpus.splits import (
+    Corpus,
+    at_most,
+    files_of,
+    fingerprints,
+    in_single_responses,
+    own_corpus,
+    read_own,
+    toy_corpus,
+)
+from mini_dpo.errors import UserError
+from mini_dpo.feedback import MixedBatches
+from mini_dpo.losses import Loss, find_loss
+from mini_dpo.model import GPT, PRESETS
+from mini_dpo.saving.checkpoint import build_model, find_model, load_checkpoint
+from mini_dpo.tokenizer import Tokenizer, load_tokenizer
+from mini_dpo.train.parsing import model_config
+from mini_dpo.train.settings import Settings
+from mini_dpo.train.stages import preference_batches
+from mini_dpo.vocabularies import default_vocabulary
+
+
+def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
+    """The settings with what depends on the data filled in, the tokenizer, the model before the first step,
+    the data.
+    """
+    model: GPT | None = None
+    chosen: list[str] = []
+    if settings.init_from:
+        saved = load_finished(Path(settings.init_from))
+        model, tokenizer = build_model(find_model(Path(settings.init_from)), saved, dropout=settings.dropout)
+        if settings.stage == "dpo" and saved.get("stage") == "dpo":
+            settings = replace(settings, start="START")
+    else:
+        chosen = [name for name in ("tokenizer", "context") if getattr(settings, name) is None]
+        tokenizer = load_tokenizer(settings.tokenizer or default_vocabulary())
+        settings = replace(settings, tokenizer=tokenizer.name)
+    loss = find_loss(settings.loss)
+    if settings.reference and model:
+        reference = load_finished(Path(settings.reference))
+        if (reference["tokenizer"], reference["config"].get("context")) != (
+            tokenizer.name,
+            model.config.context,
+        ):
+            raise UserError(
+                f"{settings.reference}: the reference must have the tokenizer and the context "
+                f"of --init-from ({tokenizer.name}, {model.config.context} tokens), not "
+                f"{reference['tokenizer']}, {reference['config'].get('context')} tokens"
+            )
+    paired, own = settings.stage == "sft" or loss.paired, None
+    if settings.data or settings.sft_data:
+        own = read_own(
+            settings.data, settings.sft_data, tokenizer, paired, settings.skip_bad, settings.held_out
+        )
+        if chosen and settings.model == "toy":
+            context = settings.context or fitted_context(own, PRESETS["toy"].context)
+            settings = replace(settings, context=context)
+            print(describe_choice(own, tokenizer, context, chosen))
+    if model is None:
+        torch.manual_seed(settings.seed)
+        model = GPT(model_config(settings, tokenizer.vocab_size))
+    corpus = at_most(
+        own_corpus(own, model.config.context) if own else toy_corpus(tokenizer, model.config.context),
+        settings.eval_examples,
+    )
+    if not paired:
+        corpus = in_single_responses(corpus, settings.data or "the toy shop")
+    if (
+        "desirable_weight" in settings.loss_options
+        and settings.stage != "sft"
+        and (
+            proposal := proposed_weights(
+                corpus.preferences,
+                settings.loss_options["desirable_weight"],
+                settings.loss_options["undesirable_weight"],
+            )
+        )
+    ):
+        print(proposal)
+    if settings.stage != "dpo" and not corpus.responses:
+        raise UserError(
+            f"{settings.data}: no liked response for SFT to imitate; give --sft-data, or "
+            "start from a model that can talk: --stage dpo --init-from"
+        )
+    check_batch_room(settings, corpus, loss)
+    batches = preference_batches(settings, loss, model, corpus.preferences)
+    if settings.stage != "sft" and isinstance(batches, MixedBatches) and not batches.can_be_mixed():
+        raise UserError(
+            f"{settings.data}: {settings.loss} sets the prompts of a batch against each "
+            "other's responses, and there are too few different prompts to train on; use a larger "
+            "--batch-size or another loss"
+        )
+    return settings, tokenizer, model, corpus
+
+
+def load_finished(path: Path) -> dict:
+    """The checkpoint that a path means. Raises UserError where its training is not finished."""
+    file = find_model(path)
+    saved = load_checkpoint(file)
+    if saved.get("finished") is False:
+        raise UserError(
+            f"{file}: its training is not finished; go on with that run first: --resume {file.parent}"
+        )
+    return saved
+
+
+def check_batch_room(settings: Settings, corpus: Corpus, loss: Loss) -> None:
+    """Raise UserError if an example (three of them, where a loss sets prompts against each other's responses:
+    of any smaller number that fill a batch, none could be spared for one left alone) takes more than a
+    batch's tokens.
+    """
+    if settings.tokens_per_batch:
+        used = {
+            "sft": (corpus.responses, corpus.valid_responses),
+            "dpo": (corpus.preferences, corpus.valid_preferences),
+        }
+        longest = [
+            (1 + 2 * (stage == "dpo" and loss.mismatched))
+            * max((e.n_tokens for es in used[stage] for e in es), default=0)
+            for stage in used
+            if settings.stage in (stage, "all")
+        ]
+        if settings.tokens_per_batch < max(longest):
+            raise UserError(
+                f"--tokens-per-batch {settings.tokens_per_batch} does not hold the longest of "
+                f"the examples; give {max(longest)} or more"
+            )
+
+
+def input_digests(settings: Settings) -> dict[str, str]:
+    """The SHA-256 of every file that a run with these settings reads: data, model, loss."""
+    inputs = files_of(settings.data, settings.sft_data, settings.held_out)
+    if settings.init_from:
+        inputs.append(find_model(Path(settings.init_from)))
+    if settings.reference:
+        inputs.append(find_model(Path(settings.reference)))
+    if ".py:" in settings.loss:
+        inputs.append(Path(settings.loss.rsplit(":", 1)[0]))
+    return fingerprints(inputs)

@@ -1,0 +1,131 @@
+"""Which settings make no sense, by themselves or together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from mini_dpo.errors import flag, flags
+from mini_dpo.losses import LOSSES, Loss
+from mini_dpo.theory.probe import try_loss
+from mini_dpo.train.settings import Settings
+
+MOST_NAMES = 4  # losses that a line names
+MOST_EPOCHS = 10_000  # each is planned ahead, to count the steps
+
+SFT_ONLY = ("sft_data", "sft_lr", "sft_steps", "sft_epochs", "dropout")
+
+PREFERENCE_ONLY = ("loss", "reference", "sft_weight", "precompute_ref")
+
+MODEL_FLAGS = ("model", "n_layer", "n_head", "n_embd", "context", "tokenizer")
+
+
+def problems(settings: Settings, given: Collection[str] = ()) -> Iterator[str]:
+    """What is wrong with the settings, most basic first. `given`: the flags that were written out."""
+
+    def present(names: Sequence[str]) -> list[str]:
+        return [name for name in names if name in given]
+
+    for name in (
+        "steps",
+        "sft_steps",
+        "batch_size",
+        "tokens_per_batch",
+        "accumulate",
+        "n_layer",
+        "n_head",
+        "n_embd",
+        "context",
+        "eval_every",
+        "eval_examples",
+        "max_new_tokens",
+        "save_every",
+    ):
+        if (value := getattr(settings, name)) is not None and value < 1:
+            yield f"{flag(name)} must be at least 1, not {value}"
+    for name in ("lr", "sft_lr", "epochs", "sft_epochs"):
+        if (value := getattr(settings, name)) is not None and value <= 0:
+            yield f"{flag(name)} must be positive, not {value}"
+    for name in ("epochs", "sft_epochs"):
+        if (getattr(settings, name) or 0) > MOST_EPOCHS:
+            yield (
+                f"{flag(name)} {getattr(settings, name):g} is out of all reach; "
+                f"{MOST_EPOCHS:,} passes are the most, and --steps can say more"
+            )
+    if not 0 <= settings.dropout < 1:
+        yield f"--dropout must be in [0, 1), not {settings.dropout}"
+    if not 0 <= settings.seed < 2**31:
+        yield f"--seed must be in [0, 2^31), not {settings.seed}"
+
+    if settings.stage == "dpo" and settings.init_from is None:
+        yield "--stage dpo needs --init-from: the SFT model to start from, which is also the reference"
+    if settings.stage == "dpo" and (extra := present(SFT_ONLY)):
+        yield f"--stage dpo does not read {flags(extra)}"
+    if settings.stage == "all" and settings.reference:
+        yield "--reference goes with --stage dpo; here the reference is the SFT model that this run makes"
+    if settings.stage == "sft":
+        if extra := present((*PREFERENCE_ONLY, *settings.loss_options)):
+            yield f"--stage sft does not read {flags(extra)}"
+        if extra := present(("sft_lr", "sft_steps", "sft_epochs")):
+            yield (
+                "with --stage sft, write "
+                f"{flags([name.removeprefix('sft_') for name in extra])} for {flags(extra)}"
+            )
+    if settings.stage == "all" and settings.sft_data and not settings.data:
+        yield (
+            "--sft-data without --data would mix your SFT data with the toy shop's "
+            "preferences; give --data, or --stage sft"
+        )
+    if settings.skip_bad and not (settings.data or settings.sft_data):
+        yield "--skip-bad is about your own files; give --data or --sft-data, or leave it out"
+    if settings.held_out and not (settings.data or settings.sft_data):
+        yield (
+            "--held-out is in place of a tenth of your own files; give --data or --sft-data, or leave it out"
+        )
+    if settings.init_from and (extra := present(MODEL_FLAGS)):
+        yield f"the model and its tokenizer come from --init-from; leave out {flags(extra)}"
+    for prefix in ("", "sft_"):
+        if len(present((prefix + "steps", prefix + "epochs"))) > 1:
+            yield (
+                f"{flags([prefix + 'steps'])} and {flags([prefix + 'epochs'])} say the same "
+                "thing twice; give one"
+            )
+    if len(present(("batch_size", "tokens_per_batch"))) > 1:
+        yield "--batch-size and --tokens-per-batch both say how large a batch is; give one"
+
+
+def loss_problems(settings: Settings, loss: Loss) -> Iterator[str]:
+    """A hyperparameter that the loss does not read or does not allow, or a loss that cannot be called."""
+    options = settings.loss_options
+    if extra := [name for name in options if name not in loss.hyperparameters]:
+        readers = loss_readers().get(extra[0], [])
+        do = " and others do" if len(readers) > MOST_NAMES else " reads it" if len(readers) == 1 else " do"
+        yield f"--loss {loss.name} does not read {flags(extra)} ({', '.join(readers[:MOST_NAMES])}{do})"
+    else:
+        problem = try_loss(loss, options)
+        if problem:
+            yield f"--loss {problem}"
+    if settings.sft_weight < 0:
+        yield f"--sft-weight must be at least 0, not {settings.sft_weight}"
+    if loss.mismatched and settings.batch_size == 1:
+        yield (
+            f"--loss {loss.name} sets each prompt of a batch against another one's "
+            "response; use --batch-size 2 or more"
+        )
+    if loss.mismatched and settings.precompute_ref:
+        yield (
+            f"--loss {loss.name} needs the reference in every step, for prompts with other "
+            "prompts' responses; leave out --precompute-ref"
+        )
+    if not loss.reference and (
+        extra := [name for name in ("reference", "precompute_ref") if getattr(settings, name)]
+    ):
+        yield f"--loss {loss.name} has no reference; leave out {flags(extra)}"
+
+
+def loss_readers() -> dict[str, list[str]]:
+    """Every hyperparameter of a registered loss, with the losses that read it."""
+    readers: dict[str, list[str]] = {}
+    for loss in LOSSES.values():
+        for name in loss.hyperparameters:
+            readers.setdefault(name, []).append(loss.name)
+    return readers

@@ -1,0 +1,173 @@
+"""The two stages of a run, SFT and preference training: settings to batches, an objective and a loop."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+
+from mini_dpo.batches import Batches, collate, collate_pairs
+from mini_dpo.corpus.splits import TOY_PREFERENCES, Corpus
+from mini_dpo.evaluation.measuring import How
+from mini_dpo.feedback import MixedBatches, collate_feedback
+from mini_dpo.losses import Loss, find_loss
+from mini_dpo.losses.registry import shown
+from mini_dpo.model import GPT
+from mini_dpo.objectives import preference_objective, sft_objective
+from mini_dpo.optimizers import LoopConfig
+from mini_dpo.processes import rank, wait_for_all
+from mini_dpo.reference import freeze, precompute_reference
+from mini_dpo.saving.checkpoint import find_model, load_frozen, load_own, load_weights, save_checkpoint
+from mini_dpo.saving.reference_cache import cached_reference
+from mini_dpo.saving.stages import StageFiles
+from mini_dpo.tokenizer import Tokenizer
+from mini_dpo.train.parsing import default_lr
+from mini_dpo.train.settings import WIDE, Settings
+from mini_dpo.training import train
+
+
+def adopt(model: GPT, tokenizer: Tokenizer, path: Path, stage: str, run: str) -> None:
+    """Keep the starting model with the run of that id, as the SFT stage would have left it. stage: the one
+    that made it.
+    """
+    if path.exists():
+        load_own(path, run)
+    elif rank() == 0:
+        save_checkpoint(path, model, tokenizer.name, step=0, finished=True, stage=stage, run=run)
+    wait_for_all()
+
+
+def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corpus: Corpus) -> float:
+    """Teach the model to talk; the result is `sft.pt`. Returns the seconds that took."""
+    batches, valid = (
+        Batches(e, collate, settings.batch_size, settings.seed, settings.tokens_per_batch)
+        for e in (corpus.responses, corpus.valid_responses)
+    )
+    lr = settings.sft_lr or default_lr("sft", model.config.n_embd)
+    optimizer = settings.optimizer or (
+        "muon" if settings.toy_shop and model.config.n_embd < WIDE else "adamw"
+    )
+    config = loop_config(
+        settings, batches, lr, settings.sft_steps, settings.sft_epochs, optimizer, weight_decay=0.1
+    )
+    files = StageFiles("sft", folder, tokenizer.name, run=settings.id)
+    return train(model, sft_objective, batches, config, files, valid if corpus.valid_responses else None)
+
+
+def run_preferences(
+    settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT, corpus: Corpus
+) -> tuple[GPT, float]:
+    """Teach the SFT model, `policy`, to be liked; the result is `dpo.pt`, and returned, with the seconds that
+    took. The reference is there only if asked, and only as long.
+    """
+    loss, files = find_loss(settings.loss), StageFiles("dpo", folder, tokenizer.name, run=settings.id)
+    if files.checkpoint.exists() and (saved := load_own(files.checkpoint, settings.id))["finished"]:
+        load_weights(files.checkpoint, policy, saved["model"])
+        return policy.eval(), saved.get("seconds", 0.0)
+    batches = preference_batches(settings, loss, policy, corpus.preferences)
+    lr = settings.lr or default_lr(
+        "dpo on the toy shop" if settings.toy_shop else "dpo", policy.config.n_embd
+    )
+    config = loop_config(
+        settings,
+        batches,
+        lr,
+        settings.steps,
+        settings.epochs,
+        settings.optimizer or "adamw",
+        weight_decay=0.0,
+    )
+    passes = config.steps * config.accumulate / batches.count(1)
+    examples, reference = reference_for(
+        settings, loss, policy, corpus.preferences + corpus.valid_preferences, tokenizer, passes
+    )
+    n = len(corpus.preferences)
+    batches, valid = (
+        preference_batches(settings, loss, policy, these) for these in (examples[:n], examples[n:])
+    )
+    watch = valid.can_be_mixed() if isinstance(valid, MixedBatches) else bool(valid.examples)
+    objective = preference_objective(loss, settings.loss_options, reference, settings.sft_weight)
+    options = {
+        **settings.loss_options,
+        **({"sft_weight": settings.sft_weight} if settings.sft_weight else {}),
+    }
+    print("  ".join([loss.name, *(f"{name} {shown(value)}" for name, value in options.items())]), flush=True)
+    if settings.accumulate > 1 and not loss.fact("decomposes", **settings.loss_options):
+        size = (
+            f"{settings.batch_size or settings.tokens_per_batch} "
+            f"{'examples' if settings.batch_size else 'tokens'}"
+        )
+        print(
+            f"{loss.name} looks at a batch as a whole: {settings.accumulate} accumulated "
+            f"batches of {size} are not one that is {settings.accumulate} times as large"
+        )
+    seconds = train(policy, objective, batches, config, files, valid if watch else None)
+    return policy.eval(), seconds
+
+
+def preference_batches(settings: Settings, loss: Loss, model: GPT, examples: list) -> Batches:
+    """The examples in batches as the loss wants them."""
+    how = settings.batch_size, settings.seed, settings.tokens_per_batch
+    if loss.paired:
+        return Batches(examples, collate_pairs, *how)
+    if not loss.mismatched:
+        return Batches(examples, collate_feedback, *how)
+    return MixedBatches(examples, partial(collate_feedback, context=model.config.context), *how)
+
+
+def reference_for(
+    settings: Settings, loss: Loss, policy: GPT, examples: list, tokenizer: Tokenizer, passes: float
+) -> tuple[list, GPT | None]:
+    """(the examples, the reference to score them with in every step). If they are looked at more than once,
+    or the reference's log-probs are to be kept, they get these now, and no reference stays in memory.
+    """
+    if not loss.reference:
+        return examples, None
+    reference = (
+        load_frozen(find_model(Path(settings.reference)), settings.device)
+        if settings.reference
+        else freeze(policy)
+    )
+    how = scoring(settings)
+    if settings.precompute_ref:
+        return cached_reference(
+            reference,
+            examples,
+            Path(settings.data) if settings.data else TOY_PREFERENCES["train"],
+            tokenizer.name,
+            *how,
+        ), None
+    if passes < 1 or loss.mismatched:  # mismatched responses are new in every pass
+        return examples, reference
+    print("scoring the reference, once for all passes over the data ...", flush=True)
+    return precompute_reference(reference, examples, *how), None
+
+
+def scoring(settings: Settings) -> How:
+    """How examples are scored without a gradient: as they are trained on."""
+    return How(settings.dtype, settings.batch_size, settings.tokens_per_batch)
+
+
+def loop_config(
+    settings: Settings,
+    batches: Batches,
+    lr: float,
+    steps: int | None,
+    epochs: float | None,
+    optimizer: str,
+    weight_decay: float,
+) -> LoopConfig:
+    """A stage's settings for the loop."""
+    steps = steps or max(1, math.ceil(batches.count(epochs or 1) / settings.accumulate))
+    return LoopConfig(
+        steps=steps,
+        lr=lr,
+        warmup=steps // 10,
+        accumulate=settings.accumulate,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        dtype=settings.dtype,
+        seed=settings.seed,
+        eval_every=settings.eval_every or max(1, steps // 5),
+        save_every=settings.save_every,
+    )
