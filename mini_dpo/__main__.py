@@ -9,6 +9,7 @@ it does is the first line of its docstring.
 from __future__ import annotations
 
 import ast
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -20,9 +21,11 @@ def main() -> None:
     """List the commands; with the name of one, run it."""
     there = commands()
     if len(sys.argv) == 1 or sys.argv[1] in ("-h", "--help"):
-        print("python -m mini_dpo.COMMAND [flags], where COMMAND is one of\n")
-        print("\n".join(f"  {name:8}  {what}" for name, what in there.items()))
-        print("\npython -m mini_dpo.COMMAND --help shows its flags.")
+        lines = "\n".join(f"  {name:8}  {what}" for name, what in there.items())
+        say(
+            f"python -m mini_dpo.COMMAND [flags], where COMMAND is one of\n\n{lines}\n\n"
+            "python -m mini_dpo.COMMAND --help shows its flags."
+        )
     elif (name := sys.argv.pop(1)) in there:
         runpy.run_module(f"mini_dpo.{name}", run_name="__main__", alter_sys=True)
     else:
@@ -32,6 +35,15 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+def say(text: str) -> None:
+    """Print a text; a full disk ends in one line. (`cli` does the same for the commands, and loads torch.)"""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # drops what could not be written
+        sys.exit(f"error: the output: {error.strerror}")
 
 
 def commands() -> dict[str, str]:

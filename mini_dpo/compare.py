@@ -97,7 +97,7 @@ def main() -> None:
     settings = CompareSettings(**vars(parser.parse_args()))
     names = settings.losses.split(",") if settings.losses else list(LOSSES)
     losses = [find_loss(name) for name in names]  # an unknown name shows before anything is trained
-    if settings.tune and (unknown := [loss.name for loss in losses if loss.name not in SEARCH]):
+    if settings.tune and (unknown := [variant.name for variant in losses if variant.name not in SEARCH]):
         raise UserError(
             f"--tune knows what to try for the losses of the package only, not for {', '.join(unknown)}"
         )
@@ -106,7 +106,7 @@ def main() -> None:
     folder = Path(settings.out)
     train_aloud(folder / "sft", ["--stage", "sft", "--seed", str(settings.seed)])
     if settings.tune:
-        tune(settings, folder, [loss.name for loss in losses])
+        tune(settings, folder, [variant.name for variant in losses])
         return
     common = [
         "--stage",
@@ -118,13 +118,15 @@ def main() -> None:
         "--seed",
         str(settings.seed),
     ]
-    runs = {folder / loss.name: [*common, "--loss", name] for name, loss in zip(names, losses, strict=True)}
+    runs = {
+        folder / variant.name: [*common, "--loss", name] for name, variant in zip(names, losses, strict=True)
+    }
     for run, arguments in runs.items():
         check_run(run, arguments)
     for i, (run, arguments) in enumerate(runs.items(), 1):
         print(f"{i}/{len(runs)}  {run.name}", flush=True)
         train_aloud(run, arguments)
-    summaries = {loss.name: read_json(folder / loss.name / "summary.json") for loss in losses}
+    summaries = {variant.name: read_json(folder / variant.name / "summary.json") for variant in losses}
     print("\n" + comparison_table(summaries))
     finite = {
         name: summary
@@ -175,7 +177,7 @@ def train_once(folder: Path, arguments: Sequence[str], held_out: HeldOut | None 
         return None
     begun = (folder / "config.json").exists()
     name = dict(itertools.pairwise(arguments)).get("--loss", "")
-    loss = ["--loss", name] if ".py:" in name else []
+    again = ["--loss", name] if ".py:" in name else []
     folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with (
@@ -183,7 +185,8 @@ def train_once(folder: Path, arguments: Sequence[str], held_out: HeldOut | None 
         redirect_stdout(Escaped(log)),
     ):
         start(
-            parse(["--resume", str(folder), *loss] if begun else [*arguments, "--out", str(folder)]), held_out
+            parse(["--resume", str(folder), *again] if begun else [*arguments, "--out", str(folder)]),
+            held_out,
         )
     return time.perf_counter() - started
 

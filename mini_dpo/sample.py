@@ -111,6 +111,11 @@ def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
     """
     paths = {"SFT": run / "sft.pt"}
     if (run / "dpo.pt").exists():
+        if not (run / "sft.pt").exists():
+            raise UserError(
+                f"{run}: dpo.pt is there and sft.pt is missing; put sft.pt back, or name the one model: "
+                f"{run / 'dpo.pt'}"
+            )
         settings, _ = read_config(run)
         paths = {settings.start: run / "sft.pt", heading(settings.loss): run / "dpo.pt"}
         return {

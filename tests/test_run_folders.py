@@ -20,7 +20,8 @@ import pytest
 import torch
 
 from mini_dpo import compare, sample, show
-from mini_dpo.cli import Escaped, checked
+from mini_dpo.__main__ import commands
+from mini_dpo.cli import Escaped, checked, run_command
 from mini_dpo.errors import UserError
 from mini_dpo.files import (
     LARGEST_JSON,
@@ -42,7 +43,7 @@ from mini_dpo.saving.checkpoint import load_checkpoint, load_model, versions
 from mini_dpo.train import __main__ as train
 from mini_dpo.train.parsing import read_config
 from mini_dpo.train.settings import Settings
-from tests.commands import SHORT, SMALL, change_json, change_settings, preference_file, run
+from tests.commands import SHAPE, SHORT, SMALL, change_json, change_settings, preference_file, run
 
 ROOT = Path(__file__).resolve().parent.parent
 THOROUGH = os.environ.get("MINI_DPO_TESTS") == "thorough"
@@ -729,6 +730,30 @@ def test_a_log_from_another_run_is_not_sealed_into_the_summary(go):
     )
 
 
+@pytest.mark.parametrize("there", [("sft.pt", "dpo.pt"), ("sft.pt",)])
+def test_a_changed_log_is_not_drawn_before_there_is_a_summary(go, there):
+    """The last checkpoint knows it. What a stage has logged since then is drawn."""
+    Path("run/summary.json").unlink()
+    for name in {"sft.pt", "dpo.pt"} - set(there):
+        Path("run", name).unlink()
+    log = Path("run/metrics.jsonl")
+    rows = read_metrics(Path("run"))
+    log.write_bytes(log.read_bytes() + log.read_bytes().splitlines(True)[-1])
+    assert len(read_metrics(Path("run"))) == len(rows) + 1
+    log.write_bytes(log.read_bytes().replace(b'"step": 1', b'"step": 7', 1))
+    status, _, err = go(plot, "run", "run")
+    said = f"error: run/metrics.jsonl: not what {there[-1]} remembers; it was changed or damaged\n"
+    assert (status, err) == (2, said) and not Path("run/curves.png").exists()
+
+
+def test_sample_of_a_run_without_its_sft_model_is_one_clear_line(go):
+    Path("run/sft.pt").unlink()
+    status, out, err = go(sample, "run", "--prompt", "hello")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "run: dpo.pt is there and sft.pt is missing" in err and "run/dpo.pt" in err
+    assert go(sample, "run/dpo.pt", "--prompt", "hello", "--max-new-tokens", 3)[0] == 0
+
+
 def test_compare_s_log_follows_no_link_and_waits_for_no_pipe(go):
     Path("c").mkdir()
     Path("precious").write_bytes(b"mine")
@@ -833,6 +858,25 @@ def test_output_that_nobody_reads_stops_the_run_aloud(copied):
     assert command(copied, "mini_dpo.show", shell="| head -1")[2] == b""
     status, _, err = command(copied, "mini_dpo.train", "--help", shell="> /dev/full")
     assert status != 0 and err.startswith(b"error: the output: No space left") and err.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("name", commands())
+def test_help_on_a_full_disk_is_an_error(monkeypatch, capfd, name):
+    """Of every command. Catches: status 0, and nothing was written."""
+    folder = ROOT / "mini_dpo" / name
+    module = importlib.import_module(f"mini_dpo.{name}{'.__main__' if folder.is_dir() else ''}")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as stop:
+            run_command(module.main)
+    err = capfd.readouterr().err
+    assert stop.value.code == 1 and err == "error: the output: No space left on device\n"
+
+
+def test_the_list_of_commands_on_a_full_disk_is_an_error(copied):
+    status, _, err = command(copied, "mini_dpo", shell="> /dev/full")
+    assert status == 1 and err == b"error: the output: No space left on device\n"
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6, 1.0])
@@ -1011,3 +1055,48 @@ def test_a_run_of_an_older_version_with_full_paths_is_still_read(tmp_path, monke
     settings, digests = read_config(Path("run"))
     assert settings.data == full and list(digests) == [full]
     assert run(monkeypatch, capsys, train, "--resume", "run")[0] == 0
+
+
+@pytest.mark.parametrize("kept", [{"torch": "1.0"}, versions(), None, "1.0"])
+def test_another_version_of_torch_is_said_and_no_error(go, kept):
+    """The line is there only where torch differs: not for old folders, which do not say."""
+    Path("run/summary.json").unlink()
+    change_json(Path("run/config.json"), versions=kept)
+    status, out, _ = go(train, "--resume", "run")
+    assert status == 0 and ("begun with torch 1.0, goes on with torch" in out) == (kept == {"torch": "1.0"})
+
+
+def test_a_checkpoint_of_an_older_version_loads(finished, tmp_path):
+    saved = load_checkpoint(finished / "run" / "sft.pt")
+    assert saved.pop("versions") == versions()
+    torch.save(saved, tmp_path / "old.pt")
+    assert load_model(tmp_path / "old.pt")[1].name == "toy"
+
+
+def test_a_moved_run_finds_its_reference_and_its_loss(tmp_path, monkeypatch, capsys):
+    """Every kind of path: --init-from, --reference, --held-out, a loss of one's own."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    preference_file(Path("mine.jsonl"))
+    preference_file(Path("apart.jsonl"), n=3)
+    Path("mine.py").write_text(LOSS.replace('Path("executed").touch()', ""))
+    job = ("--data", "mine.jsonl", "--held-out", "apart.jsonl", *SMALL[len(SHAPE) :])
+    first = (*job, *SHAPE, "--stage", "sft", "--steps", 3, "--out", "first")
+    assert run(monkeypatch, capsys, train, *first)[0] == 0
+    more = (*job, "--stage", "dpo", "--init-from", "first", "--reference", "first/sft.pt", "--steps", 3)
+    second = (*more, "--loss", "mine.py:mine", "--out", "runs/second")
+    assert run(monkeypatch, capsys, train, *second)[0] == 0
+    config = json.loads(Path("runs/second/config.json").read_text())
+    assert str(tmp_path) not in json.dumps(config)
+    whole = Path("runs/second/dpo.pt").read_bytes()
+    for name in ("dpo.pt", "metrics.jsonl", "summary.json", "samples.jsonl"):
+        Path("runs/second", name).unlink()
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path)
+    loss = f"{tmp_path}/there/mine.py:mine"
+    assert run(monkeypatch, capsys, train, "--resume", "there/runs/second", "--loss", loss)[0] == 0
+    again = load_checkpoint(Path("there/runs/second/dpo.pt"))
+    Path("whole.pt").write_bytes(whole)
+    before = load_checkpoint(Path("whole.pt"))
+    assert all(torch.equal(again["model"][name], before["model"][name]) for name in before["model"])
+    assert again["log_sha256"] == before["log_sha256"]

@@ -149,7 +149,7 @@ def read_own(
             f"{twins} of {len(prompts)} prompts differ from another one by blanks, letter "
             "case or Unicode form only: held out or trained on together"
         )
-    preferences, demonstrations = set_apart(files, apart, held_out) if held_out else split_by_prompt(*files)
+    preferences, demonstrations = hold_out(files, apart, held_out) if held_out else split_by_prompt(*files)
     for examples, path, (train, _) in zip(
         files, (data, sft_data), (preferences, demonstrations), strict=True
     ):
@@ -204,7 +204,7 @@ def same_prompt(prompt: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
-def set_apart(files: Sequence[list], apart: list, path: str) -> list[tuple[list, list]]:
+def hold_out(files: Sequence[list], apart: list, path: str) -> list[tuple[list, list]]:
     """As `split_by_prompt`, but what is held out is `apart`, of a file `path`, and its chosen responses."""
     prompts = {same_prompt(e.prompt) for e in apart}
     train = [[e for e in examples if same_prompt(e.prompt) not in prompts] for examples in files]

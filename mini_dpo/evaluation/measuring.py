@@ -48,7 +48,7 @@ AS_THEY_ARE = How()
 def evaluate(
     sft: GPT,
     policy: GPT | None,
-    loss: Loss,
+    variant: Loss,
     hyperparameters: dict,
     tokenizer: Tokenizer,
     held_out: HeldOut,
@@ -60,11 +60,14 @@ def evaluate(
 ) -> tuple[dict, list[dict]]:
     """The closing table as numbers, and the answers behind it: (summary, one sample a prompt).
 
-    sft: the model before preference training, which is also the reference if no other is given. policy: the
-    one after, None without that stage; loss, hyperparameters: what it was trained with. The two models draw
-    their answers with different random numbers. In the summary, `NAME_error` is the standard error of `NAME`,
-    None where one example alone was measured. max_new_tokens: of an answer, `answer_length` by default. keep:
-    is handed what there is after each part, so that a failure in a later one does not lose it.
+    sft: the model before preference training; also the reference, if no other is given.
+    policy: the model after preference training, None without that stage.
+    variant, hyperparameters: the loss that the policy was trained with.
+    max_new_tokens: the longest answer; `answer_length` by default.
+    keep: is called with the numbers and samples so far after each part; a later failure then loses nothing.
+
+    The two models draw their answers with different random numbers. In the summary, `NAME_error` is the
+    standard error of `NAME`, None where only one example was measured.
     """
     reference = reference or sft
     prompts = list(dict.fromkeys(held_out.prompts))
@@ -106,7 +109,7 @@ def evaluate(
             "win_rate", *mean_and_error(wins(ours, theirs))
         )
     if held_out.pairs:
-        before, after = compare_pairs(policy, sft, reference, loss, hyperparameters, held_out.pairs, how)
+        before, after = compare_pairs(policy, sft, reference, variant, hyperparameters, held_out.pairs, how)
         summary["sft"] |= before
         dpo |= after
         if held_out.judge:
@@ -224,7 +227,7 @@ def compare_pairs(
     policy: GPT,
     sft: GPT,
     reference: GPT,
-    loss: Loss,
+    variant: Loss,
     hyperparameters: dict,
     pairs: Sequence[EncodedPair],
     how: How,
@@ -239,19 +242,21 @@ def compare_pairs(
     """
     before = reference_logps(sft, pairs, *how)  # (N, 2)
     # (N, 2)
-    ref_logps = before if reference is sft or not loss.reference else reference_logps(reference, pairs, *how)
-    known = know_reference(pairs, ref_logps) if loss.reference else pairs
+    ref_logps = (
+        before if reference is sft or not variant.reference else reference_logps(reference, pairs, *how)
+    )
+    known = know_reference(pairs, ref_logps) if variant.reference else pairs
     device, logged = policy.wte.weight.device, []
     for batch in look(
         Batches(known, collate_pairs, how.batch_size, seed=0, tokens=how.tokens), "scoring pairs"
     ):
         with autocast(device, how.dtype):
             logged.append(
-                preference_metrics(loss, pair_logps(policy, None, batch.to(device)), hyperparameters)
+                preference_metrics(variant, pair_logps(policy, None, batch.to(device)), hyperparameters)
             )
     after = {name: torch.cat([metrics[name] for metrics in logged]).cpu() for name in logged[0]}  # (N,) each
     agreement = named("reward_accuracy", *mean_and_error(after["rewards/accuracies"]))
-    if not loss.paired:
+    if not variant.paired:
         right = (wins(after["rewards/chosen"], 0) + wins(0, after["rewards/rejected"])) / 2  # (N,)
         agreement |= named("reward_sign_accuracy", *mean_and_error(right))
     sides = ("logps/chosen", "logps/rejected")

@@ -36,12 +36,12 @@ VALUE, SLOPE, MARGIN = (
 
 def draw_losses(figure: Figure, losses: Sequence[Loss]) -> None:
     """A panel a loss, each on a scale of its own."""
-    curves = [curve(loss) for loss in losses]
+    curves = [curve(variant) for variant in losses]
     panels = grid(figure, len(losses))
-    for axes, loss, found in zip(panels, losses, curves, strict=True):
+    for axes, variant, found in zip(panels, losses, curves, strict=True):
         draw_curve(axes, found)
         axes.set_title(
-            loss.name + ("" if loss.paired else " *"), loc="left", fontsize=11, fontweight="bold", pad=3
+            variant.name + ("" if variant.paired else " *"), loc="left", fontsize=11, fontweight="bold", pad=3
         )
         axes.tick_params(labelsize=9)
         axes.locator_params(nbins=4, steps=[1, 2, 5, 10])
@@ -60,7 +60,7 @@ def draw_losses(figure: Figure, losses: Sequence[Loss]) -> None:
 
 def notes(losses: Sequence[Loss], curves: Sequence[Curve]) -> str:
     """What must be said where not every loss is like DPO."""
-    short = [loss.name for loss, found in zip(losses, curves, strict=True) if not complete(found)]
+    short = [variant.name for variant, found in zip(losses, curves, strict=True) if not complete(found)]
     text = (
         f"; {', '.join(short)}: as far as the margin gets while each log-prob moves by "
         f"{FARTHEST / 2:.0f} nats"
@@ -68,7 +68,9 @@ def notes(losses: Sequence[Loss], curves: Sequence[Curve]) -> str:
         else ""
     )
     return text + (
-        "" if all(loss.paired for loss in losses) else "; *: a liked response and a disliked one together"
+        ""
+        if all(variant.paired for variant in losses)
+        else "; *: a liked response and a disliked one together"
     )
 
 
@@ -77,18 +79,18 @@ def complete(found: Curve) -> bool:
     return bool(found.margin.max() > 0.9 * LARGEST_MARGIN)
 
 
-def draw_one_loss(figure: Figure, loss: Loss) -> None:
+def draw_one_loss(figure: Figure, variant: Loss) -> None:
     """One large panel, the formula and its source beneath."""
-    found = curve(loss)
+    found = curve(variant)
     axes = figure.subplots()
     draw_curve(axes, found)
-    hyperparameters = ", ".join(f"{name} = {default}" for name, default in loss.hyperparameters.items())
-    axes.set_title(f"{loss.name}{'' if loss.paired else ' *'}   {hyperparameters}", fontsize=18)
-    axes.set_xlabel(MARGIN + notes([loss], [found]).replace("; ", "\n"), fontsize=14)
+    hyperparameters = ", ".join(f"{name} = {default}" for name, default in variant.hyperparameters.items())
+    axes.set_title(f"{variant.name}{'' if variant.paired else ' *'}   {hyperparameters}", fontsize=18)
+    axes.set_xlabel(MARGIN + notes([variant], [found]).replace("; ", "\n"), fontsize=14)
     axes.set_ylabel(f"{VALUE}  and  {SLOPE}", fontsize=14)
     axes.tick_params(labelsize=13)
     axes.legend(fontsize=14)
-    lines = [*loss.formula.splitlines(), loss.paper]
+    lines = [*variant.formula.splitlines(), variant.paper]
     size = min(16, 1500 / max(map(len, lines)))  # a letter is 0.6 of its size wide, and the page 960 points
     figure.supxlabel(
         "\n".join(lines), fontsize=size, linespacing=1.5, multialignment="left", family="monospace"

@@ -4,6 +4,7 @@ nothing but torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 from mini_dpo.errors import UserError
 from mini_dpo.files import LARGEST_LOG, read_bytes, read_json, read_unchanged
 from mini_dpo.losses import Loss
+from mini_dpo.saving.checkpoint import load_checkpoint
 from mini_dpo.theory.probe import along_margin, margin, one_by_one, value
 
 FARTHEST = 118.0  # nats of h: the chosen response gains half of them, and its log-prob stays negative
@@ -30,7 +32,7 @@ class Curve(NamedTuple):
     slope: Tensor
 
 
-def curve(loss: Loss, points: int = 401) -> Curve:
+def curve(variant: Loss, points: int = 401) -> Curve:
     """A loss with its default hyperparameters along a path that begins at the reference, in both directions:
     the chosen response gains h/2 nats and the rejected one loses as many, until the margin is 6 or the chosen
     one is nearly certain.
@@ -39,20 +41,20 @@ def curve(loss: Loss, points: int = 401) -> Curve:
     Where the margin stands still there is none (nan). Raises UserError for a loss of the user's own that
     fails.
     """
-    hyper = loss.hyperparameters
-    ask = value if loss.fact("decomposes", **hyper) else one_by_one
+    hyper = variant.hyperparameters
+    ask = value if variant.fact("decomposes", **hyper) else one_by_one
     try:
         h = torch.linspace(-FARTHEST, FARTHEST, 20_001, dtype=torch.float64)
-        reach = h[margin(loss, along_margin(h), hyper).abs() <= LARGEST_MARGIN].abs().max()
+        reach = h[margin(variant, along_margin(h), hyper).abs() <= LARGEST_MARGIN].abs().max()
         h = torch.linspace(-1, 1, points, dtype=torch.float64).mul(reach).requires_grad_()  # (N,)
-        m, values = margin(loss, along_margin(h), hyper), ask(loss, along_margin(h), hyper)
+        m, values = margin(variant, along_margin(h), hyper), ask(variant, along_margin(h), hyper)
         (dm,) = torch.autograd.grad(m.sum(), h)
         (dL,) = torch.autograd.grad(values.sum(), h)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         raise UserError(
-            f"--loss {loss.name}: no curve can be drawn ({type(error).__name__}: {error})"
+            f"--loss {variant.name}: no curve can be drawn ({type(error).__name__}: {error})"
         ) from error
     return Curve(m.detach(), values.detach(), dL / dm)
 
@@ -89,17 +91,26 @@ def read_metrics(run: Path) -> list[dict]:
             f"{path}: cannot be read (no such file); name the folder of a run that has begun to train"
         )
     summary = read_json(run / "summary.json") if (run / "summary.json").exists() else {}
-    lines = (
-        read_unchanged(path, summary)
-        if "sha256" in summary
-        else read_bytes(path, LARGEST_LOG).decode(errors="replace")
-    ).splitlines()
+    text = read_unchanged(path, summary) if "sha256" in summary else read_growing(path)
+    lines = text.splitlines()
     if not lines:
         raise UserError(
             f"{path}: no step in it yet; wait for the run, or go on with it: python -m "
             f"mini_dpo.train --resume {run}"
         )
     return [read_row(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+
+
+def read_growing(path: Path) -> str:
+    """The text of a run's log before the run has a summary. Raises UserError unless the log begins with what
+    the run's last checkpoint knows of it.
+    """
+    checkpoints = [path.with_name(name) for name in ("dpo.pt", "sft.pt") if path.with_name(name).exists()]
+    saved = load_checkpoint(checkpoints[0]) if checkpoints else {}  # before the log, which may still grow
+    content, length = read_bytes(path, LARGEST_LOG), saved.get("log_length", 0)
+    if "log_sha256" in saved and hashlib.sha256(content[:length]).hexdigest() != saved["log_sha256"]:
+        raise UserError(f"{path}: not what {checkpoints[0].name} remembers; it was changed or damaged")
+    return content.decode(errors="replace")
 
 
 def read_row(line: str, where: str) -> dict:

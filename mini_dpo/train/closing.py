@@ -68,12 +68,12 @@ def measure(
             {**summary, "id": settings.id, "sha256": digests, **({"unfinished": True} if unfinished else {})},
         )
 
-    loss = find_loss(settings.loss)
+    variant = find_loss(settings.loss)
     keep(
         *evaluate(
             sft,
             policy,
-            loss,
+            variant,
             settings.loss_options,
             tokenizer,
             corpus.held_out,

@@ -81,12 +81,12 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     loss_name = named_loss(argv)
-    loss = find_loss(loss_name)
+    variant = find_loss(loss_name)
     parser = parser_for(Settings, "train", DESCRIPTION, EPILOG)
     parser.add_argument(
         "--list-losses", action="store_true", help="show all losses: name, formula, paper, what they need"
     )
-    add_loss_flags(parser, loss)
+    add_loss_flags(parser, variant)
     given = vars(parser.parse_args(argv))
     if given.pop("list_losses", False):
         print(list_losses())
@@ -99,14 +99,16 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
             raise UserError(
                 f"--resume goes on with a run as it was begun; leave out {flags(others)}, or start a new run"
             )
-        return Settings(**{**given, "loss": file_and_name(loss_name, loss)})
-    options = {name: given.pop(name) for name in {**loss_readers(), **loss.hyperparameters} if name in given}
+        return Settings(**{**given, "loss": file_and_name(loss_name, variant)})
+    options = {
+        name: given.pop(name) for name in {**loss_readers(), **variant.hyperparameters} if name in given
+    }
     settings = Settings(**given, loss_options=options)
-    for problem in chain(problems(settings, given.keys() | options.keys()), loss_problems(settings, loss)):
+    for problem in chain(problems(settings, given.keys() | options.keys()), loss_problems(settings, variant)):
         raise UserError(problem)
     if settings.device != "auto" and (trouble := trouble_with(settings.device)):
         raise UserError(NO_DEVICE.format(settings.device, trouble))
-    return resolve(settings, loss)
+    return resolve(settings, variant)
 
 
 def config_of(settings: Settings, digests: dict[str, str], folder: Path) -> dict[str, Any]:
@@ -184,32 +186,32 @@ def named_loss(argv: Sequence[str]) -> str:
         return "dpo"  # `--loss` without a name: the real parser will say so
 
 
-def add_loss_flags(parser: argparse.ArgumentParser, loss: Loss) -> None:
+def add_loss_flags(parser: argparse.ArgumentParser, variant: Loss) -> None:
     """A flag for each hyperparameter of the loss, described by its docstring. Those of other losses are
     known, so that they can be refused by name, and not shown.
     """
-    group = parser.add_argument_group(f"the loss {loss.name} (every loss has its own: --loss NAME --help)")
-    for name, default in loss.hyperparameters.items():
+    group = parser.add_argument_group(f"the loss {variant.name} (every loss has its own: --loss NAME --help)")
+    for name, default in variant.hyperparameters.items():
         if name in Settings.__dataclass_fields__ or name in ("help", "list_losses"):
             raise UserError(
-                f"--loss {loss.name}: its hyperparameter {name} has the name of a flag of "
+                f"--loss {variant.name}: its hyperparameter {name} has the name of a flag of "
                 "train; call it something else"
             )
-        toy = TOY_DEFAULTS.get(loss.name, {}).get(name)
+        toy = TOY_DEFAULTS.get(variant.name, {}).get(name)
         on_toy = "" if toy is None or toy == default else f"; {shown(toy)} on the toy shop"
         kind = float if isinstance(default, float) else type(default)
         add_flag(
             group,
             name,
             kind,
-            f"{loss.describe(name)} (default: {shown(default)}{on_toy})",
-            loss.choices.get(name, ()),
+            f"{variant.describe(name)} (default: {shown(default)}{on_toy})",
+            variant.choices.get(name, ()),
         )
-    for name in loss_readers().keys() - loss.hyperparameters.keys():
+    for name in loss_readers().keys() - variant.hyperparameters.keys():
         parser.add_argument(flag(name), help=argparse.SUPPRESS)
 
 
-def resolve(settings: Settings, loss: Loss) -> Settings:
+def resolve(settings: Settings, variant: Loss) -> Settings:
     """Fill in what depends on other settings, and write paths in full. The result is what config.json
     keeps.
     """
@@ -217,7 +219,7 @@ def resolve(settings: Settings, loss: Loss) -> Settings:
     if s.stage == "sft":  # --lr, --steps and --epochs speak of the only stage there is
         s = replace(s, sft_lr=s.lr, sft_steps=s.steps, sft_epochs=s.epochs, lr=None, steps=None, epochs=None)
     preset = None if s.init_from else s.model or "toy"
-    toy = TOY_DEFAULTS.get(loss.name, {}) if s.toy_shop else {}
+    toy = TOY_DEFAULTS.get(variant.name, {}) if s.toy_shop else {}
     return replace(
         s,
         data=full_path(s.data),
@@ -232,14 +234,14 @@ def resolve(settings: Settings, loss: Loss) -> Settings:
         # None: `prepare` sees what there is
         tokenizer=s.tokenizer or (None if preset == "toy" and (s.data or s.sft_data) else preset),
         device=pick_device(s.device),
-        loss=file_and_name(s.loss, loss),
-        loss_options={**loss.hyperparameters, **toy, **s.loss_options},
+        loss=file_and_name(s.loss, variant),
+        loss_options={**variant.hyperparameters, **toy, **s.loss_options},
     )
 
 
-def file_and_name(given: str, loss: Loss) -> str:
+def file_and_name(given: str, variant: Loss) -> str:
     """A loss as config.json names it, whatever it was called on the command line."""
-    return f"{full_path(given.rsplit(':', 1)[0])}:{loss.name}" if ".py:" in given else loss.name
+    return f"{full_path(given.rsplit(':', 1)[0])}:{variant.name}" if ".py:" in given else variant.name
 
 
 def full_path(path: str | None) -> str | None:

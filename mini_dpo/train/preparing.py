@@ -46,7 +46,7 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
         chosen = [name for name in ("tokenizer", "context") if getattr(settings, name) is None]
         tokenizer = load_tokenizer(settings.tokenizer or default_vocabulary())
         settings = replace(settings, tokenizer=tokenizer.name)
-    loss = find_loss(settings.loss)
+    variant = find_loss(settings.loss)
     if settings.reference and model:
         reference = load_finished(Path(settings.reference))
         if (reference["tokenizer"], reference["config"].get("context")) != (
@@ -58,7 +58,7 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
                 f"of --init-from ({tokenizer.name}, {model.config.context} tokens), not "
                 f"{reference['tokenizer']}, {reference['config'].get('context')} tokens"
             )
-    paired, own = settings.stage == "sft" or loss.paired, None
+    paired, own = settings.stage == "sft" or variant.paired, None
     if settings.data or settings.sft_data:
         own = read_own(
             settings.data, settings.sft_data, tokenizer, paired, settings.skip_bad, settings.held_out
@@ -93,8 +93,8 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
             f"{settings.data}: no liked response for SFT to imitate; give --sft-data, or "
             "start from a model that can talk: --stage dpo --init-from"
         )
-    check_batch_room(settings, corpus, loss)
-    batches = preference_batches(settings, loss, model, corpus.preferences)
+    check_batch_room(settings, corpus, variant)
+    batches = preference_batches(settings, variant, model, corpus.preferences)
     if settings.stage != "sft" and isinstance(batches, MixedBatches) and not batches.can_be_mixed():
         raise UserError(
             f"{settings.data}: {settings.loss} sets the prompts of a batch against each "
@@ -115,7 +115,7 @@ def load_finished(path: Path) -> dict:
     return saved
 
 
-def check_batch_room(settings: Settings, corpus: Corpus, loss: Loss) -> None:
+def check_batch_room(settings: Settings, corpus: Corpus, variant: Loss) -> None:
     """Raise UserError if an example (three of them, where a loss sets prompts against each other's responses:
     of any smaller number that fill a batch, none could be spared for one left alone) takes more than a
     batch's tokens.
@@ -126,7 +126,7 @@ def check_batch_room(settings: Settings, corpus: Corpus, loss: Loss) -> None:
             "dpo": (corpus.preferences, corpus.valid_preferences),
         }
         longest = [
-            (1 + 2 * (stage == "dpo" and loss.mismatched))
+            (1 + 2 * (stage == "dpo" and variant.mismatched))
             * max((e.n_tokens for es in used[stage] for e in es), default=0)
             for stage in used
             if settings.stage in (stage, "all")

@@ -9,7 +9,7 @@ from mini_dpo.losses import LOSSES, Loss
 from mini_dpo.theory.probe import try_loss
 from mini_dpo.train.settings import Settings
 
-MOST_NAMES = 4  # losses that a line names
+MOST_LOSSES = 4  # losses that a line names
 MOST_EPOCHS = 10_000  # each is planned ahead, to count the steps
 
 SFT_ONLY = ("sft_data", "sft_lr", "sft_steps", "sft_epochs", "dropout")
@@ -93,39 +93,39 @@ def problems(settings: Settings, given: Collection[str] = ()) -> Iterator[str]:
         yield "--batch-size and --tokens-per-batch both say how large a batch is; give one"
 
 
-def loss_problems(settings: Settings, loss: Loss) -> Iterator[str]:
+def loss_problems(settings: Settings, variant: Loss) -> Iterator[str]:
     """A hyperparameter that the loss does not read or does not allow, or a loss that cannot be called."""
     options = settings.loss_options
-    if extra := [name for name in options if name not in loss.hyperparameters]:
+    if extra := [name for name in options if name not in variant.hyperparameters]:
         readers = loss_readers().get(extra[0], [])
-        do = " and others do" if len(readers) > MOST_NAMES else " reads it" if len(readers) == 1 else " do"
-        yield f"--loss {loss.name} does not read {flags(extra)} ({', '.join(readers[:MOST_NAMES])}{do})"
+        do = " and others do" if len(readers) > MOST_LOSSES else " reads it" if len(readers) == 1 else " do"
+        yield f"--loss {variant.name} does not read {flags(extra)} ({', '.join(readers[:MOST_LOSSES])}{do})"
     else:
-        problem = try_loss(loss, options)
+        problem = try_loss(variant, options)
         if problem:
             yield f"--loss {problem}"
     if settings.sft_weight < 0:
         yield f"--sft-weight must be at least 0, not {settings.sft_weight}"
-    if loss.mismatched and settings.batch_size == 1:
+    if variant.mismatched and settings.batch_size == 1:
         yield (
-            f"--loss {loss.name} sets each prompt of a batch against another one's "
+            f"--loss {variant.name} sets each prompt of a batch against another one's "
             "response; use --batch-size 2 or more"
         )
-    if loss.mismatched and settings.precompute_ref:
+    if variant.mismatched and settings.precompute_ref:
         yield (
-            f"--loss {loss.name} needs the reference in every step, for prompts with other "
+            f"--loss {variant.name} needs the reference in every step, for prompts with other "
             "prompts' responses; leave out --precompute-ref"
         )
-    if not loss.reference and (
+    if not variant.reference and (
         extra := [name for name in ("reference", "precompute_ref") if getattr(settings, name)]
     ):
-        yield f"--loss {loss.name} has no reference; leave out {flags(extra)}"
+        yield f"--loss {variant.name} has no reference; leave out {flags(extra)}"
 
 
 def loss_readers() -> dict[str, list[str]]:
     """Every hyperparameter of a registered loss, with the losses that read it."""
     readers: dict[str, list[str]] = {}
-    for loss in LOSSES.values():
-        for name in loss.hyperparameters:
-            readers.setdefault(name, []).append(loss.name)
+    for variant in LOSSES.values():
+        for name in variant.hyperparameters:
+            readers.setdefault(name, []).append(variant.name)
     return readers

@@ -14,7 +14,7 @@ from mini_dpo.corpus.splits import Corpus, HeldOut, fingerprints
 from mini_dpo.devices import keep_freed_memory, lacks, one_line, out_of_memory, own_gpu, trouble_with
 from mini_dpo.errors import TrainingFailed, UserError
 from mini_dpo.fast.compiled import compile_blocks
-from mini_dpo.files import locked
+from mini_dpo.files import locked, read_json
 from mini_dpo.losses import find_loss
 from mini_dpo.losses.finding import calling
 from mini_dpo.model import GPT
@@ -28,7 +28,7 @@ from mini_dpo.processes import (
     wait_for_all,
 )
 from mini_dpo.progress import interrupt, on_signals
-from mini_dpo.saving.checkpoint import new_run
+from mini_dpo.saving.checkpoint import new_run, versions
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.train.closing import measure, measured, report
 from mini_dpo.train.parsing import config_of, read_config
@@ -130,6 +130,8 @@ def unchanged_settings(folder: Path, loss: str) -> Settings:
         raise UserError(f"{folder} was begun on {settings.device}, and here: {trouble}")
     if measured(folder):
         return settings
+    if note := torch_note(folder):
+        print(note)
     if ".py:" in settings.loss and loss != settings.loss:
         raise UserError(
             f"{folder} trains with the loss {settings.loss}, and to go on runs that file; if "
@@ -142,6 +144,15 @@ def unchanged_settings(folder: Path, loss: str) -> Settings:
             f"{folder}: sft.pt is missing, from which dpo.pt was trained; put it back, or start a new run"
         )
     return settings
+
+
+def torch_note(folder: Path) -> str | None:
+    """A line if the run was begun under another version of torch, else None. Old runs do not say."""
+    kept = read_json(folder / "config.json").get("versions")
+    begun, here = kept.get("torch") if isinstance(kept, dict) else None, versions()["torch"]
+    if begun in (None, here):
+        return None
+    return f"begun with torch {str(begun)[:40]}, goes on with torch {here}: the last digits may differ"
 
 
 def resume_command(folder: Path, settings: Settings) -> str:

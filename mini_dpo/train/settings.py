@@ -143,8 +143,8 @@ class Settings:
     steps: int | None = option(int, "optimizer steps, instead of --epochs", group=PREFERENCES)
     precompute_ref: bool = option(
         bool,
-        "keep the reference's log-probs beside the data, for the next run with the same data "
-        "and reference; the training is the same",
+        "keeps the reference's log-probs in a file beside the data, for the next run with the same data "
+        "and reference; they are scored ahead of training in any case, and the training is the same",
         False,
         group=PREFERENCES,
     )

@@ -60,11 +60,11 @@ def run_preferences(
     """Teach the SFT model, `policy`, to be liked; the result is `dpo.pt`, and returned, with the seconds that
     took. The reference is there only if asked, and only as long.
     """
-    loss, files = find_loss(settings.loss), StageFiles("dpo", folder, tokenizer.name, run=settings.id)
+    variant, files = find_loss(settings.loss), StageFiles("dpo", folder, tokenizer.name, run=settings.id)
     if files.checkpoint.exists() and (saved := load_own(files.checkpoint, settings.id))["finished"]:
         load_weights(files.checkpoint, policy, saved["model"])
         return policy.eval(), saved.get("seconds", 0.0)
-    batches = preference_batches(settings, loss, policy, corpus.preferences)
+    batches = preference_batches(settings, variant, policy, corpus.preferences)
     lr = settings.lr or default_lr(
         "dpo on the toy shop" if settings.toy_shop else "dpo", policy.config.n_embd
     )
@@ -79,49 +79,51 @@ def run_preferences(
     )
     passes = config.steps * config.accumulate / batches.count(1)
     examples, reference = reference_for(
-        settings, loss, policy, corpus.preferences + corpus.valid_preferences, tokenizer, passes
+        settings, variant, policy, corpus.preferences + corpus.valid_preferences, tokenizer, passes
     )
     n = len(corpus.preferences)
     batches, valid = (
-        preference_batches(settings, loss, policy, these) for these in (examples[:n], examples[n:])
+        preference_batches(settings, variant, policy, these) for these in (examples[:n], examples[n:])
     )
     watch = valid.can_be_mixed() if isinstance(valid, MixedBatches) else bool(valid.examples)
-    objective = preference_objective(loss, settings.loss_options, reference, settings.sft_weight)
+    objective = preference_objective(variant, settings.loss_options, reference, settings.sft_weight)
     options = {
         **settings.loss_options,
         **({"sft_weight": settings.sft_weight} if settings.sft_weight else {}),
     }
-    print("  ".join([loss.name, *(f"{name} {shown(value)}" for name, value in options.items())]), flush=True)
-    if settings.accumulate > 1 and not loss.fact("decomposes", **settings.loss_options):
+    print(
+        "  ".join([variant.name, *(f"{name} {shown(value)}" for name, value in options.items())]), flush=True
+    )
+    if settings.accumulate > 1 and not variant.fact("decomposes", **settings.loss_options):
         size = (
             f"{settings.batch_size or settings.tokens_per_batch} "
             f"{'examples' if settings.batch_size else 'tokens'}"
         )
         print(
-            f"{loss.name} looks at a batch as a whole: {settings.accumulate} accumulated "
+            f"{variant.name} looks at a batch as a whole: {settings.accumulate} accumulated "
             f"batches of {size} are not one that is {settings.accumulate} times as large"
         )
     seconds = train(policy, objective, batches, config, files, valid if watch else None)
     return policy.eval(), seconds
 
 
-def preference_batches(settings: Settings, loss: Loss, model: GPT, examples: list) -> Batches:
+def preference_batches(settings: Settings, variant: Loss, model: GPT, examples: list) -> Batches:
     """The examples in batches as the loss wants them."""
     how = settings.batch_size, settings.seed, settings.tokens_per_batch
-    if loss.paired:
+    if variant.paired:
         return Batches(examples, collate_pairs, *how)
-    if not loss.mismatched:
+    if not variant.mismatched:
         return Batches(examples, collate_feedback, *how)
     return MixedBatches(examples, partial(collate_feedback, context=model.config.context), *how)
 
 
 def reference_for(
-    settings: Settings, loss: Loss, policy: GPT, examples: list, tokenizer: Tokenizer, passes: float
+    settings: Settings, variant: Loss, policy: GPT, examples: list, tokenizer: Tokenizer, passes: float
 ) -> tuple[list, GPT | None]:
     """(the examples, the reference to score them with in every step). If they are looked at more than once,
     or the reference's log-probs are to be kept, they get these now, and no reference stays in memory.
     """
-    if not loss.reference:
+    if not variant.reference:
         return examples, None
     reference = (
         load_frozen(find_model(Path(settings.reference)), settings.device)
@@ -137,7 +139,7 @@ def reference_for(
             tokenizer.name,
             *how,
         ), None
-    if passes < 1 or loss.mismatched:  # mismatched responses are new in every pass
+    if passes < 1 or variant.mismatched:  # mismatched responses are new in every pass
         return examples, reference
     print("scoring the reference, once for all passes over the data ...", flush=True)
     return precompute_reference(reference, examples, *how), None
