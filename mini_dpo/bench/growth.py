@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from statistics import median
+from statistics import linear_regression, median
 
 import torch
 
@@ -66,10 +66,7 @@ def growth_report(results: dict) -> str:
 
 def slope(x: list[float], y: list[float]) -> float:
     """Of the straight line through points, by least squares."""
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum(
-        (a - mean_x) ** 2 for a in x
-    )
+    return linear_regression(x, y).slope
 
 
 def measure_growth(settings: BenchSettings) -> dict[str, list[float]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mini_dpo.check.examples import (
+    HALF,
     AnyLogps,
     ask,
     batches,
@@ -33,7 +34,6 @@ from mini_dpo.losses import Loss, PairLogps, Responses, UnpairedLogps
 from mini_dpo.theory.probe import each_alone, pick, value
 
 HALF_RANGE = 1000  # nats, of which float16 may lose the sum
-HALF = 0.5
 
 
 @prop(

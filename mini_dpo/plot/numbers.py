@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mini_dpo.errors import UserError
 from mini_dpo.files import LARGEST_LOG, read_bytes, read_json, read_unchanged
@@ -73,10 +74,10 @@ class Series(NamedTuple):
 
 def running_mean(values: Tensor, radius: int) -> Tensor:
     """The mean of each value and its neighbours up to `radius` away, fewer at the two ends: (N,) -> (N,)."""
-    sums = torch.cat([values.new_zeros(1), values.cumsum(0)])  # (N + 1,)
-    here = torch.arange(len(values))
-    first, end = (here - radius).clamp(min=0), (here + radius + 1).clamp(max=len(values))
-    return (sums[end] - sums[first]) / (end - first)
+    if not len(values):
+        return values
+    window = 2 * radius + 1
+    return F.avg_pool1d(values[None], window, stride=1, padding=radius, count_include_pad=False)[0]
 
 
 def read_metrics(run: Path) -> list[dict]:
