@@ -176,7 +176,7 @@ def checked(flag: str, kind: Any, given: Any) -> Any:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command; whatever is the user's to mend becomes one line on standard error and an exit status."""
+    """Run a command; a mistake of the user becomes one line on standard error and an exit status."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as the package has left it while it was loading
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # None: it was closed

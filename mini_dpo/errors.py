@@ -1,5 +1,5 @@
-"""The errors that are somebody's to mend, each one clear line. Anything else is a bug of ours and keeps its
-traceback.
+"""Errors that a user can mend: each is one clear line. Any other error is a bug of this package, and keeps
+its traceback.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ def split_pairs(pairs: Sequence[EncodedPair]) -> list[EncodedFeedback]:
 @dataclass(frozen=True)
 class FeedbackBatch:
     """B single responses. desirable: (B,) of bool. mismatched: M <= B of their prompts with another prompt's
-    response each, for KTO; None where nobody asks for them. ref_logps: (B,), None where they are not known
-    ahead.
+    response each, for KTO; None where the loss does not read them. ref_logps: (B,), None where they are not
+    known ahead.
     """
 
     sequences: Batch

@@ -38,7 +38,7 @@ def fitted_context(own: Sequence[OwnFile], shortest: int) -> int:
 
 
 def describe_choice(own: Sequence[OwnFile], tokenizer: Tokenizer, context: int, chosen: Sequence[str]) -> str:
-    """One line on the vocabulary and the context. chosen: the flags that nobody gave."""
+    """One line on the vocabulary and the context. chosen: the flags that were not given."""
     texts = [
         text
         for file in own

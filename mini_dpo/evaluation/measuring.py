@@ -23,7 +23,7 @@ from mini_dpo.theory.bradley_terry import wins
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.worlds.shop import Judge, win_rate
 
-LONGEST_ANSWER = 512  # tokens, where nobody says otherwise
+LONGEST_ANSWER = 512  # tokens, where --max-new-tokens is not given
 
 
 class How(NamedTuple):

@@ -68,7 +68,7 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
             run(
                 settings, folder, tokenizer, model, replace(corpus, held_out=held_out) if held_out else corpus
             )
-    except (KeyboardInterrupt, OSError):  # OSError: nobody reads what it prints, or there is no room for it
+    except (KeyboardInterrupt, OSError):  # OSError: the reader of its output has gone, or the disk is full
         if rank() == 0:
             print(f"\nstopped; go on with: {resume_command(folder, settings)}", file=sys.stderr)
         raise
