@@ -2,8 +2,8 @@
 
     python -m mini_dpo
 
-A command is a file of this folder, or a folder's `__main__.py`, that hands its `main` to `run_command`; what
-it does is the first line of its docstring.
+A command is a file of this folder, or the `__main__.py` of a folder in it, that passes its `main` to
+`run_command`. The first line of its docstring says what it does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mini_dpo.errors import did_you_mean
 
 
 def main() -> None:
-    """List the commands; with the name of one, run it."""
+    """List the commands. With the name of a command, run it."""
     there = commands()
     if len(sys.argv) == 1 or sys.argv[1] in ("-h", "--help"):
         lines = "\n".join(f"  {name:8}  {what}" for name, what in there.items())
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def say(text: str) -> None:
-    """Print a text; a full disk ends in one line. (`cli` does the same for the commands, and loads torch.)"""
+    """Print a text. A full disk ends in one line. (`cli` does the same for the commands, but loads torch.)"""
     try:
         print(text, flush=True)
     except OSError as error:
@@ -47,7 +47,7 @@ def say(text: str) -> None:
 
 
 def commands() -> dict[str, str]:
-    """Each command's name and what it does, read off the files without running them."""
+    """The name of each command and what it does, read from the files without running them."""
     folder = Path(__file__).parent
     files = {path.stem: path for path in folder.glob("*.py")} | {
         path.parent.name: path for path in folder.glob("*/__main__.py")

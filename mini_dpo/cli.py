@@ -1,7 +1,7 @@
 """What all commands share: flags made from a dataclass, and errors that end in one clear line.
 
-A command's settings are one frozen dataclass whose fields are made by `option`; `parser_for` turns it into
-argparse.
+The settings of a command are one frozen dataclass. Its fields are made by `option`, and `parser_for` makes
+the command line of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mini_dpo.devices import one_line, out_of_memory
 from mini_dpo.errors import TrainingFailed, UserError, did_you_mean, flag
 from mini_dpo.processes import leave_processes, speaks, wait_for_all
 
-# What other trainers call a flag, where our name is not like it: TRL's names.
+# TRL's names of flags that have another name here.
 ELSEWHERE = {
     "learning_rate": "lr",
     "max_steps": "steps",
@@ -41,18 +41,20 @@ ELSEWHERE = {
 
 
 class WrongKind(UserError):
-    """A value of another kind than its flag's: --help tells the kinds."""
+    """A value has another type than its flag takes: --help names the types."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, but that a mistake is a UserError, one line, which names the flag that may be meant."""
+    """An argparse parser whose errors are a UserError of one line, which names the flag that may be meant."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """argparse's own says nothing where there is no room for the help."""
+        """Write the help. (argparse hides an error here, for example a full disk.)"""
         (file or sys.stderr).write(message)
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuses what is not known; a sub-command's parser is asked by this name too."""
+        """As argparse, but raises UserError for what is not known. argparse calls this for sub-
+        commands too.
+        """
         try:
             found, unknown = super().parse_known_args(*args, **kwargs)
         except WrongKind as error:
@@ -71,6 +73,7 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
+        """Raise UserError with what argparse says."""
         raise UserError(f"{message.removeprefix('argument ')}; {self.prog} --help says more")
 
 
@@ -82,9 +85,10 @@ def option(
     metavar: str | None = None,
     group: str = "options",
 ) -> Any:
-    """A field of a settings dataclass that is also a flag: `sft_lr` becomes `--sft-lr`. kind=bool makes a
-    switch;
-    metavar: what stands for the value in the help; group: the heading that it stands under.
+    """A field of a settings dataclass that is also a flag: `sft_lr` becomes `--sft-lr`.
+    kind: the type of the value; bool makes a switch without a value.
+    metavar: the word for the value in the help.
+    group: the heading above the flag in the help.
     """
     return field(
         default=default, metadata=dict(kind=kind, about=about, choices=choices, metavar=metavar, group=group)
@@ -94,8 +98,9 @@ def option(
 def parser_for(
     settings: type, command: str, description: str, epilog: str = "", arguments: str = ""
 ) -> Parser:
-    """An argument parser with a flag for every `option` of a settings dataclass. A flag not given is absent.
-    arguments: what comes before the flags.
+    """A parser with a flag for every `option` of a settings dataclass. A flag that is not given is absent
+    from the result.
+    arguments: what the usage line shows before the flags.
     """
     parser = Parser(
         prog=f"python -m mini_dpo.{command}",
@@ -126,8 +131,8 @@ def add_flag(
     metavar: str | None = None,
     default: Any = None,
 ) -> None:
-    """Add `--name` (`-n` for a single letter) to a parser or a group of it, with the default in the help
-    where there is one.
+    """Add `--name` (`-n` for a single letter) to a parser or a group. The help ends with the default, if
+    there is one.
     """
     typed = flag(name)
     about = about.replace("%", "%%")
@@ -148,14 +153,13 @@ def add_flag(
 
 LONGEST_LINE = 1000  # characters of an error, before its middle is left out
 WHAT: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-# what torch takes for a seed everywhere; of anything that is counted here, more than a machine does in its
-# life
+# the largest seed that torch takes everywhere, and more than any number of steps or tokens here
 LARGEST_NUMBER = 2**31 - 1
 
 
 def checked(flag: str, kind: Any, given: Any) -> Any:
-    """The value of a flag, given on the command line (a text) or by a run's config.json (whatever is there).
-    Raises UserError where it is none of its kind, or where no machine could do it.
+    """The value of a flag, from the command line (a text) or from a config.json (any JSON value).
+    Raises UserError if the value has another type, or is a number that no run can use.
     """
     value: Any = given
     shown = str(given)[:40]
@@ -176,10 +180,12 @@ def checked(flag: str, kind: Any, given: Any) -> Any:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command; a mistake of the user becomes one line on standard error and an exit status."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as the package has left it while it was loading
+    """Run a command. A user's mistake, or a run that fails, ends in one line on standard error and an exit
+    status.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # so set by mini_dpo/__init__.py, while it loads
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # None: it was closed
+    # None: the stream is closed
     with (
         redirect_stdout(Escaped(sys.stdout or open(os.devnull, "w"))),
         redirect_stderr(Escaped(sys.stderr or open(os.devnull, "w"))),
@@ -190,11 +196,13 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def status_of(main: Callable[[], None]) -> int:
-    """Run a command and say what went wrong: the exit status."""
+    """Run a command and print what went wrong. Returns the exit status: 0, 1 (the run failed), 2 (wrong
+    input), 130 (Ctrl-C), 141 (a closed pipe).
+    """
     try:
         try:
             main()
-        except SystemExit:  # --help has printed
+        except SystemExit:  # from --help
             sys.stdout.flush()
             raise
         sys.stdout.flush()
@@ -209,7 +217,7 @@ def status_of(main: Callable[[], None]) -> int:
         return fail(f"out of memory ({one_line(error)}); a smaller model, batch or context needs less", 1)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `... | head` has seen enough
+    except BrokenPipeError:  # `... | head` has ended
         return drop_output(141)
     except OSError as error:  # a full disk below the standard output, a name that is too long
         return fail(
@@ -221,16 +229,15 @@ def status_of(main: Callable[[], None]) -> int:
 
 
 def drop_output(status: int) -> int:
-    """Nothing more can be written where the output went: what is still on its way there is dropped."""
+    """Standard output cannot be written any more: drop what is still in its buffer. Returns `status`."""
     with suppress(OSError):  # not every stream is a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 
 def fail(error: Exception | str, status: int) -> int:
-    """Say what is wrong. Of several processes the first speaks for all, and the others, if they are still
-    together, wait
-    until it has: torchrun ends everybody as soon as one has ended.
+    """Print an error; returns `status`. Of several processes only the first prints. The others wait for it,
+    because torchrun ends all processes as soon as one has ended.
     """
     if speaks():
         lines = f"error: {error}".split("\n")[:10]
@@ -245,8 +252,7 @@ def fail(error: Exception | str, status: int) -> int:
 
 
 LAST_BYTE = 0xFF
-# Characters that a terminal obeys rather than shows: control characters, and marks that turn the direction of
-# a line.
+# Characters that control a terminal: control characters, and marks that turn the direction of a line.
 OBEYED = [*range(32), *range(127, 160), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
 ESCAPES = {
     code: f"\\x{code:02x}" if code <= LAST_BYTE else f"\\u{code:04x}"
@@ -256,14 +262,15 @@ ESCAPES = {
 
 
 class Escaped:
-    """A stream on which everything can be shown, wherever it comes from: what a terminal would obey, or the
-    stream's encoding does not have, is written out as an escape.
+    """A stream for text of any origin: characters that control a terminal, and characters that the encoding
+    of the stream does not have, are written as escapes.
     """
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
+        """Write a text with its escapes; returns the number of characters written."""
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         return self.stream.write(
             text.translate(ESCAPES).encode(encoding, "backslashreplace").decode(encoding)

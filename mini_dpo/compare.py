@@ -1,12 +1,12 @@
 """Every loss on the toy shop, from the same SFT model, in one table.
 
-    python -m mini_dpo.compare                 train what is not yet trained, then the table and its picture
+    python -m mini_dpo.compare                 train what is missing, then print the table and draw it
     python -m mini_dpo.compare --losses dpo,ipo,simpo
-    python -m mini_dpo.compare --tune          the search behind TOY_DEFAULTS in train/parsing.py
+    python -m mini_dpo.compare --tune          the search for TOY_DEFAULTS in train/parsing.py
 
-Each loss is the run that `python -m mini_dpo.train --stage dpo --init-from FOLDER/sft --loss NAME` makes, and
-lies in a folder of its own, so `sample` and `plot` work on it, and a comparison that was stopped goes on
-where it was. A run that is there already and was made with other settings or other data is refused.
+Each loss is the run that `python -m mini_dpo.train --stage dpo --init-from FOLDER/sft --loss NAME` makes.
+Each run has a folder of its own, so `sample` and `plot` work on it. A comparison that was stopped goes on
+with the next run. A run that was made with other settings or other data is refused.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from mini_dpo.train.preparing import input_digests
 from mini_dpo.train.running import start
 from mini_dpo.train.settings import EPOCHS
 
-# Settings in which a run may differ from what is asked: where it is, on what it was computed (the SFT model
-# that it began from is known by its digest), and `loss_options`, which are compared one by one.
+# Settings that may differ between the run in a folder and the run that is asked for: its place, its device,
+# the path of its SFT model (whose digest is compared), and `loss_options`, which are compared one by one.
 SAID_ELSEWHERE = ("id", "out", "init_from", "device", "loss_options")
 PRICE = 0.3  # of a nat of KL in the search's score: the toy shop's beta for DPO
 
-# What `--tune` tries: every listed setting, the others at the loss's defaults. The learning rate is the same
-# for all. Where the first ones ended at an edge, one or two further ones were added; dpop, sppo, cal_dpo,
-# aot_unpaired, cpo and orpo still end at one.
+# What `--tune` tries for each loss. Other hyperparameters have their defaults, and all losses have the same
+# learning rate. If the best setting was at an end of a range, one or two more were added. For dpop, sppo,
+# cal_dpo, aot_unpaired, cpo and orpo the best setting is still at an end.
 BETAS = [{"beta": 0.1}, {"beta": 0.3}, {"beta": 1.0}]
 SEARCH: dict[str, list[dict]] = {
     **dict.fromkeys(LOSSES, BETAS),
@@ -77,7 +77,7 @@ SEARCH: dict[str, list[dict]] = {
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """What to compare, and where it lies."""
+    """What to compare, and in which folder."""
 
     losses: str | None = option(
         str, "names with commas between them, or file.py:function (default: all)", metavar="NAMES"
@@ -96,30 +96,21 @@ def main() -> None:
     )
     settings = CompareSettings(**vars(parser.parse_args()))
     names = settings.losses.split(",") if settings.losses else list(LOSSES)
-    losses = [find_loss(name) for name in names]  # an unknown name shows before anything is trained
+    losses = [find_loss(name) for name in names]  # finds an unknown name before training
     if settings.tune and (unknown := [variant.name for variant in losses if variant.name not in SEARCH]):
         raise UserError(
             f"--tune knows what to try for the losses of the package only, not for {', '.join(unknown)}"
         )
-    # as does a number that is out of range
+    # finds a number out of range before training
     parse(["--epochs", str(settings.epochs), "--seed", str(settings.seed)])
     folder = Path(settings.out)
     train_aloud(folder / "sft", ["--stage", "sft", "--seed", str(settings.seed)])
     if settings.tune:
         tune(settings, folder, [variant.name for variant in losses])
         return
-    common = [
-        "--stage",
-        "dpo",
-        "--init-from",
-        str(folder / "sft"),
-        "--epochs",
-        str(settings.epochs),
-        "--seed",
-        str(settings.seed),
-    ]
     runs = {
-        folder / variant.name: [*common, "--loss", name] for name, variant in zip(names, losses, strict=True)
+        folder / variant.name: arguments_of(settings, name)
+        for name, variant in zip(names, losses, strict=True)
     }
     for run, arguments in runs.items():
         check_run(run, arguments)
@@ -135,18 +126,24 @@ def main() -> None:
     }
     try:
         draw_compare(finite, folder / "compare.png")
-    except UserError as error:  # the numbers are there without the drawing library
+    except UserError as error:  # without the drawing library there are the numbers
         print(f"no picture: {error}")
 
 
+def arguments_of(settings: CompareSettings, name: str) -> list[str]:
+    """The flags of `train` for a loss, from the SFT model of the comparison."""
+    sft, epochs, seed = f"{Path(settings.out)}/sft", str(settings.epochs), str(settings.seed)
+    return ["--stage", "dpo", "--init-from", sft, "--loss", name, "--epochs", epochs, "--seed", seed]
+
+
 def train_aloud(folder: Path, arguments: Sequence[str]) -> None:
-    """`train_once`, and a line on the screen if there was something to train."""
+    """Call `train_once`; print a line if there was something to train."""
     if seconds := train_once(folder, arguments):
         print(f"{folder}: {clock(seconds)}", flush=True)
 
 
 def check_run(folder: Path, arguments: Sequence[str]) -> None:
-    """Raise UserError if a run is in `folder` already and is not the one that these arguments make."""
+    """Raise UserError if `folder` holds another run than the one that these arguments make."""
     if not (folder / "config.json").exists():
         return
     asked = parse([*arguments, "--out", str(folder)])
@@ -168,9 +165,10 @@ def check_run(folder: Path, arguments: Sequence[str]) -> None:
 
 
 def train_once(folder: Path, arguments: Sequence[str], held_out: HeldOut | None = None) -> float | None:
-    """Make the run in `folder`, or go on with it: the seconds that took; None if it is finished, and left
-    alone. What it prints goes to a file beside it. held_out: what to measure on in place of the test prompts.
-    Raises UserError if the run there is not the one that is asked for.
+    """Make the run in `folder`, or go on with it. Returns the seconds, or None if the run was finished
+    before. What the run prints goes to FOLDER.log.
+    held_out: what to measure on, in place of the test prompts.
+    Raises UserError if `folder` holds another run.
     """
     check_run(folder, arguments)
     if measured(folder):
@@ -195,7 +193,7 @@ def train_once(folder: Path, arguments: Sequence[str], held_out: HeldOut | None 
 
 
 def change_since_sft(summary: dict, name: str) -> float | None:
-    """How a log-prob differs from the SFT model's; None where one of them is not finite."""
+    """The change of a log-prob since SFT, in nats; None if one of the two is not finite."""
     both = summary["dpo"][name], summary["sft"][name]
     return None if None in both else both[0] - both[1]
 
@@ -210,17 +208,12 @@ COLUMNS = {
     "tokens": lambda s: s["dpo"]["response_tokens"],
     "seconds": lambda s: s["dpo"]["training_seconds"],
 }
-ERRORS = {
-    "reward": "reward_error",
-    "win rate": "win_rate_error",
-    "KL": "kl_error",
-    "perplexity": "perplexity_error",
-}
+ERRORS = {"reward": "reward", "win rate": "win_rate", "KL": "kl", "perplexity": "perplexity"}
 FORMATS = ["{:.2f}", "{:.3f}", "{:.2f}", "{:.3f}", "{:+.1f}", "{:+.1f}", "{:.1f}", "{:.0f}"]
 
 
 def comparison_table(summaries: dict[str, dict]) -> str:
-    """A line a loss, the highest true reward first, and the SFT model's at the end."""
+    """One line for each loss, the highest true reward first. The last line is the SFT model."""
     lines = [f"{'loss':18}" + "".join(f"{column:>11}" for column in COLUMNS)]
     for name, summary in sorted(summaries.items(), key=lambda item: -item[1]["dpo"]["reward"]):
         cells = [
@@ -239,11 +232,10 @@ def comparison_table(summaries: dict[str, dict]) -> str:
         "the log-probs of held-out pairs. tokens: a response's. seconds: of preference training alone."
     )
     dpo = [summary["dpo"] for summary in summaries.values()]
-    # not in old runs
-    errors = [
-        f"{label} {max(d[name] for d in dpo):.3f}"
+    errors = [  # not in old runs
+        f"{label} {max(d[f'{name}_error'] for d in dpo):.3f}"
         for label, name in ERRORS.items()
-        if all(d.get(name) is not None for d in dpo)
+        if all(d.get(f"{name}_error") is not None for d in dpo)
     ]
     if errors:
         lines.append(f"The largest standard errors: {', '.join(errors)}.")
@@ -254,7 +246,9 @@ def comparison_table(summaries: dict[str, dict]) -> str:
 
 
 def tune(settings: CompareSettings, folder: Path, names: Sequence[str]) -> None:
-    """Train every setting of SEARCH, measure it on the validation prompts, and print what scored best."""
+    """Train every setting of SEARCH, measure each on the validation prompts, and print the best of
+    each loss.
+    """
     valid = toy_corpus(load_tokenizer("toy"), PRESETS["toy"].context, "valid").held_out
     best = {}
     for name in names:
@@ -262,20 +256,8 @@ def tune(settings: CompareSettings, folder: Path, names: Sequence[str]) -> None:
         for i, options in enumerate(SEARCH[name]):
             target = folder / "tune" / f"{name}-{i}"
             flags = [text for key, value in options.items() for text in (flag(key), str(value))]
-            arguments = [
-                "--stage",
-                "dpo",
-                "--init-from",
-                str(folder / "sft"),
-                "--loss",
-                name,
-                "--epochs",
-                str(settings.epochs),
-                "--seed",
-                str(settings.seed),
-            ]
             try:
-                train_once(target, [*arguments, *flags], valid)
+                train_once(target, [*arguments_of(settings, name), *flags], valid)
                 dpo = read_json(target / "summary.json")["dpo"]
                 scores[i] = -math.inf if dpo["kl"] is None else dpo["reward"] - PRICE * dpo["kl"]
                 found = (

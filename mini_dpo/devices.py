@@ -16,8 +16,8 @@ NO_DEVICE = "--device {}: {}; use --device cpu"  # the device, and the trouble w
 
 
 def pick_device(device: str) -> str:
-    """The device that is meant: auto is cuda where there is one that works, else cpu. A line says if one does
-    not.
+    """The device to use: "auto" is "cuda" if there is a GPU that works, else "cpu". Prints a line if there is
+    a GPU that does not work.
     """
     if device != "auto":
         return device
@@ -30,36 +30,35 @@ def pick_device(device: str) -> str:
 
 
 def trouble_with(device: str) -> str | None:
-    """Why nothing can be computed on a device, None where it can. Of a GPU a first sum is asked: one that is
-    held by another program, or too old for this build of torch, is found by nothing less.
+    """Why a device cannot compute, or None if it can. On a GPU a small sum is tried: only a trial shows that
+    another program holds the GPU, or that this build of torch does not support it.
     """
     if not {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]:
         return "this machine, or this build of torch, has none"
     if device == "cpu":
         return None
-    wanted, there = (
-        int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-        torch.cuda.device_count() if device == "cuda" else 1,
-    )
-    if device != "cpu" and wanted > there:
+    wanted = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    there = torch.cuda.device_count() if device == "cuda" else 1
+    if wanted > there:
         return f"{wanted} processes need {wanted} GPUs, and this machine has {there}"
     try:
-        torch.ones(
-            2, device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
-        ).sum().item()
+        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+        torch.ones(2, device=own).sum().item()
     except RuntimeError as error:
         return f"there is one, and it does not work ({one_line(error)})"
     return None
 
 
 def own_gpu(device: str) -> None:
-    """Where torchrun has started several processes, "cuda" is from here on the GPU of this one."""
+    """If torchrun started several processes, make "cuda" mean the GPU of this process."""
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
 def lacks(device: str, dtype: str) -> str | None:
-    """What a device is asked for and does not have, though it computes."""
+    """A line about what is asked of a device and what the device only imitates; None if there is nothing to
+    say.
+    """
     if (
         device == "cuda"
         and dtype == "bfloat16"
@@ -73,8 +72,8 @@ def lacks(device: str, dtype: str) -> str | None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's kind and the first line of what it says. torch.compile wraps the one that tells into
-    others.
+    """The type of an error and the first line of its message. torch.compile wraps the original error; the
+    original is taken.
     """
     while within := getattr(error, "inner_exception", None) or error.__cause__:
         error = within
@@ -82,8 +81,8 @@ def one_line(error: BaseException) -> str:
 
 
 def send(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """To the device. To a CUDA GPU through pinned memory, so that the copy runs beside what the GPU is doing;
-    elsewhere the memory might be another tensor's before such a copy has read it.
+    """Move a tensor to the device. To a CUDA GPU the copy goes through pinned memory, so that it runs while
+    the GPU works. On other devices such a copy could be read too late, so the copy is a plain one.
     """
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -91,7 +90,7 @@ def send(tensor: Tensor, device: str | torch.device) -> Tensor:
 
 
 def autocast(device: torch.device, dtype: str) -> torch.autocast:
-    """Matrix products in bfloat16 where `dtype` says so; weights, sums and log-probs stay in float32."""
+    """Matrix products in bfloat16 if `dtype` is "bfloat16". Weights, sums and log-probs stay in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
@@ -99,11 +98,10 @@ def autocast(device: torch.device, dtype: str) -> torch.autocast:
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep memory that torch frees for its next tensor, rather than hand it back to the system
-    and fault
-    every page in again: on a CPU this is a third of a small model's step. Pieces of 32 MiB and more (a large
-    model's gradients and logits) still go back, so that holes of their size do not pile up. Elsewhere it does
-    nothing.
+    """Ask glibc to keep the memory that torch frees, for the next tensor. Otherwise the memory goes back to
+    the system, and every page must be requested again: on a CPU this takes a third of a small model's
+    step. Blocks of 32 MiB and more (gradients and logits of a large model) still go back, so that unused
+    blocks of this size do not add up. On other systems than Linux with glibc this does nothing.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         m_trim_threshold, m_mmap_threshold = -1, -3  # from malloc.h
@@ -116,8 +114,8 @@ NO_ROOM = ("out of memory", "can't allocate memory", "not enough memory", "alloc
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory is used up. Only CUDA's has a class of its own; the others say so in
-    words.
+    """Whether an error says that memory is used up. Only CUDA has a class for this error; the others are
+    known by their words.
     """
     in_words = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_ROOM)
     return in_words or isinstance(error, (MemoryError, torch.OutOfMemoryError))

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: each is one clear line. Any other error is a bug of this package, and keeps
+"""The two errors that end a command with one clear line. Any other error is a bug of this project and keeps
 its traceback.
 """
 
@@ -10,17 +10,17 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """The input is wrong: the message names the place (file, line, flag) and the remedy. Exit status 2."""
+    """The input is wrong. The message names the place (file, line, flag) and the remedy. Exit status 2."""
 
 
 class TrainingFailed(Exception):
-    """The input was fine and the run still went wrong (a loss that is not a number). Exit status 1."""
+    """The input was right and the run still failed (for example, the loss is not a number). Exit status 1."""
 
 
 @contextmanager
 def expecting(path: object, what: str) -> Iterator[None]:
-    """Inside, what a file holds is used as if it were `what`; where it is something else, that is a
-    UserError.
+    """Inside this context, the content of a file is used as if it were `what`. An error there becomes a
+    UserError that says the file is not `what`.
     """
     try:
         yield
@@ -47,12 +47,13 @@ def flag(name: str) -> str:
 
 
 def flags(names: Iterable[str]) -> str:
+    """Several settings as they are typed, with commas between them."""
     return ", ".join(map(flag, names))
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """ " (did you mean NAME?)" with the name that is spelt most like a word, whatever its case and dashes; ""
-    where none is. A name that begins with the word, or that the word begins with, comes before all others.
+    """ " (did you mean NAME?)" with the name that is spelt most like a word, or "" if no name is near. Case
+    and dashes do not count. A name that begins with the word, or with which the word begins, comes first.
     """
     spelt = {plain(name): name for name in names}
     begun = [name for name in spelt if name.startswith(plain(word)) or plain(word).startswith(name + "-")]
@@ -61,4 +62,5 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
 
 
 def plain(name: str) -> str:
+    """A name without leading dashes, in lower case, with - for _."""
     return name.lstrip("-").replace("_", "-").lower()

@@ -1,12 +1,12 @@
-"""The proof: on a world small enough to write down, the GPT lands on the optimum that the mathematics names.
+"""The proof: in a world small enough to list, the trained GPT is the optimum that the mathematics gives.
 
     python -m mini_dpo.exact
 
-The world has two words. A response is any string of up to three of them; all fifteen are listed, so a reward,
-a reference and beta give the optimum pi* = ref exp(r / beta) / Z in closed form. The handwritten GPT is
-trained on every ordered pair of responses with the real DPO loss in the real loop, each pair weighing
-P(chosen over rejected), the share of people who would label it so. DPO's claim (arXiv:2305.18290, section 4)
-is that the trained policy is pi*.
+The world has two words. A response is any string of up to three words. There are fifteen responses, so that a
+reward, a reference and beta give the optimum pi* = ref exp(r / beta) / Z in closed form. The handwritten GPT
+is trained on every ordered pair of responses, with the real DPO loss in the real loop. Each pair has the
+weight P(chosen over rejected), the share of people who would label it so. DPO's claim (arXiv:2305.18290,
+section 4) is that the trained policy is pi*.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MODEL = GPTConfig(vocab_size=len(WORDS) + 1, context=1 + LONGEST_RESPONSE, n_lay
 
 @dataclass(frozen=True)
 class ExactSettings:
-    """Which world, and how long to train in it."""
+    """Which world, and how many steps."""
 
     seed: int = option(int, "of the reward, the reference and the weights", 0)
     beta: float = option(float, "price of a nat of KL, in units of reward", 0.5)
@@ -76,8 +76,8 @@ def main() -> None:
 
 
 def list_responses() -> list[list[int]]:
-    """All strings of fewer than LONGEST words, which end in end-of-text, and all of LONGEST, which end
-    because the world does. Whatever a model is, its probabilities of these sum to one.
+    """All responses: those of fewer than LONGEST words end in end-of-text; those of LONGEST words end because
+    no more fits. The probabilities of all responses sum to one, for every model.
     """
     ended = [
         [*words, END] for n in range(LONGEST_RESPONSE) for words in itertools.product(range(END), repeat=n)
@@ -92,12 +92,12 @@ def score_all(model: GPT, responses: Sequence[list[int]]) -> Tensor:
 
 
 def every_response(responses: Sequence[list[int]]) -> Batch:
-    """One row with each prompt once, and all K responses to it: number i K + k is response k to prompt i."""
+    """One row with each prompt once and all K responses to it. Number i K + k is response k to prompt i."""
     return pack([[Encoded(prompt, response) for response in responses] for prompt in PROMPTS])
 
 
 def make_reference(responses: Sequence[list[int]], seed: int) -> GPT:
-    """A GPT that a little SFT on a random corpus has given some habits."""
+    """A GPT after a little SFT on a random corpus, so that the reference is not uniform."""
     torch.manual_seed(seed)
     model = GPT(MODEL).double()
     corpus = torch.randint(len(responses), (24,)).tolist()
@@ -117,7 +117,7 @@ def make_reward(responses: Sequence[list[int]], seed: int) -> Tensor:
 def train_on_every_pair(
     reference: GPT, responses: Sequence[list[int]], reward: Tensor, settings: ExactSettings
 ) -> GPT:
-    """A copy of the reference, trained on all ordered pairs at once in every step."""
+    """A copy of the reference, trained on all ordered pairs in every step."""
     chosen, rejected, probabilities = [], [], []
     for i in range(len(PROMPTS)):
         for w, l in itertools.permutations(range(len(responses)), 2):
@@ -137,16 +137,17 @@ def train_on_every_pair(
 def expected_dpo(
     reference: GPT, chosen: Tensor, rejected: Tensor, probabilities: Tensor, beta: float
 ) -> Objective:
-    """The DPO loss over people's random labels: each ordered pair's, times the probability (B,) of that
-    label.
-    chosen, rejected: (B,), the numbers of the pair's two responses in the batch.
+    """The DPO loss in expectation over random labels: the loss of each ordered pair, times the probability of
+    its label.
+    chosen, rejected: (B,), the numbers of the two responses of a pair in the batch.
+    probabilities: (B,), of each label.
     """
 
     def objective(policy: GPT, batch: Batch) -> Outcome:
         responses = score_responses(policy, reference, batch, None)
         # (B,)
         losses = probabilities * LOSSES["dpo"](PairLogps(responses[chosen], responses[rejected]), beta=beta)
-        return Outcome(losses.sum(), len(losses) // 2, {})  # a pair has two orders and one label
+        return Outcome(losses.sum(), len(losses) // 2, {})  # each pair of responses is there in two orders
 
     return objective
 
@@ -154,7 +155,7 @@ def expected_dpo(
 def optimum_table(
     responses: Sequence[list[int]], reward: Tensor, ref_logps: Tensor, optimum: Tensor, learned: Tensor
 ) -> str:
-    """A line a response: its reward, and its probability under the three policies."""
+    """One line for each response: its reward, and its probability under reference, optimum and policy."""
     words = [*WORDS, "."]
     lines = []
     for i, prompt in enumerate(PROMPTS):

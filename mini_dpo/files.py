@@ -1,9 +1,8 @@
-"""One way to write a file, one way to read one: files that are whole or not there, and damage that is seen.
+"""One way to write a file and one way to read it: a file is complete or absent, and damage is found.
 
-A file is written beside its name, forced to disk, and then renamed over it, which happens at once or not at
-all. The name beside is random and made for this file alone, so that neither a second process nor a link that
-lies there can lead the writing elsewhere. What is read again is held against a checksum, which one changed
-bit changes.
+A file is written under another name in the same folder, forced to disk, and then renamed. A rename happens
+completely or not at all. The other name is random and new, so that neither a second process nor a link can
+redirect the writing. What is read again is compared with a checksum.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ LARGEST_JSON = 2**24  # bytes: a thousand times what a run's settings or its tab
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Have `write` fill a file that appears as `path` when it is complete. Raises UserError where the disk
-    refuses, leaving whatever stood at `path` as it was.
+    """Let `write` fill a file, which appears as `path` when it is complete.
+    Raises UserError if the disk refuses; a file that was at `path` before is then kept.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
@@ -57,8 +56,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def settle_names(folder: Path) -> None:
-    """Force the names in a folder to disk: a rename survives a power cut after that. Windows cannot be
-    asked.
+    """Force the names in a folder to disk, so that a rename survives a power cut. On Windows this does
+    nothing.
     """
     if os.name != "nt":
         descriptor = os.open(folder, os.O_RDONLY)
@@ -68,8 +67,7 @@ def settle_names(folder: Path) -> None:
 
 def write_json(path: Path, value: dict) -> None:
     """Write a JSON object, indented for people, with its own checksum as the last entry. A number that is not
-    finite
-    becomes null: JSON knows none.
+    finite becomes null, because JSON has no other form for it.
     """
     value = only_finite(value)
     text = json.dumps({**value, "checksum": checksum(value)}, indent=2, allow_nan=False)
@@ -84,11 +82,12 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> str:
 
 
 def json_line(row: dict) -> bytes:
+    """A JSON object as one line of bytes, with null for numbers that are not finite."""
     return json.dumps(only_finite(row), allow_nan=False).encode() + b"\n"
 
 
 def only_finite(value: Any) -> Any:
-    """The same JSON value with None for each number in it that is not finite."""
+    """The same JSON value, with None for each number that is not finite."""
     if isinstance(value, dict):
         return {str(key): only_finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -97,15 +96,15 @@ def only_finite(value: Any) -> Any:
 
 
 def checksum(value: dict) -> str:
-    """Of a JSON object, whatever its layout."""
+    """The first 16 hexadecimal digits of the SHA-256 of a JSON object; its layout does not count."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other process works on the run in `folder`; the system lets go of it however this process
-    ends. What a killed one left half written is cleared away. Raises UserError where another one is at
-    work.
+    """Inside this context, no other process works on the run in `folder`. The system releases the lock when
+    this process ends, in whatever way. Unfinished files of a process that was killed are removed.
+    Raises UserError if another process is at work.
     """
     descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
@@ -128,8 +127,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def size_of(path: str | Path, largest: float = math.inf) -> int:
-    """A file's size in bytes. Raises UserError where there is none, where it is no file (a pipe would be
-    waited for), or where it is larger than anything of its kind.
+    """The size of a file in bytes.
+    Raises UserError if there is no such file, if it is a folder or a pipe (reading a pipe would wait), or if
+    it is larger than `largest`.
     """
     try:
         found = os.stat(path)
@@ -150,7 +150,7 @@ def size_of(path: str | Path, largest: float = math.inf) -> int:
 
 
 def read_bytes(path: str | Path, largest: float = math.inf) -> bytes:
-    """A file's content. Raises UserError as `size_of` does, and where it cannot be read."""
+    """The content of a file. Raises UserError as `size_of` does, and if the file cannot be read."""
     size_of(path, largest)
     try:
         return Path(path).read_bytes()
@@ -161,8 +161,8 @@ def read_bytes(path: str | Path, largest: float = math.inf) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote, without the checksum. Raises UserError where it is not there, or not
-    that.
+    """Read what `write_json` wrote; the result is without the checksum.
+    Raises UserError if the file is missing, is not JSON, or has another checksum.
     """
     try:
         value = json.loads(read_bytes(path, LARGEST_JSON))
@@ -177,8 +177,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_unchanged(path: Path, summary: dict) -> str:
-    """The text of a run's file, whose SHA-256 the run's summary keeps. Raises UserError where it is
-    another.
+    """The text of a file of a run. Raises UserError if its SHA-256 is not the one in the summary of
+    the run.
     """
     content = read_bytes(path, LARGEST_LOG)
     with expecting(path, "what the run wrote"):
@@ -188,10 +188,10 @@ def read_unchanged(path: Path, summary: dict) -> str:
 
 
 def read_archive(path: Path) -> Any:
-    """Read what torch.save wrote, onto the CPU, executing nothing that is in it.
+    """Read what torch.save wrote, onto the CPU. No code in the file is run.
 
-    Such a file is a zip archive of uncompressed entries with a checksum each. Raises UserError where one is
-    wrong, where something would unpack to more than the file itself holds, or where there is no such file.
+    Such a file is a zip archive of uncompressed entries, each with a checksum. Raises UserError if there is
+    no such file, if a checksum is wrong, or if an entry would unpack to more than the file holds.
     """
     size = size_of(path)
     try:
@@ -219,5 +219,5 @@ def read_archive(path: Path) -> Any:
 
 
 def no_link(path: str, flags: int) -> int:
-    """An opener for `open`: refuses a name that is a symbolic link, and waits for no pipe."""
+    """An opener for `open`: refuses a symbolic link, and does not wait for a pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)

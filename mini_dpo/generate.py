@@ -27,16 +27,17 @@ def generate(
     batch_size: int = 128,
     watch: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> list[list[int]]:
-    """Continue each prompt until end-of-text (kept at the end of the result), `max_new_tokens`, or the
-    context's end.
+    """Continue each prompt until end-of-text (which is kept in the result), `max_new_tokens`, or the end of
+    the context.
 
-    Row i draws its tokens with its own random numbers, the same whatever stands beside it or in which batch
-    it is.
-    seed: of all rows together, or one for each row, which then draws what it would draw alone with that seed.
-    temperature: divides the logits; 0 takes the likeliest token. top_k: only the k likeliest tokens.
-    top_p: only the fewest likeliest tokens that hold this much probability (Holtzman et al.,
-        arXiv:1904.09751).
-    watch: is handed the first row of each batch, and hands them on.
+    Row i draws its tokens with random numbers of its own. They do not depend on the other rows or on the
+    batch.
+    seed: one for all rows together, or one for each row. A row with a seed of its own draws the same tokens
+        alone.
+    temperature: divides the logits; 0 takes the likeliest token.
+    top_k: only the k likeliest tokens.
+    top_p: only the fewest likeliest tokens with this much probability together (arXiv:1904.09751).
+    watch: is given the numbers of the first rows of all batches, and yields them; for progress.
     Raises UserError for a prompt that leaves no room for a response, ValueError for settings out of range.
     """
     check_settings(temperature, top_k, top_p)
@@ -51,19 +52,19 @@ def generate(
         uniforms = draw(seed, len(prompts))  # (N, max_new_tokens)
     else:
         uniforms = torch.cat([draw(own, 1) for own in seed])
+    choose = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p)
     responses: list[list[int]] = []
     was_training = model.training
     model.eval()
     for i in watch(range(0, len(prompts), batch_size)):
         rows = slice(i, i + batch_size)
-        choose = lambda logits, u: sample(logits, u, temperature, top_k, top_p)  # noqa: E731
         responses += continue_batch(model, prompts[rows], uniforms[rows], end_of_text, choose)
     model.train(was_training)
     return responses
 
 
 def check_room(model: GPT, prompt: Sequence[int], place: str = "the prompt") -> None:
-    """Raise UserError for a prompt, from `place`, that leaves no room for a response."""
+    """Raise UserError for a prompt that leaves no room for a response. place: names the prompt."""
     if len(prompt) >= model.config.context:
         raise UserError(
             f"{place} has {len(prompt)} tokens and the model's context "
@@ -82,10 +83,14 @@ def check_settings(temperature: float, top_k: int | None, top_p: float | None) -
 
 
 def continue_batch(
-    model: GPT, prompts: Sequence[Sequence[int]], uniforms: Tensor, end_of_text: int, choose
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    uniforms: Tensor,
+    end_of_text: int,
+    choose: Callable[[Tensor, Tensor], Tensor],
 ) -> list[list[int]]:
-    """Read the prompts in one pass, then write a token a step for all rows at once; uniforms: (B,
-    max_new_tokens).
+    """Read the prompts in one pass, then write one token a step for all rows. Returns the responses.
+    uniforms: (B, max_new_tokens), the random numbers. choose: logits (B, V) and uniforms (B,) to tokens (B,).
     """
     device, context = model.wte.weight.device, model.config.context
     lengths = torch.tensor([len(p) for p in prompts])  # (B,)
@@ -107,10 +112,9 @@ def continue_batch(
         open_rows &= (tokens != end_of_text) & (positions + 1 < context)
         if not open_rows.any() or step == n_new - 1:
             break
-        positions = positions.clamp(max=cache.shape[4] - 1)  # closed rows idle in the last place
-        last = read_on(model, tokens[:, None].to(device), positions[:, None].to(device), cache)[
-            :, 0
-        ]  # (B, C)
+        positions = positions.clamp(max=cache.shape[4] - 1)  # finished rows write into the last place
+        hidden = read_on(model, tokens[:, None].to(device), positions[:, None].to(device), cache)
+        last = hidden[:, 0]  # (B, C)
     return responses
 
 
@@ -121,17 +125,17 @@ def empty_cache(model: GPT, rows: int, places: int) -> Tensor:
 
 
 def read_on(model: GPT, ids: Tensor, positions: Tensor, cache: Tensor) -> Tensor:
-    """`GPT.hidden` of tokens whose predecessors are in the cache: ids and positions (B, T) -> (B, T, C)."""
+    """`GPT.hidden` of tokens that continue what is in the cache: ids and positions (B, T) -> (B, T, C)."""
     attends = [partial(remember, cache=cache[i], positions=positions) for i in range(len(cache))]
     return model.stream(ids, positions, attends)
 
 
 def remember(q: Tensor, k: Tensor, v: Tensor, cache: Tensor, positions: Tensor) -> Tensor:
-    """Write new keys and values into a layer's cache (2, B, H, S, D), and attend to all: (B, H, T, D).
+    """Write new keys and values into the cache of a layer, (2, B, H, S, D), and attend to all: (B, H, T, D).
 
-    A row's place s in the cache is its position s, so a query at position p sees places 0..p. Places beyond
-    were never written or belong to padding: padding is on the right of the text, and the next real token
-    overwrites it.
+    Place s of a row in the cache is position s, so a query at position p sees the places 0..p. Later places
+    are empty or belong to padding. Padding is on the right of the text, and the next real token overwrites
+    it.
     """
     rows = torch.arange(len(positions), device=positions.device)[:, None]  # (B, 1)
     cache[0][rows, :, positions] = k.transpose(1, 2)
@@ -144,8 +148,8 @@ def remember(q: Tensor, k: Tensor, v: Tensor, cache: Tensor, positions: Tensor) 
 def sample(
     logits: Tensor, uniforms: Tensor, temperature: float, top_k: int | None, top_p: float | None
 ) -> Tensor:
-    """Choose a token a row by inverting the distribution function: logits (B, V), uniforms (B,) in [0, 1) ->
-    (B,).
+    """Choose one token a row by inverting the distribution function: logits (B, V), uniforms (B,) in [0, 1)
+    -> (B,).
     """
     if temperature == 0:
         return logits.argmax(-1)

@@ -41,7 +41,7 @@ def join_processes() -> None:
 
 
 def leave_processes() -> None:
-    """Part from the others: from here on this process works alone."""
+    """Leave the other processes: from here on this process works alone."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -62,8 +62,8 @@ def processes() -> int:
 
 
 def together(work: Callable[[], T]) -> T:
-    """`work()`, in every process. A user's mistake that any of them finds is raised in all, so that none
-    waits for another that has gone.
+    """`work()`, in every process. A UserError in one process is raised in all, so that no process waits for
+    one that has ended.
     """
     if processes() == 1:
         return work()
@@ -81,8 +81,9 @@ def together(work: Callable[[], T]) -> T:
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of every process's `values`. The gradient goes to this process's part of it: if the same loss
-    is computed from the sum everywhere, adding up the parameters' gradients gives that loss's gradient.
+    """The sum of the `values` of all processes. The gradient goes to the part of this process only: if every
+    process computes the same loss from the sum, the sum of the parameters' gradients is the gradient of
+    that loss.
     """
     if processes() == 1:
         return values
@@ -99,7 +100,7 @@ def sum_gradients(gradients: Iterable[Tensor]) -> None:
 
 
 def of_the_first(value: T) -> T:
-    """The first process's `value`, for all: what could differ between them and must not."""
+    """The first process's `value`, in all processes: for values that could differ and must not."""
     if processes() == 1:
         return value
     values = [value]
@@ -108,13 +109,13 @@ def of_the_first(value: T) -> T:
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come this far, and no message is under way any more."""
+    """Wait until every process has come this far."""
     if processes() > 1:
         dist.barrier()
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is up in any process. Goes over the CPU, so a GPU does not wait."""
+    """Whether the flag is true in any process. The flag goes through the CPU, so that a GPU need not wait."""
     if processes() == 1:
         return flag
     flags = torch.tensor(int(flag))

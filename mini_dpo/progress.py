@@ -1,4 +1,4 @@
-"""Long work says how far it is, and stops when it is asked to."""
+"""Long work reports how far it is, and stops when it is asked to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 
 def watched(items: Iterable[Item], n: int, what: str) -> Iterator[Item]:
-    """The `n` items, with a line on the screen every ten seconds or so."""
+    """The `n` items. About every ten seconds a line says how many are done. what: begins the line."""
     said = time.perf_counter()
     for i, item in enumerate(items):
         if time.perf_counter() - said > SILENCE:
@@ -26,13 +26,13 @@ def watched(items: Iterable[Item], n: int, what: str) -> Iterator[Item]:
 
 
 def look(batches: Batches[E, B], what: str) -> Iterator[B]:
-    """Every example once, watched."""
+    """Every batch once, in file order, `watched`."""
     return watched(batches.once(), len(batches.cut(range(len(batches.examples)))), what)
 
 
 @contextmanager
 def on_signals(handler: Callable) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM call `handler`."""
+    """Inside this context, Ctrl-C and SIGTERM call `handler`."""
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -42,14 +42,14 @@ def on_signals(handler: Callable) -> Iterator[None]:
 
 
 def interrupt(signum: int, frame: object) -> None:
-    """A handler that stops at once."""
+    """A signal handler that raises KeyboardInterrupt."""
     raise KeyboardInterrupt
 
 
 @contextmanager
 def ask_before_stopping() -> Iterator[list[int]]:
-    """Inside, Ctrl-C and SIGTERM put themselves on a list that the loop looks at between two steps. A second
-    one interrupts at once.
+    """Inside this context, Ctrl-C and SIGTERM are added to the list that is given. The loop looks at the list
+    between two steps. A second signal stops at once.
     """
     asked: list[int] = []
 
@@ -66,7 +66,7 @@ def ask_before_stopping() -> Iterator[list[int]]:
 
 
 class Progress:
-    """A line on the screen about ten times a stage: step, loss, what is watched, speed, time left."""
+    """A line on the screen about ten times a stage: step, loss, metrics, speed, time left."""
 
     def __init__(self, stage: str, first: int, steps: int) -> None:
         self.stage, self.steps = stage, steps
@@ -76,15 +76,17 @@ class Progress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that counts for neither speed nor time left."""
+        """Inside this context, time does not count for the speed and the time left."""
         begun = time.perf_counter()
         yield
         self.start += time.perf_counter() - begun
 
     def due(self, step: int) -> bool:
+        """Whether a line is printed after this step."""
         return step % self.every == 0 or step == self.steps
 
     def report(self, step: int, record: dict[str, float]) -> None:
+        """Print the line of a step, from its record of metrics."""
         seconds = max(time.perf_counter() - self.start, 1e-9)  # a clock may stand still
         watched = [
             ("loss", "loss"),

@@ -106,8 +106,8 @@ def check(settings: SampleSettings) -> None:
 
 
 def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
-    """The models of a run by name: SFT and, if that stage has begun, the loss it is trained with. A file is
-    one model.
+    """The models of a run by name: SFT, and the name of the loss if preference training has begun. A
+    checkpoint file is one model. Raises UserError if a file is missing, damaged, or from another run.
     """
     paths = {"SFT": run / "sft.pt"}
     if (run / "dpo.pt").exists():
@@ -131,12 +131,12 @@ def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
 
 
 def converse(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings) -> None:
-    """Answer each prompt as it comes."""
+    """Answer each prompt as it is typed."""
     for i, prompt in enumerate(typed_prompts()):
         try:
             check_prompt("the prompt", prompt, models)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)  # one bad prompt is not the end
+            print(f"error: {error}", file=sys.stderr)  # the next prompt may be right
             continue
         for row in reply(models, [prompt], settings, i)[0]:
             print(reply_as_text(row, settings.json), flush=True)
@@ -163,9 +163,7 @@ def typed_prompts() -> Iterator[str]:
 
 
 def answer_all(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings) -> None:
-    """Answer --prompt or a whole file of --prompts, many at a time, once it is known that all can be
-    answered.
-    """
+    """Answer --prompt, or a whole file of --prompts, many at a time. First all prompts are checked."""
     given = read_prompts(settings.prompts) if settings.prompts else [("the prompt", settings.prompt or "")]
     for place, prompt in given:
         check_prompt(place, prompt, models)
@@ -184,9 +182,10 @@ def answer_all(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSetting
 
 
 def read_prompts(path: str) -> list[tuple[str, str]]:
-    """Where each prompt of a file stands, and the prompt: the line itself; in a file whose name ends in
-    .jsonl or .json, or that begins with "{", the "prompt" of the line's JSON object. Blank lines are
-    skipped.
+    """The prompts of a file, each with its place for messages. In a file that ends in .jsonl or .json, or
+    that begins with "{", a prompt is the "prompt" of a line's JSON object; else it is the line. Blank
+    lines are skipped.
+    Raises UserError, with file and line, for a line that cannot be read.
     """
     content = read_content(path)
     if Path(path).suffix in (".jsonl", ".json") or content.lstrip().startswith(b"{"):
@@ -210,14 +209,14 @@ def read_prompts(path: str) -> list[tuple[str, str]]:
 
 
 def check_prompt(place: str, prompt: str, models: dict[str, tuple[GPT, Tokenizer]]) -> None:
-    """Raise UserError for a prompt that a model cannot read, or could not answer."""
+    """Raise UserError for a prompt that a model cannot read, or that leaves no room for an answer."""
     check_text(place, prompt, may_be_empty=True)
     for model, tokenizer in models.values():
         check_room(model, tokenizer.encode_prompt(prompt), place)
 
 
 def open_out(path: str | None) -> AbstractContextManager[TextIO]:
-    """The new file to write to, or the screen."""
+    """The new file to write to, or the screen. Raises UserError if the file exists or cannot be made."""
     try:
         return open(path, "x", encoding="utf-8") if path else nullcontext(sys.stdout)
     except OSError as error:
@@ -232,11 +231,11 @@ def open_out(path: str | None) -> AbstractContextManager[TextIO]:
 def reply(
     models: dict[str, tuple[GPT, Tokenizer]], prompts: Sequence[str], settings: SampleSettings, first: int
 ) -> list[list[dict]]:
-    """For each prompt the answers of every model, as --json shows them. first: how many prompts came before
-    these.
+    """For each prompt the answers of every model, as --json shows them. first: how many prompts were answered
+    before.
 
-    Each answer has its own seed, so that prompts answered together get the answers that they get one by one,
-    but for the rare token that rounding decides.
+    Each answer has its own seed. So prompts that are answered together get the same answers as one by one,
+    except for a rare token that depends on rounding.
     """
     asked = [prompt for prompt in prompts for _ in range(settings.n)]
     seeds = [settings.seed + first * settings.n + k for k in range(len(asked))]
@@ -263,16 +262,14 @@ def reply(
                 "tokens": len(ids),
                 "seed": seeds[k],
             }
-            if read_prompt(prompt) is not None:  # the shop's judge understands it
+            if read_prompt(prompt) is not None:  # the judge knows the prompt
                 row["marks"] = judge(prompt, text).marks
             rows[k // settings.n].append(row)
     return rows
 
 
 def reply_as_text(row: dict, as_json: bool) -> str:
-    """An answer as a JSON object, or as people read it: in lines no wider than the terminal, with the judge's
-    marks.
-    """
+    """An answer as a JSON object, or as text no wider than the terminal, with the marks of the judge."""
     if as_json:
         return json.dumps(row)
     text = row["response"] + ("" if row["finished"] else f" [cut after {row['tokens']} tokens]")

@@ -62,8 +62,8 @@ def main() -> None:
 
 
 def render(tokenizer: Tokenizer, prompt: str, response: str) -> str:
-    """A line a token. What is trained on is read off the batch that the trainer would get, not off the
-    text.
+    """One line for each token. Which tokens are trained on is read from the batch that the trainer
+    would get.
     """
     batch = collate([encode(tokenizer, prompt, response)])
     # with one sequence, rows are positions
@@ -77,7 +77,7 @@ def render(tokenizer: Tokenizer, prompt: str, response: str) -> str:
 
 
 def spelt(tokenizer: Tokenizer, token: int) -> str:
-    """A token as Python writes its text, or its bytes where they are not whole characters."""
+    """The text of a token as a Python literal; its bytes if they are not whole characters."""
     held = tokenizer.encoding.decode_single_token_bytes(token)
     try:
         return repr(held.decode())

@@ -1,14 +1,12 @@
-"""Where the time of a DPO step goes, measured: a naive step first, then each idea added, with the ratio that
-it buys.
+"""Where the time of a DPO step goes, measured: a naive step, then each idea added, and what it gains.
 
-    python -m mini_dpo.bench                        the small shape, on the CPU or one GPU
-    python -m mini_dpo.bench --model gpt2           GPT-2's shape with its vocabulary of 50,257
-    python -m mini_dpo.bench --growth               how the cost grows with prompt, response, batch,
-    vocabulary, layers
+    python -m mini_dpo.bench                  the small shape, on the CPU or one GPU
+    python -m mini_dpo.bench --model gpt2     GPT-2's shape with its vocabulary of 50,257
+    python -m mini_dpo.bench --growth         the cost by prompt, response, batch, vocabulary and layers
 
-Each row is a process of its own, so that the peak of its memory is its own too; all rows see the same
-batches, made from the seed, and the same model. Where the packages trl and transformers can be imported,
-TRL's trainer runs the same batches with the same optimizer, and the last table says how much slower it is.
+Each row is a process of its own, so that the peak of its memory is its own. All rows have the same model and
+the same batches, which the seed makes. If the packages trl and transformers can be imported, TRL's trainer
+runs the same batches with the same optimizer, and the last table compares the two.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ TIMES = (1, 2, 4)
 
 
 def growth_table(settings: BenchSettings) -> dict:
-    """Double one size at a time, and print what comes of it; return it."""
+    """Double one size at a time; print the table and return its numbers."""
     results = {
         "settings": workload(settings),
         "where": where(settings),
@@ -40,9 +40,8 @@ def growth_table(settings: BenchSettings) -> dict:
 
 
 def growth_report(results: dict) -> str:
-    """What a step takes at 1, 2 and 4 times each size, the exponent of a power law through the three, and
-    what one more
-    costs: one more token of prompt in each pair, one more token in each response, one more pair, ...
+    """The table: the milliseconds of a step at 1, 2 and 4 times each size, the exponent of a power law
+    through the three, and the cost of one more token of prompt, token of response, pair, and so on.
     """
     lines = [
         f"a step of {FIRST_SIZES['batch']} pairs with a live reference, {SHAPES['toy'].n_embd} "
@@ -65,12 +64,12 @@ def growth_report(results: dict) -> str:
 
 
 def slope(x: list[float], y: list[float]) -> float:
-    """Of the straight line through points, by least squares."""
+    """The slope of the straight line through points, by least squares."""
     return linear_regression(x, y).slope
 
 
 def measure_growth(settings: BenchSettings) -> dict[str, list[float]]:
-    """Seconds a step at 1, 2 and 4 times each size, one case after the other."""
+    """Seconds a step at 1, 2 and 4 times each size."""
     keep_freed_memory()
     return {
         name: [time_case(settings, {**FIRST_SIZES, name: t * start}) for t in TIMES]
@@ -79,15 +78,18 @@ def measure_growth(settings: BenchSettings) -> dict[str, list[float]]:
 
 
 def time_case(settings: BenchSettings, sizes: dict[str, int]) -> float:
-    """The median of several steps, after two that touch the memory they need."""
+    """The median seconds of several steps, after two that are not counted."""
     step = growth_step(settings, sizes)
     return median([seconds_of(settings, step) for _ in range(settings.repeats + 2)][2:])
 
 
 def growth_step(settings: BenchSettings, sizes: dict[str, int]) -> Callable[[], object]:
-    """A step of the trainer's own for pairs of just these sizes."""
+    """A step of the trainer for pairs of these sizes."""
     draw = random.Random(settings.seed)
-    text = lambda n: [draw.randrange(sizes["vocabulary"]) for _ in range(n)]  # noqa: E731
+
+    def text(n: int) -> list[int]:
+        return [draw.randrange(sizes["vocabulary"]) for _ in range(n)]
+
     prompts = [text(sizes["prompt"]) for _ in range(sizes["batch"])]
     batch = collate_pairs(
         [

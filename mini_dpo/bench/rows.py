@@ -1,4 +1,4 @@
-"""The ladder's rows, and how one of them is measured."""
+"""The rows of the table, and how one is measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mini_dpo.batches import collate_pairs
+from mini_dpo.batches import EncodedPair, collate_pairs
 from mini_dpo.bench.steps import (
     LoopAdamW,
     collate_apart,
@@ -34,7 +34,7 @@ from mini_dpo.training import train_step
 
 @dataclass(frozen=True)
 class Rung:
-    """A row: what it adds to the one before, and how its step is made."""
+    """A row: the idea that it adds to the row before, and how its step is made."""
 
     idea: str
     collate: Callable = collate_pairs
@@ -66,7 +66,7 @@ RUNGS = {
 
 
 def measure_rung(settings: BenchSettings, name: str) -> dict:
-    """One row of the ladder: prepare, warm up, time each batch's step, note the peak of memory."""
+    """Measure one row: prepare, warm up, time the step of each batch, and take the peak of memory."""
     rung = RUNGS[name]
     if rung.keeps_memory:
         keep_freed_memory()
@@ -91,12 +91,17 @@ def measure_rung(settings: BenchSettings, name: str) -> dict:
         if rung.padded
         else preference_objective(LOSSES["dpo"], {"beta": BETA}, reference)
     )
-    step = lambda pairs: train_step(policy, optimizer, objective, [rung.collate(pairs)], config, step=0)  # noqa: E731
+
+    def step(pairs: list[EncodedPair]) -> None:
+        train_step(policy, optimizer, objective, [rung.collate(pairs)], config, step=0)
+
     return time_steps(settings, step, batches, before)
 
 
 def time_steps(settings: BenchSettings, step: Callable, batches: list, before: float) -> dict:
-    """Each batch once to warm up, then `repeats` times; the median of each counts."""
+    """Run each batch once to warm up, then `repeats` times; the median of each batch counts.
+    before: bytes of memory used before. Returns pairs a second, and megabytes.
+    """
     seconds: list[list[float]] = [[] for _ in batches]
     for repeat in range(settings.repeats + 1):
         for batch, times in zip(batches, seconds, strict=True):
@@ -114,23 +119,21 @@ def time_steps(settings: BenchSettings, step: Callable, batches: list, before: f
 
 
 def seconds_of(settings: BenchSettings, run: Callable[[], object]) -> float:
-    """How long it takes, until the device has done what it was told."""
+    """The seconds that `run` takes, until the device has finished."""
     started = now(settings.device)
     run()
     return now(settings.device) - started
 
 
 def now(device: str) -> float:
-    """The time in seconds, when the device has done what it was told."""
+    """The time in seconds, after the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def resident_peak(device: str) -> float:
-    """The most memory used so far, in bytes: of the GPU's, or what the process had in RAM (0 where Python
-    cannot say).
-    """
+    """The most memory used so far, in bytes: of the GPU, or of the process (0 if Python cannot say)."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     try:
@@ -141,8 +144,8 @@ def resident_peak(device: str) -> float:
 
 
 def measure_gemm(settings: BenchSettings, dtype: torch.dtype) -> float:
-    """The rate in FLOP/s at which this machine multiplies the matrices of a step, forward and backward: an
-    upper limit for any step made of them.
+    """The FLOP/s of this machine for the matrix products of a step, forward and backward: an upper limit for
+    every step that is made of them.
     """
     keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = True

@@ -1,4 +1,4 @@
-"""The steps that the ladder leaves behind: padded rows, logits everywhere, an optimizer that is a loop."""
+"""Slow steps, as a naive program has them: padded rows, logits everywhere, an optimizer that is a loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mini_dpo.objectives import Objective, Outcome
 
 
 def pad(sequences: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-    """Sequences side by side, filled up with zeros: ids (B, T), response mask (B, T)."""
+    """Sequences as rows, filled up with zeros: ids (B, T), response mask (B, T)."""
     shape = len(sequences), max(s.n_tokens for s in sequences)
     ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
     for row, s in enumerate(sequences):
@@ -27,7 +27,7 @@ def pad(sequences: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
 
 
 def logps_of_everything(model: GPT, ids: Tensor, mask: Tensor) -> Tensor:
-    """What most tutorials write: logits at every position, then a mask: (B,)."""
+    """Logits at every position, then a mask, as in most tutorials: (B,)."""
     logits = model(ids)[:, :-1]  # (B, T - 1, V)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logps = logits.log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)  # (B, T - 1)
@@ -35,7 +35,7 @@ def logps_of_everything(model: GPT, ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def logps_at_responses(model: GPT, ids: Tensor, mask: Tensor) -> Tensor:
-    """The same rows, and the output matrix only where a response token is predicted: (B,)."""
+    """The same rows, with the output matrix only where a response token is predicted: (B,)."""
     owners, positions = mask.nonzero(as_tuple=True)  # (R,), (R,)
     logits = model.logits(model.hidden(ids)[owners, positions - 1])  # (R, V)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -44,7 +44,7 @@ def logps_at_responses(model: GPT, ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def padded_objective(reference: GPT, score: Callable[[GPT, Tensor, Tensor], Tensor]) -> Objective:
-    """DPO on padded rows (all chosen, then all rejected), scored by one of the two functions above."""
+    """DPO on padded rows (all chosen, then all rejected). score: one of the two functions above."""
 
     def objective(policy: GPT, batch: MovedPair) -> Outcome:
         logps = score(policy, batch.ids, batch.mask)  # (2B,)
@@ -71,7 +71,7 @@ class MovedPair:
 
 
 class LoopAdamW(torch.optim.AdamW):
-    """torch's default: a loop over the parameters. It cannot skip a step that is not finite, as the fused
+    """AdamW as a loop over the parameters, torch's default. It cannot skip a step, as the fused
     kernel can.
     """
 
@@ -81,6 +81,7 @@ class LoopAdamW(torch.optim.AdamW):
 
 
 def collate_padded(pairs: list[EncodedPair]) -> MovedPair:
+    """Pairs as padded rows, all chosen responses first."""
     return MovedPair(*pad([p.chosen for p in pairs] + [p.rejected for p in pairs]))
 
 

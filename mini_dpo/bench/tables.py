@@ -1,4 +1,4 @@
-"""The ladder as a table, each row a process of its own."""
+"""The table of all rows, each measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mini_dpo.errors import UserError, flag
 
 
 def ladder_table(settings: BenchSettings) -> dict:
-    """Measure and print row by row; return all of it."""
+    """Measure and print row by row. Returns all numbers."""
     config, tokens = SHAPES[settings.model], count_tokens(make_pairs(settings))
     results: dict[str, Any] = {
         "settings": workload(settings),
@@ -56,7 +56,7 @@ def ladder_table(settings: BenchSettings) -> dict:
 
 
 def ladder_report(results: dict) -> str:
-    """What `ladder_table` prints, from what it returns (or what --json has kept)."""
+    """What `ladder_table` prints, from the numbers that it returns (or that --json has kept)."""
     lines = [ladder_heading(results), *(line(results, name) for name in results["rows"])]
     if results["trl"]:
         lines += [trl_heading(), *(trl_line(results, name) for name in results["trl"])]
@@ -64,7 +64,7 @@ def ladder_report(results: dict) -> str:
 
 
 def ladder_heading(results: dict) -> str:
-    """What is measured, what it needs at least, and the names of the columns."""
+    """What is measured, the least work that it needs, and the names of the columns."""
     settings, tokens, config = results["settings"], results["tokens"], SHAPES[results["settings"]["model"]]
     rates = " and ".join(f"{rate / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, rate in results["gemm"].items())
     return "\n".join(
@@ -84,7 +84,7 @@ def ladder_heading(results: dict) -> str:
 
 
 def line(results: dict, name: str) -> str:
-    """A row of the ladder, with what it gains over the row before."""
+    """A row, with its gain over the row before."""
     names = list(results["rows"])
     before = results["rows"][names[names.index(name) - 1]] if names.index(name) else None
     row = results["rows"][name]
@@ -93,14 +93,13 @@ def line(results: dict, name: str) -> str:
 
 
 def trl_heading() -> str:
+    """The names of the columns of the rows of TRL."""
     figures = f"{'tokens/s':>10}{'MB':>8}{'of floor':>10}"
     return f"\n{'TRL on the same batches':50}{'pairs/s':>9}{'':17}{figures}{'ours':>8}{'memory':>8}"
 
 
 def trl_line(results: dict, name: str) -> str:
-    """A row of TRL's, with how much faster the row of ours that does the same is, and what share of the
-    memory it takes.
-    """
+    """A row of TRL, with the speed and the memory of this package's row that does the same, as ratios."""
     ours, _, dtype, _ = TRL_ROWS[name]
     row, our_row = results["trl"][name], results["rows"][ours]
     speed, memory = (
@@ -111,8 +110,8 @@ def trl_line(results: dict, name: str) -> str:
 
 
 def rung_line(results: dict, title: str, row: dict, dtype: str | None) -> str:
-    """Speed, its spread from round to round, memory, and the share of the floor's speed. Tokens a second are
-    those of the packed row, whatever the row made of them.
+    """Speed, its range over the rounds, memory, and the share of the greatest possible speed. Tokens a second
+    are tokens of the packed row for all rows.
     """
     speed, tokens = row["pairs_per_second"], results["tokens"]["packed"]
     share = results["floor_flops"] * speed / results["gemm"][dtype or results["settings"]["dtype"]]
@@ -122,8 +121,8 @@ def rung_line(results: dict, title: str, row: dict, dtype: str | None) -> str:
     )
 
 
-def run_row(settings: BenchSettings, name: str, environment: dict[str, str] | None = None):
-    """Measure a row in a process of its own."""
+def run_row(settings: BenchSettings, name: str, environment: dict[str, str] | None = None) -> Any:
+    """Measure a row in a process of its own. Raises UserError if it fails."""
     flags = [part for key, value in workload(settings).items() for part in (flag(key), str(value))]
     root = str(Path(__file__).resolve().parent.parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))

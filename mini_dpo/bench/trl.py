@@ -1,4 +1,4 @@
-"""TRL's trainer beside it, where it can be imported."""
+"""TRL's trainer on the same batches, if it can be imported."""
 
 from __future__ import annotations
 

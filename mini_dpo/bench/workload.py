@@ -1,4 +1,4 @@
-"""What all rows of the benchmark measure: the same batches, made from the seed, and the same model."""
+"""What all rows measure: the same batches, made from the seed, and the same model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BenchSettings:
 
 
 def make_pairs(settings: BenchSettings) -> list[list[EncodedPair]]:
-    """Batches of pairs of random tokens: prompts of 20 to 200, responses of 10 to 200 with a median of 60."""
+    """Batches of pairs of random tokens: prompts of 20 to 200 tokens, responses of 10 to 200, median 60."""
     draw = random.Random(settings.seed)
     V = SHAPES[settings.model].vocab_size
 
@@ -59,9 +59,7 @@ def make_pairs(settings: BenchSettings) -> list[list[EncodedPair]]:
 
 
 def count_tokens(batches: list[list[EncodedPair]]) -> dict[str, float]:
-    """Per pair: the tokens of a packed row, those of two padded rows, those without padding, those of
-    responses.
-    """
+    """Tokens a pair: in a packed row, in two padded rows, without padding, and of responses only."""
     pairs = [pair for batch in batches for pair in batch]
     longest = [
         max(max(p.chosen.n_tokens, p.rejected.n_tokens) for p in batch) for batch in batches for _ in batch
@@ -77,9 +75,9 @@ def count_tokens(batches: list[list[EncodedPair]]) -> dict[str, float]:
 
 
 def floor_flops(config: GPTConfig, tokens: dict[str, float]) -> float:
-    """The multiplications and additions that a pair cannot do without: two for each weight of a matrix and
-    token in the forward pass and four in the backward pass, the prompt once, the output matrix at response
-    tokens only, no reference.
+    """The multiplications and additions that a pair needs at least: for each weight of a matrix and each
+    token, two in the forward pass and four in the backward pass. The prompt counts once, the output matrix
+    at response tokens only, and no reference.
     """
     return 6 * (
         12 * config.n_layer * config.n_embd**2 * tokens["packed"]
@@ -88,13 +86,13 @@ def floor_flops(config: GPTConfig, tokens: dict[str, float]) -> float:
 
 
 def workload(settings: BenchSettings) -> dict:
-    """The settings that decide what is measured, and not what is printed or where it is kept."""
+    """The settings that decide what is measured; not those of printing and keeping."""
     names = ("model", "device", "dtype", "batch_size", "batches", "repeats", "seed")
     return {name: getattr(settings, name) for name in names}
 
 
 def where(settings: BenchSettings) -> str:
-    """What is computing."""
+    """The name of the device that computes."""
     if settings.device == "cuda":
         return torch.cuda.get_device_name()
     return f"{torch.get_num_threads()} CPU thread{'s' * (torch.get_num_threads() > 1)}"

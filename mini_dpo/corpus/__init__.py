@@ -1,3 +1,3 @@
-"""Which examples a run trains on and which are held out (`splits`), which of them fit (`fitting`), and what
-is remarkable about a file (`remarks`).
+"""The examples of a run: which fit the context (`fitting`), what a user should know about a file (`remarks`),
+and which are trained on and which are held out (`splits`).
 """

@@ -17,7 +17,9 @@ from mini_dpo.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class OwnFile:
-    """A file's examples, the `n_train` to train on before those that are held out, and their tokens."""
+    """The examples of a file and their tokens. The first `n_train` are trained on, the others are held out.
+    source: the path, for messages.
+    """
 
     source: str
     examples: list
@@ -29,8 +31,8 @@ LONGEST_CONTEXT = 2048  # tokens: what a context is fitted to at most
 
 
 def fitted_context(own: Sequence[OwnFile], shortest: int) -> int:
-    """A context for these files: the 99th percentile of their lengths (of the file with the longer one),
-    between `shortest` and LONGEST tokens.
+    """A context for these files: the 99th percentile of the lengths (of the file where it is larger), at
+    least `shortest` and at most LONGEST_CONTEXT tokens.
     """
     lengths = [sorted(map(longest_text, file.encoded)) for file in own if file.encoded]
     percentile = max(of_file[math.ceil(0.99 * len(of_file)) - 1] for of_file in lengths)
@@ -38,7 +40,7 @@ def fitted_context(own: Sequence[OwnFile], shortest: int) -> int:
 
 
 def describe_choice(own: Sequence[OwnFile], tokenizer: Tokenizer, context: int, chosen: Sequence[str]) -> str:
-    """One line on the vocabulary and the context. chosen: the flags that were not given."""
+    """One line about the vocabulary and the context. chosen: the flags that were not given."""
     texts = [
         text
         for file in own
@@ -68,7 +70,7 @@ def describe_choice(own: Sequence[OwnFile], tokenizer: Tokenizer, context: int, 
 def encode_example(
     tokenizer: Tokenizer, example: Preference | Feedback | Demonstration
 ) -> EncodedPair | EncodedFeedback | Encoded:
-    """The tokens of an example, of whichever kind."""
+    """The tokens of an example of any kind."""
     if isinstance(example, Preference):
         return EncodedPair(
             encode(tokenizer, example.prompt, example.chosen),
@@ -88,7 +90,9 @@ def encode_fitting(
 
 
 def longest_text(example: AnyExample) -> int:
-    """The tokens of the longest text of an example: of a pair, prompt and longer response."""
+    """The number of tokens of the longest text of an example: of a pair, the prompt and the longer
+    response.
+    """
     if isinstance(example, EncodedPair):
         return max(example.chosen.n_tokens, example.rejected.n_tokens)
     return example.n_tokens
@@ -103,9 +107,11 @@ def fitting(
     n_train: int | None = None,
     longest: int = 0,
 ) -> list[int]:
-    """The numbers of those of at most `context` tokens: what is longer is left out, never cut (a pair is as
-    long as its longer half); `say` hears how many, and what would keep all, these and others of `longest`
-    tokens. UserError if none of the first `n_train`, which are to be trained on, is kept.
+    """The numbers of the examples of at most `context` tokens. A longer example is left out, never cut; a
+    pair is as long as its longer half.
+    say: is called with a line that says how many are left out, and which --context keeps all.
+    longest: tokens of the longest example elsewhere, for that line.
+    Raises UserError if none of the first `n_train` examples, which are to be trained on, fits.
     """
     kept = [i for i, e in enumerate(encoded) if longest_text(e) <= context]
     if len(kept) < len(encoded):

@@ -1,4 +1,4 @@
-"""What is remarkable about a user's file, before anybody trains on it."""
+"""What a user should know about a file before training on it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LONG_BEGINNING = 100  # characters
 
 
 def remarks(examples: Sequence) -> list[str]:
-    """What to know of a file's examples (all of one kind), each with how many lines it is true of and the
-    first of them.
+    """One line for each remark about a file's examples (all of one kind): how many lines, and the first of
+    them.
     """
     found = []
 
@@ -69,13 +69,14 @@ def texts_of(example: object) -> list[str]:
 
 
 def is_transcript(example: object) -> bool:
+    """Whether the prompt is empty and the response is a conversation."""
     prompt, *responses = texts_of(example)
     return not prompt.strip() and any(TURN.search(response) for response in responses)
 
 
 def begins_alike(example: object) -> bool:
-    """Whether the responses of a pair share their beginning: half of the shorter one, and LONG_BEGINNING
-    characters.
+    """Whether the two responses of a pair begin with the same text: LONG_BEGINNING characters or more, and
+    half of the shorter one.
     """
     if not isinstance(example, Preference):
         return False
@@ -85,14 +86,12 @@ def begins_alike(example: object) -> bool:
 
 
 def key_of(example: object) -> tuple:
-    """All that an example says, without its line."""
+    """All fields of an example but its line."""
     return tuple(value for name, value in vars(example).items() if name != "line")
 
 
 def opposite_of(example: object) -> tuple | None:
-    """What an example would say that contradicts this one; None for responses to imitate, which contradict
-    nothing.
-    """
+    """The `key_of` of an example that would contradict this one; None for responses to imitate."""
     if isinstance(example, Preference):
         return example.prompt, example.rejected, example.chosen
     return (example.prompt, example.completion, not example.label) if isinstance(example, Feedback) else None
@@ -101,9 +100,9 @@ def opposite_of(example: object) -> tuple | None:
 def proposed_weights(
     examples: Sequence[Any], desirable_weight: float, undesirable_weight: float
 ) -> str | None:
-    """What to weigh liked and disliked responses with where their numbers are far from equal; None where they
-    are not. The KTO paper's rule (arXiv:2402.01306, section 4.2): the weighted numbers are in a ratio from
-    1:1 to 4:3.
+    """A line that proposes weights for liked and disliked responses if their numbers are far from equal, else
+    None. The rule is the KTO paper's (arXiv:2402.01306, section 4.2): the ratio of the weighted numbers is
+    between 1:1 and 4:3.
     """
     least, most = 0.9, 1.1 * 4 / 3  # the rule, and a tenth of leeway
     liked = sum(e.desirable for e in examples)

@@ -1,4 +1,6 @@
-"""Which examples a run trains on, watches, and keeps for the end: the toy shop's files, or the user's own."""
+"""Which examples are for training, for watching, and for the closing table: the toy shop's files or the
+user's.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,10 @@ TOY_PREFERENCES = {split: DATA / f"preferences.{split}.jsonl" for split in ("tra
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What no stage is trained on: prompts to answer, responses to imitate, preferences (their texts and
-    their tokens, none for SFT alone), and a judge if there is one who knows the true reward.
+    """What no stage is trained on.
+    prompts: to answer. responses: to imitate.
+    preferences, pairs: the texts and the tokens of the same preferences; empty for SFT alone.
+    judge: gives the true reward; None if nobody knows it.
     """
 
     prompts: list[str]
@@ -41,8 +45,8 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What to train on, what to watch while training (`valid_*`), and what to keep for the end. preferences:
-    pairs, or single responses if the loss wants those.
+    """What to train on, what to watch during training (`valid_*`), and what is held out for the end.
+    preferences: pairs, or single responses if the loss takes those.
     """
 
     responses: list[Encoded]
@@ -53,7 +57,7 @@ class Corpus:
 
 
 def files_of(data: str | None, sft_data: str | None, held_out: str | None = None) -> list[Path]:
-    """The files a run reads: the user's, or the toy shop's."""
+    """The files that a run reads: the user's, or the toy shop's."""
     own = [Path(path) for path in (data, sft_data, held_out) if path]
     return own or [*TOY_SFT.values(), *TOY_PREFERENCES.values()]
 
@@ -64,8 +68,8 @@ def fingerprints(paths: Sequence[Path]) -> dict[str, str]:
 
 
 def toy_corpus(tokenizer: Tokenizer, context: int, held_out: str = "test") -> Corpus:
-    """The shop's six files: train, validation and test share no prompt. held_out: which of them is kept for
-    the end.
+    """The six files of the shop. The files of training, validation and test have no prompt in common.
+    held_out: which of the three is for the closing table.
     """
     sft = {
         s: encode_fitting(load_demonstrations(path), tokenizer, context, path.name)
@@ -99,9 +103,7 @@ def in_single_responses(corpus: Corpus, source: str) -> Corpus:
 
 
 def at_most(corpus: Corpus, n: int) -> Corpus:
-    """The same corpus with at most n held-out examples of each kind, evenly spread over those that there
-    are.
-    """
+    """The same corpus with at most n held-out examples of each kind, evenly spread."""
     kept = corpus.held_out
     there: list[list[Any]] = [corpus.valid_responses, corpus.valid_preferences]
     there += [list(dict.fromkeys(kept.prompts)), kept.responses, kept.preferences, kept.pairs]
@@ -126,13 +128,14 @@ def read_own(
     skip_bad: bool = False,
     held_out: str | None = None,
 ) -> tuple[OwnFile, OwnFile]:
-    """(preferences, responses to imitate) from a preference file, an SFT file, or both; what is remarkable
-    about them is said. A tenth of each file's prompts is held out, and no prompt that is held out in one is
-    trained on in either. Without an SFT file, SFT imitates the chosen (or liked) responses, each once.
-    held_out: a file in the form of `data`, which is held out in place of the tenths.
+    """(preferences, responses to imitate) from a preference file, an SFT file, or both. Prints remarks about
+    them.
 
-    paired: False for a loss of single responses. Raises UserError, with file and line, for input that cannot
-        be used.
+    A tenth of the prompts of each file is held out. A prompt that is held out in one file is not trained on
+    in the other. Without an SFT file, SFT imitates each chosen (or liked) response once.
+    paired: False for a loss of single responses.
+    held_out: a file in the form of `data`, which is held out in place of the tenths.
+    Raises UserError, with file and line, for input that cannot be used.
     """
     load: Any = load_preferences if paired or not data or holds_pairs(data) else load_feedback
     files: tuple[list[Any], list[Any]] = (
@@ -177,9 +180,10 @@ def read_own(
 
 
 def split_by_prompt(*files: list[Any], share: float = 0.1) -> list[tuple[list[Any], list[Any]]]:
-    """Split the examples of each file into (train, held out) so that no prompt is in both, of whichever file:
-    `share` of each file's distinct prompts, by their hash, so that it depends on nothing else. A file with a
-    single prompt holds nothing out of its own. Prompts that differ in their form only are the same.
+    """Split the examples of each file into (train, held out). No prompt is in both parts, of any file.
+    `share` of the distinct prompts of each file is held out. The hash of a prompt decides, so that the
+    split depends on nothing else. A file with a single prompt holds none of its own out. Prompts that
+    differ only as in `same_prompt` are the same.
     """
     held_out: set[str] = set()
     for examples in files:
@@ -187,9 +191,7 @@ def split_by_prompt(*files: list[Any], share: float = 0.1) -> list[tuple[list[An
             {same_prompt(e.prompt) for e in examples},
             key=lambda prompt: hashlib.sha256(prompt.encode()).digest(),
         )
-        held_out |= (
-            set(prompts[: min(len(prompts) - 1, max(1, round(share * len(prompts))))]) if prompts else set()
-        )
+        held_out |= set(prompts[: min(len(prompts) - 1, max(1, round(share * len(prompts))))])
     return [
         (
             [e for e in examples if same_prompt(e.prompt) not in held_out],
@@ -200,12 +202,14 @@ def split_by_prompt(*files: list[Any], share: float = 0.1) -> list[tuple[list[An
 
 
 def same_prompt(prompt: str) -> str:
-    """What two prompts have in common that differ by white space, letter case or Unicode form (NFKC) only."""
+    """A form of the prompt in which white space, letter case and Unicode form (NFKC) make no difference."""
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
 def hold_out(files: Sequence[list], apart: list, path: str) -> list[tuple[list, list]]:
-    """As `split_by_prompt`, but what is held out is `apart`, of a file `path`, and its chosen responses."""
+    """As `split_by_prompt`, but `apart`, the examples of the file `path`, is held out, with its chosen
+    responses.
+    """
     prompts = {same_prompt(e.prompt) for e in apart}
     train = [[e for e in examples if same_prompt(e.prompt) not in prompts] for examples in files]
     print(
@@ -216,23 +220,21 @@ def hold_out(files: Sequence[list], apart: list, path: str) -> list[tuple[list, 
 
 
 def chosen_responses(preferences: Sequence[Any]) -> list[Demonstration]:
-    """What is chosen in preferences, or liked in feedback, as responses to imitate: each of them once."""
+    """The chosen responses of preferences, or the liked ones of feedback, each once, to imitate."""
     if all(isinstance(p, Preference) for p in preferences):
         liked = [Demonstration(p.prompt, p.chosen, p.line) for p in preferences]
     else:
         liked = [Demonstration(p.prompt, p.completion, p.line) for p in preferences if p.label]
-    # the first of its kind stays
+    # the first of equal ones is kept
     return list({(d.prompt, d.response): d for d in reversed(liked)}.values())[::-1]
 
 
 def own_corpus(own: tuple[OwnFile, OwnFile], context: int) -> Corpus:
-    """What of the user's files fits the context. What is held out was decided before, and is the same for
-    every context.
-    """
+    """The part of the user's files that fits the context. The split does not depend on the context."""
     longest = max(longest_text(e) for file in own for e in file.encoded)
     train, held_out = [], []  # of each file
     for file in own:
-        # the chosen halves of pairs
+        # the chosen responses of the pairs, which were reported already
         said_already = file is own[1] and own[0].examples and file.source == own[0].source
         say = (lambda message: None) if said_already else print
         kept = fitting(file.encoded, file.examples, context, file.source, say, file.n_train, longest)

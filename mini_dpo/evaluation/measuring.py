@@ -1,4 +1,4 @@
-"""Before and after, on prompts that neither stage saw: how much better, and at what price."""
+"""Both models on prompts that neither stage saw: reward, win rate, KL divergence, perplexity, accuracy."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LONGEST_ANSWER = 512  # tokens, where --max-new-tokens is not given
 
 
 class How(NamedTuple):
-    """How examples are scored: in the training's type, and in its batches, of `batch_size` examples or of
-    `tokens` tokens. What fits into memory in training does so here, where there is no gradient.
+    """How examples are scored: the type, and batches of `batch_size` examples or of `tokens` tokens. What
+    fits into memory in training also fits here, where there is no gradient.
     """
 
     dtype: str = "float32"
@@ -36,8 +36,8 @@ class How(NamedTuple):
     tokens: int | None = None
 
     def rows(self, length: int) -> int:
-        """How many answers, prompt included `length` tokens long at most, are written at a time: two an
-        example, as a pair has two; or as many as the tokens of a batch.
+        """How many answers of up to `length` tokens (with the prompt) are written at a time: two for each
+        example of a batch, or as many as fit into `tokens`.
         """
         return max(1, self.tokens // length) if self.tokens else 2 * (self.batch_size or 1)
 
@@ -122,8 +122,8 @@ def evaluate(
 
 
 def answer_length(held_out: HeldOut, context: int) -> int:
-    """How many tokens an answer gets by default: twice the longest held-out response's (twice the context
-    where there is none), and LONGEST_ANSWER at most.
+    """The default for the longest answer, in tokens: twice the longest held-out response (twice the context
+    if there is none), at most LONGEST_ANSWER.
     """
     sequences = held_out.responses or [pair.chosen for pair in held_out.pairs]
     return min(2 * max((len(sequence.response) for sequence in sequences), default=context), LONGEST_ANSWER)
@@ -133,8 +133,8 @@ def mean_and_error(values: Tensor | Sequence[float]) -> tuple[float, float | Non
     """The mean of one value an example, (N,), and its standard error, std / sqrt(N); None for a single
     example.
 
-    Where two models answer the same prompts, the values are the differences, prompt by prompt (or who won):
-    how hard a prompt is for both is then no part of the error.
+    To compare two models on the same prompts, give the differences prompt by prompt: then the difficulty of a
+    prompt is not part of the error.
     """
     values = torch.as_tensor(values, dtype=torch.float64)
     return float(values.mean()), float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
@@ -164,7 +164,6 @@ def answer_prompts(
     """One response to each prompt, drawn from the model itself (temperature 1), as token ids."""
     encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
     rows = how.rows(min(max(map(len, encoded)) + max_new_tokens, model.config.context))
-    watch = lambda starts: watched(starts, len(starts), "answering held-out prompts")  # noqa: E731
     return generate(
         model,
         encoded,
@@ -172,7 +171,7 @@ def answer_prompts(
         max_new_tokens=max_new_tokens,
         seed=seed,
         batch_size=rows,
-        watch=watch,
+        watch=lambda starts: watched(starts, len(starts), "answering held-out prompts"),
     )
 
 
@@ -187,12 +186,12 @@ def score_sequences(model: GPT, sequences: Sequence[Encoded], how: How) -> Tenso
 
 
 def perplexity(model: GPT, responses: Sequence[Encoded], how: How) -> tuple[float, float | None]:
-    """exp of the mean negative log-prob per response token (how many tokens the model hesitates between), and
-    its standard error over responses. inf where a float cannot hold it.
+    """exp of the mean negative log-prob per response token, and its standard error over responses. inf if a
+    float cannot hold it.
 
-    The mean is a ratio, all nats by all tokens. What a response adds to its error is by how much its own nats
-    differ from the mean's for as many tokens; and the error of exp(mean) is the mean's, times exp(mean) (the
-    delta method, twice).
+    The mean is a ratio: all nats divided by all tokens. Its error comes from how much the nats of a
+    response differ from the mean's for as many tokens. The error of exp(mean) is exp(mean) times the
+    error of the mean. Both steps are the delta method.
     """
     nats = -score_sequences(model, responses, how).double()  # (N,)
     tokens = torch.tensor([len(response.response) for response in responses])  # (N,)
@@ -211,7 +210,7 @@ def estimate_kl(
     how: How,
 ) -> tuple[float, float | None]:
     """KL(policy || reference) per response in nats, and its standard error: the mean of log(policy /
-    reference) over responses that the policy wrote.
+    reference) over responses of the policy.
     """
     sequences = [
         Encoded(tokenizer.encode_prompt(prompt), response)
@@ -232,13 +231,13 @@ def compare_pairs(
     pairs: Sequence[EncodedPair],
     how: How,
 ) -> tuple[dict, dict]:
-    """What the loop logs of pairs, on held-out ones, before and after preference training: each model's mean
-    log-prob of the chosen and of the rejected responses; and how often the policy's reward agrees with the
-    label.
+    """(SFT model, policy): the mean log-prob of the chosen and of the rejected responses of held-out pairs,
+    and for the policy how often its reward agrees with the label.
 
-    The reward is the loss's own, and the reference is asked about it only where the loss has one. Losses of
-    single responses are asked twice: which of a pair has the larger reward, and, as in their logs, which sign
-    each response's reward has. (A pair counts there as one example: its two responses are not independent.)
+    The reward is the one of the loss; the reference is scored only if the loss has one. A loss of single
+    responses has two accuracies: which response of a pair has the larger reward, and the sign of each reward,
+    as in its log. A pair is one example for the standard error, because its two responses are not
+    independent.
     """
     before = reference_logps(sft, pairs, *how)  # (N, 2)
     # (N, 2)

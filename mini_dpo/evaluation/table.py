@@ -7,14 +7,12 @@ import textwrap
 
 
 def heading(loss: str) -> str:
-    """What stands above the answers and numbers of a preference-trained model: its loss, as it is given to
-    --loss.
-    """
+    """The name of a preference-trained model in tables: its loss in capitals, at most 11 characters."""
     return loss.rsplit(":", 1)[-1].upper().replace("_", "-")[:11]
 
 
 def closing_table(summary: dict) -> str:
-    """The summary as people read it, standard errors in parentheses."""
+    """The summary as a table, standard errors in parentheses, with remarks below."""
     sft, dpo, start = summary["sft"], summary.get("dpo", {}), summary.get("start", "SFT")
     rows = [
         ("true reward", "reward", "{:.2f}"),
@@ -45,7 +43,9 @@ def closing_table(summary: dict) -> str:
 
 
 def cell(column: dict, key: str, form: str) -> str:
-    """A number of the table, 12 wide with a blank before it, and its standard error, if it has one."""
+    """A number of the table, 12 wide, and its standard error if it has one. form: a format such as
+    "{:.2f}".
+    """
     if key not in column:
         return ""
     error = column.get(f"{key}_error")
@@ -53,9 +53,7 @@ def cell(column: dict, key: str, form: str) -> str:
 
 
 def number(value: float | None, form: str, width: int) -> str:
-    """A number of a summary in at most `width` characters. None is what JSON has for infinity, and for no
-    number.
-    """
+    """A number in at most `width` characters. "not finite" for None, which JSON has in place of infinity."""
     if value is None or not math.isfinite(value):
         return "not finite"
     text = form.format(value)
@@ -63,7 +61,7 @@ def number(value: float | None, form: str, width: int) -> str:
 
 
 def closing_remarks(summary: dict) -> list[str]:
-    """What a newcomer should know to read the table."""
+    """What a newcomer needs to know to read the table."""
     sft, dpo = summary["sft"], summary.get("dpo")
     lines = [
         "In parentheses: the standard error, from how much held-out examples differ (0 where "
@@ -90,7 +88,7 @@ def closing_remarks(summary: dict) -> list[str]:
 
 
 def side_by_side(samples: list[dict], before_heading: str, after_heading: str, width: int = 52) -> str:
-    """Prompts with their answers before and after, in two columns."""
+    """Prompts with their answers before and after preference training, in two columns."""
     blocks = []
     for sample in samples:
         prompt = (
@@ -113,7 +111,9 @@ def side_by_side(samples: list[dict], before_heading: str, after_heading: str, w
 
 
 def shortened(lines: list[str], most: int = 12) -> list[str]:
-    """The lines; of more than `most` the first ones, and how many are left."""
+    """The lines; if there are more than `most`, the first ones and a line that says how many more
+    there are.
+    """
     return (
         lines
         if len(lines) <= most

@@ -1,13 +1,12 @@
 """Pictures: what the losses look like, how a run went, and several runs side by side.
 
-    python -m mini_dpo.plot losses                    value and slope of every loss, one panel each
-    python -m mini_dpo.plot losses --loss dpo         one loss on a page of its own, with its formula
-    python -m mini_dpo.plot run runs/1                the curves of a run
-    python -m mini_dpo.plot compare runs/1 runs/2     the preference stages of several runs, named by their
-    loss
+    python -m mini_dpo.plot losses                   value and slope of every loss, one panel each
+    python -m mini_dpo.plot losses --loss dpo        one loss on a page, with its formula
+    python -m mini_dpo.plot run runs/1               the curves of a run
+    python -m mini_dpo.plot compare runs/1 runs/2    the preference stages of several runs, by their loss
 
-The numbers come first and need nothing but torch; matplotlib is asked for where a picture begins
-(`new_figure`). All pictures have the shape of a slide and can be read without colour.
+The numbers need torch only. matplotlib is imported when a picture begins (`new_figure`). All pictures have
+the shape of a slide and can be read without colour.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ def main() -> None:
 
 
 def parser() -> Parser:
-    """One sub-command a picture."""
+    """The command line: one sub-command a picture."""
     parser = Parser(
         prog="python -m mini_dpo.plot",
         description="Draw losses and runs as PNG pictures.",

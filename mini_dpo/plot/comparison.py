@@ -1,4 +1,4 @@
-"""The picture of the table of `compare`: true reward against KL divergence, and the change of log-probs, for
+"""The picture of `compare`: true reward against KL divergence, and the change of log-probs, for
 every loss.
 """
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 
 def draw_compare(summaries: dict[str, dict], path: Path) -> None:
-    """The picture of `python -m mini_dpo.compare`, from the summaries of one run a loss: what was gained at
-    which price, and what became of the log-probs of held-out pairs. Writes a PNG file and prints its path.
+    """Draw the picture of `python -m mini_dpo.compare` from the summaries of one run for each loss: true
+    reward against KL, and the change of the log-probs of held-out pairs. Writes a PNG file and prints its
+    path.
     """
     figure = new_figure()
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
@@ -30,8 +31,8 @@ def draw_compare(summaries: dict[str, dict], path: Path) -> None:
 
 
 def draw_changes(axes: Axes, summaries: dict[str, dict]) -> None:
-    """A row a loss, the highest true reward first: how far the chosen and the rejected log-prob have
-    moved.
+    """One row for each loss, the highest true reward first: the change of the chosen and of the rejected
+    log-prob.
     """
     names = sorted(summaries, key=lambda name: -summaries[name]["dpo"]["reward"])
     moves = {
@@ -51,8 +52,8 @@ def draw_changes(axes: Axes, summaries: dict[str, dict]) -> None:
 
 
 def draw_frontier(figure: Figure, axes: Axes, summaries: dict[str, dict], size: float) -> None:
-    """True reward against KL, a named point a run, and the SFT model, from which all began. size: of the
-    names, points.
+    """True reward against KL: a point with a name for each run, and the SFT model, where all began.
+    size: of the names, in points.
     """
     sft = next(iter(summaries.values()))["sft"]["reward"]
     points = {"SFT": (0.0, sft)} | {
@@ -84,7 +85,7 @@ def draw_frontier(figure: Figure, axes: Axes, summaries: dict[str, dict], size: 
 
 
 def set_scale(axes: Axes, values: Sequence[float], label: str) -> None:
-    """Name the x axis; where a few of the values lie far out, let it be logarithmic beyond what is usual."""
+    """Name the x axis. If a few values are far larger than the median, the axis is logarithmic there."""
     sizes = torch.tensor(values).abs()
     usual = float(sizes.median())
     if sizes.max() > 10 * usual > 0:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plot_losses(settings: argparse.Namespace) -> None:
-    """`plot losses`."""
+    """The command `plot losses`. settings: its arguments."""
     losses = [find_loss(name) for name in settings.loss or LOSSES]
     figure = new_figure()
     if len(losses) == 1:
@@ -35,7 +35,7 @@ VALUE, SLOPE, MARGIN = (
 
 
 def draw_losses(figure: Figure, losses: Sequence[Loss]) -> None:
-    """A panel a loss, each on a scale of its own."""
+    """One panel for each loss, each with its own scale."""
     curves = [curve(variant) for variant in losses]
     panels = grid(figure, len(losses))
     for axes, variant, found in zip(panels, losses, curves, strict=True):
@@ -59,7 +59,7 @@ def draw_losses(figure: Figure, losses: Sequence[Loss]) -> None:
 
 
 def notes(losses: Sequence[Loss], curves: Sequence[Curve]) -> str:
-    """What must be said where not every loss is like DPO."""
+    """What the legend says about losses that are not like DPO."""
     short = [variant.name for variant, found in zip(losses, curves, strict=True) if not complete(found)]
     text = (
         f"; {', '.join(short)}: as far as the margin gets while each log-prob moves by "
@@ -75,12 +75,12 @@ def notes(losses: Sequence[Loss], curves: Sequence[Curve]) -> str:
 
 
 def complete(found: Curve) -> bool:
-    """Whether the margin gets about as far as the axis."""
+    """Whether the curve reaches about the end of the axis."""
     return bool(found.margin.max() > 0.9 * LARGEST_MARGIN)
 
 
 def draw_one_loss(figure: Figure, variant: Loss) -> None:
-    """One large panel, the formula and its source beneath."""
+    """One large panel, with the formula and its source below."""
     found = curve(variant)
     axes = figure.subplots()
     draw_curve(axes, found)

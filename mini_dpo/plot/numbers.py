@@ -1,5 +1,5 @@
-"""The numbers behind the pictures: a loss along the margin, a metric over the steps of a run. They need
-nothing but torch.
+"""The numbers of the pictures: a loss along the margin, a metric over the steps of a run. Only torch is
+needed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LARGEST_MARGIN = 6.0  # the margin at which a curve ends
 
 
 class Curve(NamedTuple):
-    """A loss along the margin: (N,) each, in float64. margin: m, rising. value: L. slope: dL/dm."""
+    """A loss along the margin, (N,) each, in float64. margin: m, rising. value: L. slope: dL/dm."""
 
     margin: Tensor
     value: Tensor
@@ -34,12 +34,12 @@ class Curve(NamedTuple):
 
 
 def curve(variant: Loss, points: int = 401) -> Curve:
-    """A loss with its default hyperparameters along a path that begins at the reference, in both directions:
-    the chosen response gains h/2 nats and the rejected one loses as many, until the margin is 6 or the chosen
-    one is nearly certain.
+    """A loss with its default hyperparameters, from the reference in both directions: the chosen response
+    gains h/2 nats and the rejected response loses h/2 nats, until the margin is 6 or the chosen response
+    is almost certain.
 
-    Margins differ between losses by their beta, so slopes are per unit of margin: dL/dh divided by dm/dh.
-    Where the margin stands still there is none (nan). Raises UserError for a loss of the user's own that
+    The unit of the margin depends on the loss's beta, so slopes are per unit of margin: dL/dh divided by
+    dm/dh. The slope is nan where the margin does not change. Raises UserError if a loss of the user's own
     fails.
     """
     hyper = variant.hyperparameters
@@ -61,7 +61,7 @@ def curve(variant: Loss, points: int = 401) -> Curve:
 
 
 class Series(NamedTuple):
-    """A metric over a stage: steps (N,) and values (N,), float64, at those steps that have it."""
+    """A metric over a stage: steps (N,) and values (N,), float64, for those steps that have the metric."""
 
     steps: Tensor
     values: Tensor
@@ -81,8 +81,8 @@ def running_mean(values: Tensor, radius: int) -> Tensor:
 
 
 def read_metrics(run: Path) -> list[dict]:
-    """The rows of a run's metrics.jsonl. Raises UserError where there are none, or for a line that is no such
-    row.
+    """The rows of the metrics.jsonl of a run. Raises UserError if there are none, if the file has changed
+    since the run wrote it, or for a line that is not the metrics of a step.
     """
     path = run / "metrics.jsonl"
     if not run.is_dir():
@@ -99,12 +99,12 @@ def read_metrics(run: Path) -> list[dict]:
             f"{path}: no step in it yet; wait for the run, or go on with it: python -m "
             f"mini_dpo.train --resume {run}"
         )
-    return [read_row(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+    return [read_metrics_row(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
 
 
 def read_growing(path: Path) -> str:
-    """The text of a run's log before the run has a summary. Raises UserError unless the log begins with what
-    the run's last checkpoint knows of it.
+    """The text of the log of a run that has no summary yet. Raises UserError unless the log begins with what
+    the last checkpoint of the run remembers.
     """
     checkpoints = [path.with_name(name) for name in ("dpo.pt", "sft.pt") if path.with_name(name).exists()]
     saved = load_checkpoint(checkpoints[0]) if checkpoints else {}  # before the log, which may still grow
@@ -114,8 +114,10 @@ def read_growing(path: Path) -> str:
     return content.decode(errors="replace")
 
 
-def read_row(line: str, where: str) -> dict:
-    """One step: its stage, its number and its metrics."""
+def read_metrics_row(line: str, where: str) -> dict:
+    """A line of the log as a dict: stage, step, and metrics. Raises UserError, with `where`, if it
+    is none.
+    """
     try:
         row = json.loads(line)
         stage = row.pop("stage")
@@ -132,11 +134,11 @@ def read_row(line: str, where: str) -> dict:
 
 
 def series(rows: Sequence[dict], stage: str, name: str) -> Series:
-    """A metric ("loss", or "eval_loss" on held-out examples) over a stage ("sft" or "dpo"); empty where
-    nothing has it.
+    """A metric over a stage ("sft" or "dpo"), for example "loss", or "eval_loss" on held-out examples. Empty
+    if no step has it.
 
-    Losses of single responses log no margins: there they are the mean reward of the liked less that of the
-    disliked.
+    Losses of single responses log no margins. For them the margin is the mean reward of liked responses minus
+    that of disliked responses.
     """
     chosen, rejected = (name.replace("margins", side) for side in ("chosen", "rejected"))
     found = []
@@ -150,5 +152,5 @@ def series(rows: Sequence[dict], stage: str, name: str) -> Series:
 
 
 def change_since_start(metric: Series) -> Tensor:
-    """The smoothed metric, less where it began: (N,)."""
+    """The smoothed metric minus its first value: (N,)."""
     return metric.smooth - metric.smooth[:1]

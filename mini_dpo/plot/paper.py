@@ -1,5 +1,5 @@
-"""What all pictures share: the shape of a slide, colours that can be read without colour, labels that do not
-lie on each other.
+"""What all pictures share: the shape of a slide, lines that differ without colour, labels that do not
+overlap.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ def new_figure() -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the picture, the same bytes for the same numbers; returns where it is."""
+    """Write the picture; the same numbers give the same bytes. Returns the path."""
     if path.suffix != ".png" or path.is_dir():
         raise UserError(f"--out {path}: the picture is a PNG file; give it a name that ends in .png")
     from PIL import Image  # matplotlib needs it, so it is there
 
     drawn = io.BytesIO()
-    with expecting(path, "a picture that can be drawn"):  # numbers of 1e308 have no axis
+    with expecting(path, "a picture that can be drawn"):  # fails for numbers such as 1e308
         figure.savefig(drawn, format="png")
-    few_colours = Image.open(drawn).convert("RGB").quantize(128)  # a third of the size, to the eye the same
+    few_colours = Image.open(drawn).convert("RGB").quantize(128)  # a third of the size, and looks the same
     write_whole(path, lambda file: few_colours.save(file, format="png", optimize=True))
     return path
 
 
 def grid(figure: Figure, n: int) -> list[Axes]:
-    """n panels in rows, about as wide as high."""
+    """n panels in rows, each about as wide as high."""
     rows = max(1, round(math.sqrt(n * SLIDE[1] / SLIDE[0])))
     axes = list(figure.subplots(rows, math.ceil(n / rows), squeeze=False).flat)
     for unused in axes[n:]:
@@ -73,7 +73,7 @@ def grid(figure: Figure, n: int) -> list[Axes]:
 
 
 def compact(number: float, position: float | None = None) -> str:
-    """A number on an axis, of which matplotlib also tells the position: 20000 -> "20k"."""
+    """A number for an axis: 20000 -> "20k". position: matplotlib gives it, and it is not used."""
     size, letter = next(
         ((size, letter) for size, letter in ((1e6, "M"), (1e3, "k")) if abs(number) >= size), (1, "")
     )
@@ -87,11 +87,11 @@ AWAY = (8, 14, 24, 36, 50, 70)  # how far from its point a label may stand, in p
 def place_labels(
     points: Sequence[tuple[float, float]], widths: Sequence[float], height: float, frame: Box
 ) -> list[tuple[float, float]]:
-    """The lower left corner of each point's label: near its point, inside the frame, and clear of the other
-    points, the other labels and the lines that lead to them, as far as there is room. All in one unit, say
-    typographic points.
+    """The lower left corner of the label of each point: near the point, inside the frame, and away from other
+    points, labels and their lines, as far as there is room. All numbers have one unit, for example points.
+    widths: of the labels; all have one height.
     """
-    # far enough off to see whose label it is
+    # boxes around the points, so that labels keep a distance
     taken: list[Box] = [(x - 8, y - 8, x + 8, y + 8) for x, y in points]
     corners = {}
     for i in sorted(range(len(points)), key=lambda i: -widths[i]):  # the long ones first, while there is room
@@ -114,14 +114,12 @@ def place_labels(
 
 
 def label_and_line(x: float, y: float, width: float, height: float, turn: int, away: float) -> list[Box]:
-    """A label's box beside a point, `turn` sixteenths of a circle on, its edge so far away, and the line
-    between them as a row of small boxes.
+    """The box of a label beside a point, and small boxes along the line from the point to the label.
+    turn: the direction, in sixteenths of a circle. away: the distance of the label's edge from the point.
     """
-    # to its middle
-    right, up = (
-        math.cos(turn * math.pi / 8) * (away + width / 2),
-        math.sin(turn * math.pi / 8) * (away + height / 2),
-    )
+    # from the point to the middle of the label
+    right = math.cos(turn * math.pi / 8) * (away + width / 2)
+    up = math.sin(turn * math.pi / 8) * (away + height / 2)
     left, bottom = x + right - width / 2, y + up - height / 2
     label = (left, bottom, left + width, bottom + height)
     length = math.hypot(right, up)

@@ -1,4 +1,4 @@
-"""How a run went, and several runs side by side."""
+"""The curves of one run, and of several runs side by side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE_COLUMN = 13  # names that fit under each other in the legend
 
 
 def plot_run(settings: argparse.Namespace) -> None:
-    """`plot run`."""
+    """The command `plot run`. settings: its arguments."""
     run = Path(settings.run)
     rows = read_metrics(run)
     figure = new_figure()
@@ -32,13 +32,13 @@ def plot_run(settings: argparse.Namespace) -> None:
 
 
 def title_of(run: Path) -> str:
-    """The run's folder, and its loss if it had one."""
+    """The run's folder, and its loss if there is one."""
     loss = loss_of(run)
     return f"{run}: {loss}" if loss else str(run)
 
 
 def loss_of(run: Path) -> str | None:
-    """The name of the loss that a run's preference stage has; None where the run does not say."""
+    """The name of the loss of a run's preference stage; None if the run does not say."""
     if not (run / "config.json").exists():
         return None
     settings, _ = read_config(run)
@@ -55,7 +55,7 @@ PANELS: list[tuple[str, list[str], str]] = [  # stage, metrics, what the axis sa
 
 
 def draw_run(figure: Figure, rows: Sequence[dict]) -> None:
-    """A panel a metric that the run has."""
+    """One panel for each metric that the run has."""
     there = [
         (stage, names, label)
         for stage, names, label in PANELS
@@ -91,14 +91,16 @@ def draw_run(figure: Figure, rows: Sequence[dict]) -> None:
 
 
 def draw_metric(axes: Axes, train: Series, held_out: Series, line: str | tuple, marker: str) -> None:
-    """Each training step faintly, their running mean over it, and the held-out examples as points."""
+    """The training steps as a pale line, their running mean as a dark line, the held-out examples as
+    points.
+    """
     axes.plot(train.steps, train.values, color=LIGHT, linewidth=0.8)
     axes.plot(train.steps, train.smooth, color=DARK, linewidth=2, linestyle=line)
     axes.plot(held_out.steps, held_out.values, marker, color=DARK, markerfacecolor="white", markersize=7)
 
 
 def plot_compare(settings: argparse.Namespace) -> None:
-    """`plot compare`."""
+    """The command `plot compare`. settings: its arguments."""
     runs = list(dict.fromkeys(Path(run) for run in settings.runs))
     names = names_of(runs)
     logs = {name: read_metrics(run) for name, run in zip(names, runs, strict=True)}
@@ -122,7 +124,7 @@ def plot_compare(settings: argparse.Namespace) -> None:
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
-    """What each run is called: its loss; where that is another's too, the run's path and the loss."""
+    """The name of each run: its loss; if another run has the same loss, the path and the loss."""
     losses = [loss_of(run) for run in runs]
     return [
         loss if loss and losses.count(loss) == 1 else title_of(run)
@@ -131,7 +133,7 @@ def names_of(runs: Sequence[Path]) -> list[str]:
 
 
 def draw_runs(figure: Figure, logs: dict[str, list[dict]], summaries: dict[str, dict]) -> None:
-    """Margin, accuracy and what became of the log-probs; true reward against KL where there are summaries."""
+    """Margin, accuracy and the change of the log-probs; true reward against KL if there are summaries."""
     panels = figure.subplot_mosaic(
         [["margin", "accuracy", "right"], ["chosen", "rejected", "below" if summaries else "right"]]
     )
@@ -166,7 +168,7 @@ def draw_runs(figure: Figure, logs: dict[str, list[dict]], summaries: dict[str, 
 
 
 def line_style(i: int) -> dict:
-    """How to draw line number i: the first 26 differ without their colour, by marker and dash."""
+    """How to draw line number i: the first 26 differ without colour, by marker and dash."""
     # told apart by the colour-blind
     colour = ["black", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"][i % 7]
     markers = {"marker": "os^vD<>pP*Xhd"[i % 13], "markersize": 5, "markevery": (i % 13 / 130, 0.1)}

@@ -1,3 +1,3 @@
-"""What a run keeps on the disk: models (`checkpoint`), the state of a stage, from which it goes on
+"""What a run keeps on the disk: models and its folder (`checkpoint`), the state of a stage for resuming
 (`stages`), and the reference's log-probs (`reference_cache`).
 """

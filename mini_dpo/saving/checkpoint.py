@@ -1,10 +1,10 @@
 """Checkpoints, and the folder of a run.
 
-runs/1/config.json      what was asked for, complete: a resumed run needs nothing else
+runs/1/config.json      the settings, complete: a resumed run needs nothing else
 runs/1/sft.pt, dpo.pt   the last checkpoint of each stage; when the stage is over, its model
 runs/1/metrics.jsonl    one JSON object a training step
-runs/1/samples.jsonl    held-out prompts, answered before and after, with the marks of a judge if there is
-one runs/1/summary.json     the closing table; "unfinished" while it is measured, and where that failed
+runs/1/samples.jsonl    held-out prompts, answered before and after, with the marks of a judge if there is one
+runs/1/summary.json     the closing table; "unfinished" while the run is measured, or if that failed
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 
 
 def versions() -> dict[str, str]:
-    """What wrote a file: kept with each run and checkpoint."""
+    """The versions that write a file. Each run and each checkpoint keeps them."""
     return {"mini_dpo": __version__, "torch": str(torch.__version__)}
 
 
 def save_checkpoint(path: Path, model: GPT, tokenizer: str, **state: Any) -> None:
-    """Write a model with what is needed to use it, the stage that made it ("sft" or "dpo", by the file's name
-    if `state` does not say), and any further state that resuming needs.
+    """Write a model and what is needed to use it.
+    tokenizer: its name. state: what resuming needs; also `stage`, the stage that made the model ("sft" or
+        "dpo"; by default the name of the file).
     """
     payload = {
         "model": model.state_dict(),
@@ -65,9 +66,7 @@ ENTRIES: dict[str, Any] = {
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, executing nothing that is in it. Raises UserError where it cannot
-    be.
-    """
+    """Read a checkpoint onto the CPU. No code in it is run. Raises UserError if it is not a checkpoint."""
     payload = read_archive(path)
     if not isinstance(payload, dict) or not {"model", "config", "tokenizer", "stage"} <= payload.keys():
         raise UserError(f"{path}: not a checkpoint of mini_dpo (no model, config, tokenizer and stage in it)")
@@ -86,8 +85,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_own(path: Path, run: str) -> dict[str, Any]:
-    """A checkpoint of the run with that id, from which the run can go on. Raises UserError where it is
-    another run's.
+    """A checkpoint of the run with the id `run`, to resume from. Raises UserError if it is from
+    another run.
     """
     payload = load_checkpoint(path)
     if payload.get("run") != run or not {"step", "finished"} <= payload.keys():
@@ -99,15 +98,15 @@ def load_own(path: Path, run: str) -> dict[str, Any]:
 
 
 def load_model(path: Path, **changes: Any) -> tuple[GPT, Tokenizer]:
-    """The model in a checkpoint and its tokenizer; `changes` override fields of its config (say,
-    dropout=0).
+    """The model in a checkpoint and its tokenizer. changes: fields of its config to replace, say
+    dropout=0.
     """
     return build_model(path, load_checkpoint(path), **changes)
 
 
 def check_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
-    """Raise UserError unless `weights`, from `path`, are those of such a model: each a plain tensor of finite
-    numbers.
+    """Raise UserError unless `weights`, from `path`, have the names, shapes and types of this model, and are
+    finite.
     """
     wanted = {name: (weight.shape, weight.dtype) for name, weight in model.state_dict().items()}
     plain = all(
@@ -127,16 +126,14 @@ def check_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
 
 
 def load_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
-    """Give a model the weights that were read from `path`. Raises UserError where they are another
-    model's.
-    """
+    """Give a model the weights read from `path`. Raises UserError if they are of another model."""
     check_weights(path, model, weights)
     model.load_state_dict(weights)
 
 
 def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GPT, Tokenizer]:
-    """The same from what `load_checkpoint` has read from `path`. Raises UserError where the weights are not
-    those of such a model, before memory for one is asked for.
+    """As `load_model`, from what `load_checkpoint` has read from `path`. Raises UserError if the weights do
+    not fit, before the memory for a model is used.
     """
     with expecting(path, "a model that can be built"):
         config = replace(GPTConfig(**payload["config"]), **changes)
@@ -156,14 +153,14 @@ def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GP
 
 
 def load_frozen(path: Path, device: str) -> GPT:
-    """A model that is only asked: the policy before its first step, or the reference."""
+    """A model in evaluation mode, without gradients: the policy before its first step, or the reference."""
     model, _ = load_model(path, dropout=0.0)
     return model.to(device).eval().requires_grad_(False)
 
 
 def find_model(path: Path) -> Path:
-    """The checkpoint a user means: a file itself; of a run's folder, the SFT model, from which preference
-    training starts. Raises UserError where there is none.
+    """The checkpoint at a path: the file itself, or the SFT model in the folder of a run.
+    Raises UserError if there is none.
     """
     checkpoint = path / "sft.pt" if path.is_dir() else path
     if not checkpoint.exists():
@@ -175,10 +172,10 @@ def find_model(path: Path) -> Path:
 
 
 def new_run(out: Path | None, config: dict[str, Any]) -> Path:
-    """Make the folder of a new run with its config.json inside, in one step. Never touches a folder that
-    exists.
+    """Make the folder of a new run, with its config.json, in one step. An existing folder is never changed.
 
-    Without `out` it is the next number under `runs/`. Raises UserError where `out` exists or cannot be made.
+    out: the folder; by default the next number under `runs/`. Raises UserError if `out` exists or cannot be
+        made.
     """
     parent = out.parent if out else Path("runs")
     try:
@@ -207,14 +204,13 @@ def new_run(out: Path | None, config: dict[str, Any]) -> Path:
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object a step. A checkpoint remembers how long the file was and what was in
-    it, and resuming cuts it back to that length, so that no step stands in it twice and no line is half
-    written.
+    """`metrics.jsonl`: one JSON object a step. A checkpoint keeps the length and the SHA-256 of the log.
+    Resuming cuts the log to that length, so that no step is in it twice and no line is incomplete.
     """
 
     def __init__(self, path: Path, saved: dict[str, Any]) -> None:
-        """Open the log as the checkpoint `saved` knows it, {} before the first. Raises UserError if it was
-        changed.
+        """Open the log. saved: the checkpoint to resume from, {} before the first. Raises UserError if the
+        log has changed since that checkpoint.
         """
         self.path = path
         length, expected = saved.get("log_length", 0), saved.get("log_sha256", hashlib.sha256().hexdigest())
@@ -232,6 +228,7 @@ class MetricsLog:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
     def write(self, record: dict[str, Any]) -> None:
+        """Add the record of a step. Raises UserError if the disk refuses."""
         line = json_line(record)
         try:
             self.file.write(line)
@@ -244,6 +241,6 @@ class MetricsLog:
         self.digest.update(line)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint remembers of it, once all of it is on the disk."""
+        """What a checkpoint keeps of the log. All of the log is on the disk then."""
         os.fsync(self.file.fileno())
         return {"log_length": self.path.stat().st_size, "log_sha256": self.digest.hexdigest()}

@@ -30,12 +30,12 @@ def cached_reference(
     tokens: int | None = None,
     say: Callable[[str], None] = print,
 ) -> list:
-    """The examples with the reference's log-probs, from the file that holds just these, or scored and then
-    kept there.
+    """The examples with the reference's log-probs: from the file that holds exactly these, or scored now and
+    kept in that file.
 
-    beside: the data file. What is kept is named by a hash of all that the numbers depend on, so another
-    reference, tokenizer or data finds another name. A file that cannot be read is made again; one that cannot
-    be written is not.
+    beside: the data file, beside which the log-probs are kept. The name of the file has a hash of all that
+        the numbers depend on, so that another reference, tokenizer or data has another file. A file that
+        cannot be read is made again. If a file cannot be written, a line says so.
     """
     digest = hash_all(reference, examples, tokenizer, dtype)
     path = beside.with_name(f"{beside.name}.ref-{digest[:16]}.pt")
@@ -61,7 +61,7 @@ def cached_reference(
 
 
 def hash_all(reference: GPT, examples: Sequence[Any], tokenizer: str, dtype: str) -> str:
-    """SHA-256 of the weights, of the tokens of all examples, and of how the two are brought together."""
+    """SHA-256 of the weights, of the tokens of all examples, and of the settings that change the numbers."""
     digest = hashlib.sha256(
         repr((vars(reference.config), tokenizer, dtype, reference.wte.weight.device.type)).encode()
     )
@@ -77,12 +77,13 @@ def hash_all(reference: GPT, examples: Sequence[Any], tokenizer: str, dtype: str
 
 
 def sha256_of(logps: Tensor) -> str:
+    """SHA-256 of the bytes of a tensor."""
     return hashlib.sha256(logps.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def read_kept(path: Path, digest: str, shape: tuple[int, ...]) -> Tensor | None:
-    """The log-probs in a file, None if it is missing, damaged, not what its name says, or no log-probs of
-    that shape.
+    """The log-probs in a file; None if it is missing or damaged, or holds other numbers than its
+    name says.
     """
     try:
         with expecting(path, "reference log-probs"):
@@ -103,8 +104,8 @@ def read_kept(path: Path, digest: str, shape: tuple[int, ...]) -> Tensor | None:
 def holds(
     kept: Tensor, reference: GPT, examples: Sequence[Any], dtype: str, say: Callable[[str], None], path: Path
 ) -> bool:
-    """Whether the reference, asked again about a few examples, first and last among them, says what the file
-    says.
+    """Whether a file holds the log-probs of this reference: a few examples, with the first and the last, are
+    scored again and compared.
     """
     asked = torch.linspace(0, len(examples) - 1, min(8, len(examples))).long()
     again = reference_logps(reference, [examples[i] for i in asked], dtype, 1)

@@ -1,4 +1,4 @@
-"""A stage of training on the disk: its log and its checkpoint, and how it goes on from them."""
+"""A stage of training on the disk: its log and its checkpoint, and how the stage is resumed from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from mini_dpo.saving.checkpoint import MetricsLog, load_own, load_weights, save_
 
 @dataclass(frozen=True)
 class StageFiles:
-    """Where a stage ("sft" or "dpo") is kept. tokenizer, run: a name and an id, which a checkpoint carries.
+    """Where a stage ("sft" or "dpo") is kept.
+    tokenizer, run: the name of the tokenizer and the id of the run, for the checkpoint.
     started: when this process began with the stage.
     """
 
@@ -31,22 +32,23 @@ class StageFiles:
 
     @property
     def checkpoint(self) -> Path:
+        """The file of the checkpoint."""
         return self.folder / f"{self.stage}.pt"
 
 
 class Stage:
-    """A stage as the loop sees it: where it begins, and what it keeps. Without `files` it begins at step 0
-    and keeps nothing.
+    """A stage for the loop: where it begins, and what it keeps. Without `files` it begins at step 0 and keeps
+    nothing.
 
-    step: how many steps are taken. finished: whether these are all. owed: the record of the last step, where
-    the look at the validation data that belongs to it was stopped; None otherwise.
+    step: how many steps are done. finished: whether these are all.
+    owed: the record of the last step if its look at the validation data was stopped, else None.
     """
 
     def __init__(
         self, files: StageFiles | None, name: str, policy: GPT, optimizer: torch.optim.Optimizer, steps: int
     ) -> None:
-        """Give `policy` and `optimizer` what the stage's checkpoint holds, if there is one. Raises UserError
-        where it is not from this stage of this run.
+        """Load the checkpoint of the stage, if there is one, into `policy` and `optimizer`. Raises UserError
+        if the checkpoint is not from this stage of this run.
         """
         self.files, self.name = files, files.stage if files else name
         self.started = files.started if files else time.perf_counter()
@@ -71,18 +73,18 @@ class Stage:
             self.log = MetricsLog(files.folder / "metrics.jsonl", known)
 
     def seconds(self) -> float:
-        """What the stage has taken, before and after all stops."""
+        """The seconds of the stage so far, over all resumed parts."""
         return self.spent if self.finished else self.spent + time.perf_counter() - self.started
 
     def write(self, records: Sequence[dict[str, float]], first: int, rates: Sequence[float]) -> None:
-        """Log the records of steps `first`, `first` + 1, ..., and the learning rate of each."""
+        """Log the records of the steps `first`, `first` + 1, ..., each with its learning rate."""
         if self.log:
             for step, (record, rate) in enumerate(zip(records, rates, strict=True), first):
                 self.log.write({"stage": self.name, "step": step, **record, "learning_rate": rate})
 
     def save(self, policy: GPT, optimizer: torch.optim.Optimizer, step: int, finished: bool) -> None:
-        """Write the checkpoint after `step` steps. A finished stage needs its weights only; going on with one
-        needs the optimizer's moments as well.
+        """Write the checkpoint after `step` steps. A finished stage keeps the weights only; an unfinished one
+        also keeps the state of the optimizer.
         """
         if self.files and self.log:
             rest: dict[str, Any] = (
@@ -93,8 +95,8 @@ class Stage:
 
 
 def go_on(optimizer: torch.optim.Optimizer, checkpoint: Path, saved: Any) -> None:
-    """Give an optimizer its moments back, and no more: the settings are the run's. Raises UserError where
-    they are not those of these parameters.
+    """Give an optimizer its moments back; its settings are those of the run. Raises UserError if the moments
+    do not fit these parameters.
     """
     with expecting(checkpoint, "the state of an optimizer for this model"):
         optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})

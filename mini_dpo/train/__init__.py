@@ -1,6 +1,6 @@
-"""The main command, `python -m mini_dpo.train`: SFT, then preference training, then both measured.
+"""The main command, `python -m mini_dpo.train`: SFT, then preference training, then both models measured.
 
-Its flags (`settings`), what contradicts what (`problems`), the command line and config.json (`parsing`); then
-what a run needs before its first step (`preparing`), its two stages (`stages`), its end (`closing`), and the
-whole of it (`running`).
+In reading order: the flags (`settings`); which flags contradict each other (`problems`); the command line and
+config.json (`parsing`); the two stages of training (`stages`); what a run needs before its first step
+(`preparing`); the measuring at the end (`closing`); a whole run (`running`).
 """

@@ -1,4 +1,4 @@
-"""The end of a run: measured on held-out prompts, kept, and printed."""
+"""The end of a run: both models are measured on held-out prompts; the numbers are kept and printed."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def measure(
     sft_seconds: float,
     training_seconds: float,
 ) -> None:
-    """Hold the result against the SFT model on held-out prompts; keep the table and the samples, part by
-    part, and print both. The seconds of a stage, of all processes that worked on it, are what `train`
-    returns.
+    """Compare the policy with the SFT model on held-out prompts. The table and the samples are written part
+    by part, and printed at the end.
+    sft_seconds, training_seconds: what each stage took, as `train` returns it.
     """
     sft = load_frozen(folder / "sft.pt", settings.device)
     reference = (
@@ -48,10 +48,11 @@ def measure(
     path, started = folder / "summary.json", time.perf_counter()
     last = load_checkpoint(folder / ("sft.pt" if policy is None else "dpo.pt"))
     read_unchanged(folder / "metrics.jsonl", {"sha256": {"metrics.jsonl": last.get("log_sha256")}})
-    # there if measuring was stopped
+    # the summary exists if measuring was stopped before
     before = read_json(path).get("seconds", 0.0) if path.exists() else sft_seconds + training_seconds
 
     def keep(summary: dict, samples: list[dict], unfinished: bool = True) -> None:
+        """Write what is measured so far."""
         summary |= {
             "loss": settings.loss.rsplit(":", 1)[-1],
             "start": settings.start,
@@ -89,14 +90,16 @@ def measure(
 
 
 def measured(folder: Path) -> dict | None:
-    """The closing table of a run, None where its measuring is not finished."""
+    """The summary of a run; None if its measuring is not finished."""
     path = folder / "summary.json"
     summary = read_json(path) if path.exists() else {"unfinished": True}
     return None if summary.get("unfinished") else summary
 
 
 def report(folder: Path, settings: Settings) -> None:
-    """Print some samples of a finished run, and its table."""
+    """Print some samples of a finished run, and its table. Raises UserError if the files are not of
+    this run.
+    """
     summary = measured(folder) or {}
     if summary.get("id") != settings.id:
         raise UserError(f"{folder / 'summary.json'}: from another run than config.json beside it")

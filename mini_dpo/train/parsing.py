@@ -1,4 +1,4 @@
-"""The command line, or a run's config.json, as settings that make sense."""
+"""The command line, or the config.json of a run, as complete settings."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ examples:
   python -m mini_dpo.train --resume runs/1                    go on with a run that was stopped
 """
 
-# What each loss starts with on the toy shop, whose rewards lie several points apart, in place of the paper's
-# default: what `OMP_NUM_THREADS=1 python -m mini_dpo.compare --tune` found best on validation prompts.
+# The defaults of each loss on the toy shop, whose rewards differ by several points, in place of the paper's:
+# what `OMP_NUM_THREADS=1 python -m mini_dpo.compare --tune` found best on validation prompts.
 TOY_DEFAULTS: dict[str, dict] = {
     "dpo": {"beta": 0.3},
     "cdpo": {"beta": 0.1},
@@ -76,8 +76,8 @@ PATHS = ("data", "sft_data", "held_out", "init_from", "reference")  # the settin
 
 
 def parse(argv: Sequence[str] | None = None) -> Settings:
-    """The command line as settings that make sense, every default filled in. Raises UserError where it does
-    not.
+    """The command line as settings, with every default filled in.
+    Raises UserError for settings that contradict each other or cannot be used.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     loss_name = named_loss(argv)
@@ -112,8 +112,8 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
 
 
 def config_of(settings: Settings, digests: dict[str, str], folder: Path) -> dict[str, Any]:
-    """What config.json keeps of a run in `folder`. Paths are relative to the folder, so that a run and its
-    data can be moved together; of the package's own data, the names alone.
+    """What config.json keeps of a run in `folder`. Paths are relative to the folder, so that a run can be
+    moved together with its data. Files of the package's own data are kept by name.
     """
 
     def kept(path: str) -> str:
@@ -129,15 +129,15 @@ def config_of(settings: Settings, digests: dict[str, str], folder: Path) -> dict
 
 
 def with_paths(settings: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """The same settings with each path changed, that of a loss's file too."""
+    """The same settings, with `change` applied to each path, also to the path of a loss's file."""
     changed = {name: change(settings[name]) for name in PATHS if isinstance(settings.get(name), str)}
     file, colon, name = str(settings.get("loss")).rpartition(".py:")
     return {**settings, **changed, **({"loss": f"{change(f'{file}.py')}:{name}"} if colon else {})}
 
 
 def read_config(folder: Path) -> tuple[Settings, dict[str, str]]:
-    """The settings a run was begun with, and the digests of its files, from its config.json. Raises UserError
-    where it is no run of this version, or where the command line would not have taken the settings.
+    """The settings of a run, and the SHA-256 of each of its files by path, from its config.json.
+    Raises UserError if there is no run of this version, or if the command line would refuse the settings.
     """
 
     def found(path: str) -> str:
@@ -175,20 +175,21 @@ def read_config(folder: Path) -> tuple[Settings, dict[str, str]]:
 
 
 def named_loss(argv: Sequence[str]) -> str:
-    """What the command line says of --loss, before anything else is known: the loss decides which flags there
-    are.
+    """The value of --loss. It is read before all other flags, because the loss decides which flags
+    there are.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--loss", default="dpo")
     try:
         return parser.parse_known_args(argv)[0].loss
     except argparse.ArgumentError:
-        return "dpo"  # `--loss` without a name: the real parser will say so
+        return "dpo"  # `--loss` without a name: the complete parser reports it
 
 
 def add_loss_flags(parser: argparse.ArgumentParser, variant: Loss) -> None:
-    """A flag for each hyperparameter of the loss, described by its docstring. Those of other losses are
-    known, so that they can be refused by name, and not shown.
+    """Add a flag for each hyperparameter of the loss, with the help from its docstring. The flags of other
+    losses are added without help, so that a message can name them.
+    Raises UserError if a hyperparameter has the name of another flag.
     """
     group = parser.add_argument_group(f"the loss {variant.name} (every loss has its own: --loss NAME --help)")
     for name, default in variant.hyperparameters.items():
@@ -212,11 +213,9 @@ def add_loss_flags(parser: argparse.ArgumentParser, variant: Loss) -> None:
 
 
 def resolve(settings: Settings, variant: Loss) -> Settings:
-    """Fill in what depends on other settings, and write paths in full. The result is what config.json
-    keeps.
-    """
+    """Fill in defaults that depend on other settings, and make paths absolute."""
     s = settings
-    if s.stage == "sft":  # --lr, --steps and --epochs speak of the only stage there is
+    if s.stage == "sft":  # --lr, --steps and --epochs are those of the only stage
         s = replace(s, sft_lr=s.lr, sft_steps=s.steps, sft_epochs=s.epochs, lr=None, steps=None, epochs=None)
     preset = None if s.init_from else s.model or "toy"
     toy = TOY_DEFAULTS.get(variant.name, {}) if s.toy_shop else {}
@@ -231,7 +230,7 @@ def resolve(settings: Settings, variant: Loss) -> Settings:
         epochs=s.epochs if s.steps or s.epochs else EPOCHS["dpo"][not s.toy_shop],
         sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else EPOCHS["sft"][not s.toy_shop],
         model=preset,
-        # None: `prepare` sees what there is
+        # None: `prepare` fills it in
         tokenizer=s.tokenizer or (None if preset == "toy" and (s.data or s.sft_data) else preset),
         device=pick_device(s.device),
         loss=file_and_name(s.loss, variant),
@@ -240,18 +239,19 @@ def resolve(settings: Settings, variant: Loss) -> Settings:
 
 
 def file_and_name(given: str, variant: Loss) -> str:
-    """A loss as config.json names it, whatever it was called on the command line."""
+    """A loss as the settings keep it: its own name (not an alias), after the full path of its file if it has
+    one.
+    """
     return f"{full_path(given.rsplit(':', 1)[0])}:{variant.name}" if ".py:" in given else variant.name
 
 
 def full_path(path: str | None) -> str | None:
+    """The absolute path; None stays None."""
     return None if path is None else str(Path(path).resolve())
 
 
 def model_config(settings: Settings, vocab_size: int) -> GPTConfig:
-    """The preset with the user's changes and the tokenizer's vocabulary. Raises UserError for an impossible
-    shape.
-    """
+    """The preset with the user's changes and this vocabulary. Raises UserError for an impossible shape."""
     changes = {name: getattr(settings, name) for name in ("n_layer", "n_head", "n_embd", "context")}
     changes = {name: value for name, value in changes.items() if value is not None}
     try:
@@ -263,5 +263,5 @@ def model_config(settings: Settings, vocab_size: int) -> GPTConfig:
 
 
 def default_lr(stage: str, n_embd: int) -> float:
-    """The peak learning rate of a stage, one of LR's, for a model of so many channels."""
+    """The peak learning rate of a stage (a key of LR) for a model of this width."""
     return LR[stage][n_embd >= WIDE]

@@ -1,4 +1,4 @@
-"""What a run needs before its first step, and whether its input is what it was."""
+"""What a run needs before its first step: tokenizer, model and data, checked."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ from mini_dpo.vocabularies import default_vocabulary
 
 
 def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
-    """The settings with what depends on the data filled in, the tokenizer, the model before the first step,
-    the data.
+    """(the settings with what depends on the data filled in, the tokenizer, the model before the first step,
+    the data).
+    Raises UserError for input that cannot be used.
     """
     model: GPT | None = None
     chosen: list[str] = []
@@ -76,18 +77,10 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
     )
     if not paired:
         corpus = in_single_responses(corpus, settings.data or "the toy shop")
-    if (
-        "desirable_weight" in settings.loss_options
-        and settings.stage != "sft"
-        and (
-            proposal := proposed_weights(
-                corpus.preferences,
-                settings.loss_options["desirable_weight"],
-                settings.loss_options["undesirable_weight"],
-            )
-        )
-    ):
-        print(proposal)
+    if "desirable_weight" in settings.loss_options and settings.stage != "sft":
+        weights = (settings.loss_options[name] for name in ("desirable_weight", "undesirable_weight"))
+        if proposal := proposed_weights(corpus.preferences, *weights):
+            print(proposal)
     if settings.stage != "dpo" and not corpus.responses:
         raise UserError(
             f"{settings.data}: no liked response for SFT to imitate; give --sft-data, or "
@@ -105,7 +98,7 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
 
 
 def load_finished(path: Path) -> dict:
-    """The checkpoint that a path means. Raises UserError where its training is not finished."""
+    """The checkpoint at a path. Raises UserError if its training is not finished."""
     file = find_model(path)
     saved = load_checkpoint(file)
     if saved.get("finished") is False:
@@ -116,9 +109,9 @@ def load_finished(path: Path) -> dict:
 
 
 def check_batch_room(settings: Settings, corpus: Corpus, variant: Loss) -> None:
-    """Raise UserError if an example (three of them, where a loss sets prompts against each other's responses:
-    of any smaller number that fill a batch, none could be spared for one left alone) takes more than a
-    batch's tokens.
+    """Raise UserError if --tokens-per-batch does not hold the longest example. A loss that sets prompts
+    against the responses of other prompts needs room for three examples: from a batch of two, none can be
+    moved to a batch that has one prompt only.
     """
     if settings.tokens_per_batch:
         used = {
@@ -139,7 +132,7 @@ def check_batch_room(settings: Settings, corpus: Corpus, variant: Loss) -> None:
 
 
 def input_digests(settings: Settings) -> dict[str, str]:
-    """The SHA-256 of every file that a run with these settings reads: data, model, loss."""
+    """The SHA-256 of every file that a run with these settings reads (data, models, loss), by path."""
     inputs = files_of(settings.data, settings.sft_data, settings.held_out)
     if settings.init_from:
         inputs.append(find_model(Path(settings.init_from)))

@@ -1,8 +1,9 @@
-"""Which settings make no sense, by themselves or together."""
+"""Which settings cannot be used, alone or together."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import fields
 
 from mini_dpo.errors import flag, flags
 from mini_dpo.losses import LOSSES, Loss
@@ -10,7 +11,7 @@ from mini_dpo.theory.probe import try_loss
 from mini_dpo.train.settings import Settings
 
 MOST_LOSSES = 4  # losses that a line names
-MOST_EPOCHS = 10_000  # each is planned ahead, to count the steps
+MOST_EPOCHS = 10_000  # to count the steps, each epoch is planned ahead
 
 SFT_ONLY = ("sft_data", "sft_lr", "sft_steps", "sft_epochs", "dropout")
 
@@ -20,26 +21,15 @@ MODEL_FLAGS = ("model", "n_layer", "n_head", "n_embd", "context", "tokenizer")
 
 
 def problems(settings: Settings, given: Collection[str] = ()) -> Iterator[str]:
-    """What is wrong with the settings, most basic first. `given`: the flags that were written out."""
+    """What is wrong with the settings, one message each, the most basic first.
+    given: the flags that were written on the command line.
+    """
 
     def present(names: Sequence[str]) -> list[str]:
         return [name for name in names if name in given]
 
-    for name in (
-        "steps",
-        "sft_steps",
-        "batch_size",
-        "tokens_per_batch",
-        "accumulate",
-        "n_layer",
-        "n_head",
-        "n_embd",
-        "context",
-        "eval_every",
-        "eval_examples",
-        "max_new_tokens",
-        "save_every",
-    ):
+    counts = [f.name for f in fields(settings) if f.metadata.get("kind") is int and f.name != "seed"]
+    for name in counts:
         if (value := getattr(settings, name)) is not None and value < 1:
             yield f"{flag(name)} must be at least 1, not {value}"
     for name in ("lr", "sft_lr", "epochs", "sft_epochs"):
@@ -94,7 +84,7 @@ def problems(settings: Settings, given: Collection[str] = ()) -> Iterator[str]:
 
 
 def loss_problems(settings: Settings, variant: Loss) -> Iterator[str]:
-    """A hyperparameter that the loss does not read or does not allow, or a loss that cannot be called."""
+    """What is wrong with the loss and its hyperparameters, one message each."""
     options = settings.loss_options
     if extra := [name for name in options if name not in variant.hyperparameters]:
         readers = loss_readers().get(extra[0], [])
@@ -123,7 +113,7 @@ def loss_problems(settings: Settings, variant: Loss) -> Iterator[str]:
 
 
 def loss_readers() -> dict[str, list[str]]:
-    """Every hyperparameter of a registered loss, with the losses that read it."""
+    """For every hyperparameter of a registered loss, the names of the losses that read it."""
     readers: dict[str, list[str]] = {}
     for variant in LOSSES.values():
         for name in variant.hyperparameters:

@@ -1,4 +1,4 @@
-"""A run from its settings to its closing table, begun or resumed."""
+"""A whole run, from its settings to its closing table, new or resumed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from mini_dpo.corpus.splits import Corpus, HeldOut, fingerprints
 from mini_dpo.devices import keep_freed_memory, lacks, one_line, out_of_memory, own_gpu, trouble_with
-from mini_dpo.errors import TrainingFailed, UserError
+from mini_dpo.errors import TrainingFailed, UserError, flag
 from mini_dpo.fast.compiled import compile_blocks
 from mini_dpo.files import locked, read_json
 from mini_dpo.losses import find_loss
@@ -39,22 +39,25 @@ from mini_dpo.train.stages import adopt, run_preferences, run_sft
 
 
 def start(settings: Settings, held_out: HeldOut | None = None) -> None:
-    """Begin a run, or go on with one. held_out: what to measure on in place of the corpus's own."""
+    """Begin a run, or go on with one.
+    held_out: what to measure on, in place of the held-out part of the corpus.
+    Raises UserError for wrong input, TrainingFailed if memory is used up or the loss is not finite.
+    """
     keep_freed_memory()
     join_processes()
-    # on a GPU, for what is not in bfloat16; a CPU keeps to float32
+    # on a GPU, for products that are not in bfloat16
     torch.backends.cuda.matmul.allow_tf32 = True
     begun: Settings | None = None
     if settings.resume:
-        folder, loss = Path(settings.resume), settings.loss
-        begun = together(lambda: unchanged_settings(folder, loss))
+        folder, named = Path(settings.resume), settings.loss
+        begun = together(lambda: unchanged_settings(folder, named))
         if measured(folder):
             report(folder, begun)
             return
         settings = replace(
             begun, checkpoint_activations=begun.checkpoint_activations or settings.checkpoint_activations
         )
-    # whatever is wrong with the input shows before a folder is made
+    # errors in the input are found before a folder is made
     settings, tokenizer, model, corpus = together(lambda: prepare(settings))
     if not begun:
         settings = replace(settings, id=of_the_first(secrets.token_hex(8)))
@@ -62,7 +65,7 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
         config = config_of(settings, input_digests(settings), out or Path("runs/new"))
         folder = of_the_first(together(lambda: new_run(out, config) if rank() == 0 else Path()))
     try:
-        # but while it trains: the loop ends its step first
+        # while it trains, the loop has a handler of its own, which ends the step first
         with on_signals(interrupt), calling(find_loss(settings.loss)), ExitStack() as alone:
             together(lambda: alone.enter_context(locked(folder)) if rank() == 0 else None)
             run(
@@ -83,11 +86,11 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
 
 
 def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corpus: Corpus) -> None:
-    """Run the stages, or what is left of them, and measure. Everything that is finished is in `folder`."""
-    together = f", {processes()} processes" if processes() > 1 else ""
+    """Run the stages that are not finished, then measure. `folder` keeps all results."""
+    shared = f", {processes()} processes" if processes() > 1 else ""
     print(
         f"run {folder}: {sum(p.numel() for p in model.parameters()):,} parameters on "
-        f"{settings.device}{together}, {settings.data or settings.sft_data or 'the toy shop'}",
+        f"{settings.device}{shared}, {settings.data or settings.sft_data or 'the toy shop'}",
         flush=True,
     )
     own_gpu(settings.device)
@@ -114,13 +117,12 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
         measure(settings, folder, tokenizer, policy, corpus, sft_seconds, seconds)
 
 
-def unchanged_settings(folder: Path, loss: str) -> Settings:
-    """The settings a run was begun with. Raises UserError where it is no run, or its input is not what it
-    was.
+def unchanged_settings(folder: Path, named: str) -> Settings:
+    """The settings of a run that is resumed. Raises UserError if there is no run, or if one of its files has
+    changed.
 
-    loss: the one on the command line. A run's folder may come from anybody, and to go on with it would run
-        the loss's
-    file: it has to be named again.
+    named: the loss on the command line. The folder of a run may come from a stranger, and resuming runs the
+        file of its loss; therefore such a loss must be named again.
     """
     settings, digests = read_config(folder)
     for path, digest in fingerprints([Path(path) for path in digests]).items():
@@ -132,7 +134,7 @@ def unchanged_settings(folder: Path, loss: str) -> Settings:
         return settings
     if note := torch_note(folder):
         print(note)
-    if ".py:" in settings.loss and loss != settings.loss:
+    if ".py:" in settings.loss and named != settings.loss:
         raise UserError(
             f"{folder} trains with the loss {settings.loss}, and to go on runs that file; if "
             f"you know it: {resume_command(folder, settings)}"
@@ -156,26 +158,17 @@ def torch_note(folder: Path) -> str | None:
 
 
 def resume_command(folder: Path, settings: Settings) -> str:
-    """What to type to go on with a run."""
+    """The command that resumes a run."""
     again = f" --loss {settings.loss}" if ".py:" in settings.loss else ""
     return f"python -m mini_dpo.train --resume {folder}{again}"
 
 
 def what_needs_less(settings: Settings, folder: Path) -> str:
-    """How to get on where memory is used up. A resumed run is the one that was begun, so its batches stay as
-    they are.
+    """What to do if memory is used up. A resumed run keeps its batches, so a smaller batch needs a
+    new run.
     """
-    less = (
-        f"a smaller --tokens-per-batch than {settings.tokens_per_batch}"
-        if settings.tokens_per_batch
-        else f"a smaller --batch-size than {settings.batch_size}"
-    )
+    name = "tokens_per_batch" if settings.tokens_per_batch else "batch_size"
+    again = f"start again with a smaller {flag(name)} than {getattr(settings, name)}, or a smaller --context"
     if settings.checkpoint_activations:
-        return (
-            f"go on with --resume {folder} when there is more, or start again with {less}, "
-            "or a smaller --context"
-        )
-    return (
-        f"go on with --resume {folder} --checkpoint-activations, which needs less in "
-        f"training, or start again with {less}, or a smaller --context"
-    )
+        return f"go on with --resume {folder} when there is more, or {again}"
+    return f"go on with --resume {folder} --checkpoint-activations, which needs less in training, or {again}"

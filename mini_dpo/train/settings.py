@@ -8,15 +8,14 @@ from typing import Any
 from mini_dpo.cli import option
 from mini_dpo.model import PRESETS
 
-# Peak learning rates where none is given, for narrow and for wide models: the first were searched for on
-# another draw of the toy shop (another seed), the second are a cautious guess.
+# Default peak learning rates for narrow and for wide models. The first were searched for on another draw of
+# the toy shop (another seed). The second are a cautious guess.
 LR = {"sft": (8e-3, 5e-4), "dpo": (2e-4, 2e-5), "dpo on the toy shop": (3e-4, 2e-5)}
 
 WIDE = 512  # channels from which a model counts as wide
 
-# Passes over the data where none are given: over the toy shop, where Muon and larger steps are known to do,
-# and over your own data, which may be few: of a few Muon makes a model that knows them by heart and nothing
-# else.
+# Default passes over the data: over the toy shop, where Muon and large steps are known to work, and over the
+# user's own data. These may be few, and of few examples Muon makes a model that only repeats them.
 EPOCHS = {"sft": (2.0, 6.0), "dpo": (1.0, 3.0)}
 
 DATA, MODEL, BOTH = "your own data", "the model", "both stages"  # headings in the help
@@ -26,9 +25,7 @@ PREFERENCES, SFT = "preference training", "SFT (with --stage sft, --lr, --epochs
 
 @dataclass(frozen=True)
 class Settings:
-    """One run's settings; the fields made by `option` are the command's flags. None means: chosen by
-    `resolve`.
-    """
+    """The settings of a run. Fields made by `option` are flags. `resolve` fills in most that are None."""
 
     stage: str = option(
         str,
@@ -144,7 +141,7 @@ class Settings:
     precompute_ref: bool = option(
         bool,
         "keeps the reference's log-probs in a file beside the data, for the next run with the same data "
-        "and reference; they are scored ahead of training in any case, and the training is the same",
+        "and reference; they are scored ahead of training anyway, if the data are read at least once",
         False,
         group=PREFERENCES,
     )
@@ -231,10 +228,10 @@ class Settings:
     save_every: int = option(int, "steps between two checkpoints", 100, group=BOTH)
 
     loss_options: dict[str, Any] = field(default_factory=dict)
-    id: str = ""  # of the run, in all its files: those of another run are not taken for its own
-    start: str = "SFT"  # what stands above the numbers of the model that preference training starts from
+    id: str = ""  # of the run, in all its files, so that a file of another run is recognised
+    start: str = "SFT"  # the name of the model that preference training starts from, in tables
 
     @property
     def toy_shop(self) -> bool:
-        """Whether the data are the toy shop's, and not the user's own."""
+        """Whether the data are the toy shop's."""
         return self.data is None and self.sft_data is None

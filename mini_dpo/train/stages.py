@@ -1,4 +1,6 @@
-"""The two stages of a run, SFT and preference training: settings to batches, an objective and a loop."""
+"""The two stages of a run, SFT and preference training: from settings to batches, an objective and
+the loop.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ from mini_dpo.training import train
 
 
 def adopt(model: GPT, tokenizer: Tokenizer, path: Path, stage: str, run: str) -> None:
-    """Keep the starting model with the run of that id, as the SFT stage would have left it. stage: the one
-    that made it.
+    """Keep the starting model in the run, as if the SFT stage had made it.
+    stage: the stage that made the model. run: the id of the run.
     """
     if path.exists():
         load_own(path, run)
@@ -38,7 +40,7 @@ def adopt(model: GPT, tokenizer: Tokenizer, path: Path, stage: str, run: str) ->
 
 
 def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corpus: Corpus) -> float:
-    """Teach the model to talk; the result is `sft.pt`. Returns the seconds that took."""
+    """Train on demonstrated responses. The result is `sft.pt`. Returns the seconds."""
     batches, valid = (
         Batches(e, collate, settings.batch_size, settings.seed, settings.tokens_per_batch)
         for e in (corpus.responses, corpus.valid_responses)
@@ -57,8 +59,8 @@ def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, 
 def run_preferences(
     settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT, corpus: Corpus
 ) -> tuple[GPT, float]:
-    """Teach the SFT model, `policy`, to be liked; the result is `dpo.pt`, and returned, with the seconds that
-    took. The reference is there only if asked, and only as long.
+    """Train the SFT model `policy` on preferences. The result is `dpo.pt`. Returns (the policy, the
+    seconds).
     """
     variant, files = find_loss(settings.loss), StageFiles("dpo", folder, tokenizer.name, run=settings.id)
     if files.checkpoint.exists() and (saved := load_own(files.checkpoint, settings.id))["finished"]:
@@ -68,15 +70,8 @@ def run_preferences(
     lr = settings.lr or default_lr(
         "dpo on the toy shop" if settings.toy_shop else "dpo", policy.config.n_embd
     )
-    config = loop_config(
-        settings,
-        batches,
-        lr,
-        settings.steps,
-        settings.epochs,
-        settings.optimizer or "adamw",
-        weight_decay=0.0,
-    )
+    optimizer = settings.optimizer or "adamw"
+    config = loop_config(settings, batches, lr, settings.steps, settings.epochs, optimizer, weight_decay=0.0)
     passes = config.steps * config.accumulate / batches.count(1)
     examples, reference = reference_for(
         settings, variant, policy, corpus.preferences + corpus.valid_preferences, tokenizer, passes
@@ -108,7 +103,7 @@ def run_preferences(
 
 
 def preference_batches(settings: Settings, variant: Loss, model: GPT, examples: list) -> Batches:
-    """The examples in batches as the loss wants them."""
+    """The examples in batches of the kind that the loss needs."""
     how = settings.batch_size, settings.seed, settings.tokens_per_batch
     if variant.paired:
         return Batches(examples, collate_pairs, *how)
@@ -120,8 +115,9 @@ def preference_batches(settings: Settings, variant: Loss, model: GPT, examples: 
 def reference_for(
     settings: Settings, variant: Loss, policy: GPT, examples: list, tokenizer: Tokenizer, passes: float
 ) -> tuple[list, GPT | None]:
-    """(the examples, the reference to score them with in every step). If they are looked at more than once,
-    or the reference's log-probs are to be kept, they get these now, and no reference stays in memory.
+    """(the examples, the reference that scores them in every step, or None). If the examples are used more
+    than once, or if their reference log-probs are to be kept in a file, they are scored here, and no
+    reference stays in memory.
     """
     if not variant.reference:
         return examples, None
@@ -139,14 +135,14 @@ def reference_for(
             tokenizer.name,
             *how,
         ), None
-    if passes < 1 or variant.mismatched:  # mismatched responses are new in every pass
+    if passes < 1 or variant.mismatched:  # each pass has new mismatched responses
         return examples, reference
     print("scoring the reference, once for all passes over the data ...", flush=True)
     return precompute_reference(reference, examples, *how), None
 
 
 def scoring(settings: Settings) -> How:
-    """How examples are scored without a gradient: as they are trained on."""
+    """How examples are scored without a gradient: with the type and the batches of training."""
     return How(settings.dtype, settings.batch_size, settings.tokens_per_batch)
 
 
@@ -159,7 +155,7 @@ def loop_config(
     optimizer: str,
     weight_decay: float,
 ) -> LoopConfig:
-    """A stage's settings for the loop."""
+    """The settings of a stage, for the loop."""
     steps = steps or max(1, math.ceil(batches.count(epochs or 1) / settings.accumulate))
     return LoopConfig(
         steps=steps,

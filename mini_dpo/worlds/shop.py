@@ -1,20 +1,19 @@
-"""The toy world: the support desk of a small shop of curious goods, and a judge who knows what a good answer
-is.
+"""The toy world: the support desk of a small shop of curious goods, and a judge who knows good answers.
 
     python -m mini_dpo.worlds.shop        # write data/*.jsonl again, byte for byte
 
-A customer's prompt carries four facts: a name, an item, a day and a problem. The shop's clerks answer in all
+A customer's prompt has four facts: a name, an item, a day and a problem. The shop's clerks answer in many
 manners: careful or careless, polite or curt, short or rambling. The judge gives every answer its true reward,
 
     reward = facts + tone + length
 
-    facts   -8 to 8: for each of the four, +2 if the answer has it right, 0 if it leaves it out, -2 if it
-    names another tone    -4 to 4: a point for each polite phrase, minus a point for each curt one length  -6
-    to 0: a fifth of a point off for each word over 32
+    facts   -8 to 8: for each of the four, +2 if it is right, 0 if it is absent, -2 if another one is named
+    tone    -4 to 4: +1 for each polite phrase, -1 for each curt phrase
+    length  -6 to 0: -0.2 for each word over 32
 
-Which of two answers people prefer is then drawn from the Bradley-Terry model, P(a over b) = sigmoid(reward(a)
-- reward(b)): mostly the better one, not always. Because the truth is code, it can be measured how much a
-model gained.
+Which of two answers people prefer is drawn from the Bradley-Terry model, P(a over b) = sigmoid(reward(a) -
+reward(b)): mostly the better answer, not always. The true reward is code, so the gain of a model can be
+measured.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -101,7 +101,7 @@ FREE_WORDS = 32
 
 @dataclass(frozen=True)
 class Complaint:
-    """What a customer tells: who, what, when, and what is wrong with it."""
+    """The four facts of a prompt."""
 
     name: str
     item: str
@@ -131,6 +131,7 @@ class Marks:
 
 
 Judge = Callable[[str, str], Marks]
+Value = TypeVar("Value")
 
 
 def judge(prompt: str, response: str) -> Marks:
@@ -147,13 +148,13 @@ def judge(prompt: str, response: str) -> Marks:
 
 
 def judge_fact(response: str, truth: str, values: Sequence[str]) -> int:
-    """+1: the response names the truth and no other value; 0: it names none; -1: it names another."""
+    """+1: the response names the right value and no other; 0: it names none; -1: it names another."""
     named = {value for value in values if re.search(rf"\b{value}\b", response)}
     return 0 if not named else 1 if named == {truth} else -1
 
 
 def read_prompt(prompt: str) -> Complaint | None:
-    """The facts in a prompt of the shop's kind, None for any other text."""
+    """The facts in a prompt of the shop, None for any other text."""
     for pattern in PROMPT_PATTERNS:
         if match := pattern.fullmatch(prompt):
             return Complaint(**match.groupdict())
@@ -161,7 +162,7 @@ def read_prompt(prompt: str) -> Complaint | None:
 
 
 def facts_of(prompt: str) -> Complaint:
-    """The facts in a prompt that is of the shop's kind."""
+    """The facts in a prompt of the shop."""
     facts = read_prompt(prompt)
     assert facts, prompt
     return facts
@@ -190,7 +191,7 @@ def win_rate(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: 
     return float(wins(*rewards.T).mean())
 
 
-def choose(rng: random.Random, values: Sequence, weights: Sequence[float] | None = None):
+def choose(rng: random.Random, values: Sequence[Value], weights: Sequence[float] | None = None) -> Value:
     """One of the values, each as likely as the others or as its weight says."""
     weights = weights or [1 / len(values)] * len(values)
     u = rng.random()
@@ -202,12 +203,13 @@ def choose(rng: random.Random, values: Sequence, weights: Sequence[float] | None
 
 
 def write_prompt(rng: random.Random) -> str:
+    """A random prompt."""
     facts = {kind: choose(rng, values) for kind, values in KINDS.items()}
     return choose(rng, PROMPT_FORMS).format(**facts)
 
 
 def write_response(rng: random.Random, facts: Complaint) -> str:
-    """One clerk's answer: each fact right, left out or wrong, in a mood, with none to three ramblings."""
+    """A random answer: each fact right, absent or wrong, in a mood, with none to three ramblings."""
     told = {kind: tell(rng, truth, KINDS[kind]) for kind, truth in asdict(facts).items()}
     knows = {kind: value is not None for kind, value in told.items()}
     mood = choose(rng, [POLITE, PLAIN, CURT], MOODS)
@@ -232,7 +234,7 @@ def write_response(rng: random.Random, facts: Complaint) -> str:
 
 
 def tell(rng: random.Random, truth: str, values: Sequence[str]) -> str | None:
-    """The fact as a clerk tells it: right, left out (None), or another value of its kind."""
+    """A fact as a clerk tells it: right, absent (None), or another value of its kind."""
     u = rng.random()
     if u < RIGHT:
         return truth
@@ -242,7 +244,7 @@ def tell(rng: random.Random, truth: str, values: Sequence[str]) -> str | None:
 
 
 def preference(rng: random.Random, prompt: str, facts: Complaint) -> dict[str, str]:
-    """Two different answers to a prompt, in the order of a Bradley-Terry draw from their true rewards."""
+    """Two different answers to a prompt as chosen and rejected, drawn from their true rewards."""
     a = b = write_response(rng, facts)
     while b == a:
         b = write_response(rng, facts)
@@ -256,9 +258,7 @@ SPLIT_SIZES = {"train": (4000, 4000), "valid": (200, 200), "test": (256, 256)}
 
 
 def make_data(folder: Path, seed: int = 1) -> None:
-    """Write `sft.SPLIT.jsonl` and `preferences.SPLIT.jsonl` for each split. No prompt stands in two
-    places.
-    """
+    """Write `sft.SPLIT.jsonl` and `preferences.SPLIT.jsonl` for each split. No prompt is in two splits."""
     rng = random.Random(seed)
     prompts = distinct_prompts(rng)
     for split, (n_sft, n_pairs) in SPLIT_SIZES.items():
@@ -276,7 +276,7 @@ def make_data(folder: Path, seed: int = 1) -> None:
 
 
 def distinct_prompts(rng: random.Random) -> Iterator[str]:
-    """Prompts without end, never the same one twice."""
+    """Prompts without end, no prompt twice."""
     seen = set()
     while True:
         prompt = write_prompt(rng)
@@ -286,8 +286,8 @@ def distinct_prompts(rng: random.Random) -> Iterator[str]:
 
 
 def label_accuracy(rows: Sequence[dict[str, str]]) -> float:
-    """How many preferences the true reward itself agrees with, ties counting half: the rest is
-    Bradley-Terry's noise.
+    """The share of preferences that agree with the true reward; ties count half. The rest is noise of the
+    draw.
     """
     return win_rate(judge, *([row[key] for row in rows] for key in ("prompt", "chosen", "rejected")))
 
