@@ -381,7 +381,12 @@ def bco_batch(logps: PairLogps, *, beta: float = 0.1) -> Tensor:
     paper="Wu et al. 2024, arXiv:2407.08639",
     decomposes=False,
     facts=Facts(
-        at_reference=lambda beta, alpha, m_0: math.log(2), estimate=True, monotone=False, convex=False
+        at_reference=lambda beta, alpha, m_0: math.log(2),
+        estimate=True,
+        monotone=False,
+        convex=False,
+        # b falls from beta (1 - alpha m_0) at h = 0 to 0.1 beta, and with it the pull
+        keeps_learning=lambda beta, alpha, m_0: 1 - alpha * m_0 < 20,
     ),
 )
 def beta_dpo(logps: PairLogps, *, beta: float = 0.1, alpha: float = 0.3, m_0: float = 0.0) -> Tensor:

@@ -6,7 +6,9 @@ import ast
 import inspect
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mini_dpo import losses
-from mini_dpo.losses import LOSSES, PairLogps, Responses, UnpairedLogps, find_loss
+from mini_dpo.check import PROPERTIES, examine
+from mini_dpo.losses import LOSSES, Beta, PairLogps, Positive, Range, Responses, UnpairedLogps, find_loss
 from mini_dpo.theory.probe import one_by_one
 from tests import papers
 from tests.strategies import betas, margins, pair_from_h, pair_logps, probabilities, smoothings
@@ -320,6 +323,42 @@ def test_hyperparameters_out_of_range_are_refused(name, options, message):
     one = Responses(-torch.ones(1), torch.ones(1), -torch.ones(1))
     with pytest.raises(ValueError, match=message):
         LOSSES[name](PairLogps(one, one), **options)
+
+
+def typed(
+    logps: PairLogps, *, beta: Beta = 0.1, share: Annotated[float, Range(0, 1)] = 0.5, n: Positive = 1.0
+):
+    """One.
+
+        L = -log sigma(beta h)
+
+    share: tau, the share
+    """
+    return dpo.function(logps, beta=beta)
+
+
+def test_a_type_says_what_a_hyperparameter_is_and_may_be():
+    variant = replace(dpo, function=typed)
+    assert variant.describe("beta").endswith("in units of reward; must be positive")
+    assert variant.describe("share") == "tau, the share, in [0, 1)"
+    assert variant.describe("n") == "", "a range alone is no description"
+    assert variant.hyperparameters == {"beta": 0.1, "share": 0.5, "n": 1.0}
+    one = Responses(-torch.ones(1), torch.ones(1), -torch.ones(1))
+    for share in (1.0, -0.1):
+        with pytest.raises(ValueError, match=rf"^share must be in \[0, 1\), not {share}$"):
+            variant(PairLogps(one, one), share=share)
+    variant(PairLogps(one, one), share=0.0)
+    assert examine(variant, PROPERTIES["refuses nonsense"]).held
+    assert "`n: ...`" in examine(variant, PROPERTIES["explains itself"]).text
+
+
+@pytest.mark.parametrize("line", ["share: in [0, 2)", "share: in [0, 0.4)"])
+def test_a_description_with_another_range_than_the_type_is_found(line):
+    def wrong(logps: PairLogps, *, beta: Beta = 0.1, share: Annotated[float, Range(0, 1)] = 0.5):
+        return dpo.function(logps, beta=beta)
+
+    wrong.__doc__ = f"One.\n\n    L = h\n\n{line}"
+    assert examine(replace(dpo, function=wrong), PROPERTIES["refuses nonsense"]).held is False
 
 
 def test_mismatched_shapes_are_refused():

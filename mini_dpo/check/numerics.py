@@ -160,7 +160,9 @@ def what_rounding_does(
     own = torch.maximum(here.abs(), at_reference.abs()).amax(1, keepdim=True)  # (1 + sides, 1)
     own[0] += 1
     own[1:] = own[1:].max() + 1e-20
-    return 2 * torch.stack([(m - here).abs() for m in moved]).amax(0) + 16 * eps * own
+    # inf - inf: where a move leaves what floats reach, it may be of any size
+    moves = torch.stack([(m - here).abs() for m in moved]).nan_to_num(nan=math.inf, posinf=math.inf)
+    return 2 * moves.amax(0) + 16 * eps * own
 
 
 @prop(
