@@ -222,7 +222,8 @@ def comparison_table(summaries: dict[str, dict]) -> str:
         lines.append(f"{name:18}" + "".join(f"{cell:>11}" for cell in cells))
     sft = next(iter(summaries.values()))["sft"]
     lines.append(
-        f"{'(SFT)':18}{sft['reward']:>11.2f}{'':22}{sft['perplexity']:>11.3f}{'':22}{sft['response_tokens']:>11.1f}"
+        f"{'(SFT)':18}{sft['reward']:>11.2f}{'':22}{sft['perplexity']:>11.3f}{'':22}"
+        f"{sft['response_tokens']:>11.1f}"
     )
     lines.append(
         "\nreward: the judge's, mean over held-out prompts. KL: from the SFT model, nats a "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,7 @@ def each_key_once(pairs: list[tuple[str, Any]]) -> Row:
     """A JSON object. Raises UserError where a key is in it twice: Python would keep the last one alone."""
     row = dict(pairs)
     if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise UserError(f"the key {twice[:40]!r} stands there twice")
     return row
 

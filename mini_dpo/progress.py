@@ -88,13 +88,13 @@ class Progress:
     def report(self, step: int, record: dict[str, float]) -> None:
         """Print the line of a step, from its record of metrics."""
         seconds = max(time.perf_counter() - self.start, 1e-9)  # a clock may stand still
-        watched = [
+        labels = [
             ("loss", "loss"),
             ("eval_loss", "held-out loss"),
             ("rewards/margins", "margin"),
             ("rewards/accuracies", "accuracy"),
         ]
-        values = "  ".join(f"{label} {record[name]:.3f}" for name, label in watched if name in record)
+        values = "  ".join(f"{label} {record[name]:.3f}" for name, label in labels if name in record)
         taken = step - self.first  # none where only a look was owed
         speed = (
             f"  {self.tokens / seconds:,.0f} tokens/s  {clock(seconds / taken * (self.steps - step))} left"

@@ -167,9 +167,8 @@ def score(
     name: str = "train",
     stop_asked: Sequence[int] = (),
 ) -> dict[str, float]:
-    """The objective and its metrics over every example once, dropout off. Raises KeyboardInterrupt where a
-    stop is asked
-    for: at once, but several processes, which wait for each other, together and between two batches.
+    """The objective and its metrics over every example once, dropout off. Raises KeyboardInterrupt if a stop
+    is asked for: a single process at once, several processes together and between two batches.
     """
     device, outcomes = policy.wte.weight.device, []
     policy.eval()

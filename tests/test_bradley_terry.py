@@ -203,7 +203,10 @@ def test_training_from_anywhere_finds_the_optimum(world, data, seed):
     ref, reward, beta = world
     beta = max(beta, 0.2)
     pairs, weights = data.draw(connected_graphs(len(ref)))
-    risk = lambda logits: population_risk(LOSSES["dpo"], logits, ref, reward, pairs, weights, beta=beta)  # noqa: E731
+
+    def risk(logits):
+        return population_risk(LOSSES["dpo"], logits, ref, reward, pairs, weights, beta=beta)
+
     found = minimise(risk, random_policy(len(ref), seed)).log_softmax(-1)
     assert float(kl(optimal_policy(ref, reward, beta), found)) < 1e-8
 
@@ -215,7 +218,10 @@ def test_the_risk_is_convex_in_tabular_logits(world, data, seed):
     """
     ref, reward, beta = world
     pairs, weights = data.draw(connected_graphs(len(ref)))
-    risk = lambda logits: population_risk(LOSSES["dpo"], logits, ref, reward, pairs, weights, beta=beta)  # noqa: E731
+
+    def risk(logits):
+        return population_risk(LOSSES["dpo"], logits, ref, reward, pairs, weights, beta=beta)
+
     hessian = torch.autograd.functional.hessian(risk, random_policy(len(ref), seed))
     assert float(torch.linalg.eigvalsh(hessian).min()) > -1e-10
 

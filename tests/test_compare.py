@@ -87,7 +87,10 @@ def test_what_lies_there_must_be_what_is_asked(folder, monkeypatch, capsys):
 
 
 def test_another_s_run_is_not_taken_for_one_s_own(folder, monkeypatch, capsys):
-    once = lambda: run(monkeypatch, capsys, compare, "--losses", "dpo", "--epochs", 0.01, "--out", "c")  # noqa: E731
+
+    def once():
+        return run(monkeypatch, capsys, compare, "--losses", "dpo", "--epochs", 0.01, "--out", "c")
+
     assert once()[0] == 0
     config, sft = folder / "dpo/config.json", folder / "sft/sft.pt"
     kept, weights, data = config.read_bytes(), sft.read_bytes(), str(TOY_PREFERENCES["test"])

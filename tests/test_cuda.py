@@ -399,7 +399,10 @@ def test_a_bad_step_is_not_taken():
     optimizer = make_optimizer(policy, config)
     train_step(policy, optimizer, sft_objective, [batch], config, 0)
     weights, moments = copy.deepcopy(policy.state_dict()), copy.deepcopy(optimizer.state_dict()["state"])
-    spoilt = lambda *given: (outcome := sft_objective(*given))._replace(loss=outcome.loss * torch.nan)  # noqa: E731
+
+    def spoilt(*given):
+        return (outcome := sft_objective(*given))._replace(loss=outcome.loss * torch.nan)
+
     train_step(policy, optimizer, spoilt, [batch], config, 1)
     assert all(torch.equal(a, b) for a, b in zip(weights.values(), policy.state_dict().values(), strict=True))
     for before, after in zip(moments.values(), optimizer.state_dict()["state"].values(), strict=True):

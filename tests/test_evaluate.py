@@ -233,7 +233,10 @@ def test_the_summary_has_the_paired_error_of_the_gain_and_the_marks_of_each_answ
     """Prompts of very different difficulty: the gain's error is that of the differences, far below the two
     models' own.
     """
-    judge = lambda prompt, response: Marks(facts=100 * int(prompt[-1]), tone=len(response), length=-0.25)  # noqa: E731
+
+    def judge(prompt, response):
+        return Marks(facts=100 * int(prompt[-1]), tone=len(response), length=-0.25)
+
     prompts = ["00", "01", "10", "11"]
     summary, samples = evaluate(
         small_gpt(2).float(),

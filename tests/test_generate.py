@@ -81,7 +81,10 @@ def test_top_k_and_top_p_keep_the_likeliest(seed, k, p):
 @given(prompt_lists)
 def test_one_seed_one_answer_and_no_choice_no_seed(prompts):
     model = tiny_gpt()
-    run = lambda **settings: generate(model, prompts, end_of_text=END, max_new_tokens=8, **settings)  # noqa: E731
+
+    def run(**settings):
+        return generate(model, prompts, end_of_text=END, max_new_tokens=8, **settings)
+
     assert run(seed=3) == run(seed=3)
     assert run(top_k=1, seed=1) == run(temperature=0, seed=2) == run(top_p=1e-9, seed=3)
 

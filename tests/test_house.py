@@ -63,6 +63,16 @@ def test_the_evening_path_can_be_read_in_an_evening():
     assert shown == lines and f"{sum(lines):,} lines" in path
 
 
+def test_no_line_is_longer_than_the_format_allows():
+    """Whatever a linter leaves out: comments for it, and words without a blank."""
+    for path in [
+        path for folder in ("mini_dpo", "tests", "tutorials") for path in (ROOT / folder).rglob("*.py")
+    ]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            assert len(line) <= 110, f"{path.name}, line {number}"
+            assert not re.search("fmt" + ": (skip|off)", line), f"{path.name}, line {number}"
+
+
 def test_the_house_is_no_heap():
     flat = [name for name in FILES if "/" not in name and name not in ("__init__", "__main__")]
     assert len(flat) <= 24, flat

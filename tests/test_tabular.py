@@ -55,7 +55,10 @@ def test_the_minimum_is_found(p):
     ref = torch.zeros(2, dtype=torch.float64)
     a, b = torch.tensor([0]), torch.tensor([1])
     dpo = LOSSES["dpo"]
-    risk = lambda z: expected_loss(lambda logps: dpo(logps, beta=1.0), pairs_of(z, ref, a, b), p).sum()  # noqa: E731
+
+    def risk(z):
+        return expected_loss(lambda logps: dpo(logps, beta=1.0), pairs_of(z, ref, a, b), p).sum()
+
     start = torch.zeros(2, dtype=torch.float64)
     found = minimise(risk, start)
     assert float(found[0] - found[1]) == pytest.approx(math.log(p / (1 - p)), abs=1e-6)

@@ -480,7 +480,10 @@ def test_prompts_held_out_in_one_file_are_trained_on_in_neither(go, here):
         )
     )
     corpus = own_corpus(read_own(str(pairs), str(demonstrations), load_tokenizer("toy"), paired=True), 40)
-    prompts = lambda encoded: {same_prompt(load_tokenizer("toy").decode(e.prompt[1:-1])) for e in encoded}  # noqa: E731
+
+    def prompts(encoded):
+        return {same_prompt(load_tokenizer("toy").decode(e.prompt[1:-1])) for e in encoded}
+
     trained_on = prompts(corpus.responses) | prompts(p.chosen for p in corpus.preferences)
     held_out = prompts(corpus.valid_responses) | prompts(p.chosen for p in corpus.valid_preferences)
     assert not trained_on & held_out and len(trained_on | held_out) == 52

@@ -490,7 +490,10 @@ def exchanged(p, *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0):
     )
 
 
-longer = lambda p, *, beta=0.1, alpha=0.05: nll(beta * p.h - alpha * (p.chosen.lengths - p.rejected.lengths))  # noqa: E731
+def longer(p, *, beta=0.1, alpha=0.05):
+    return nll(beta * p.h - alpha * (p.chosen.lengths - p.rejected.lengths))
+
+
 lengths = lambda p: p.chosen.lengths > 20  # noqa: E731
 
 WRONG |= {

@@ -226,7 +226,8 @@ def frontier(figure: Figure, v: dict) -> None:
         reach = min(0.55, 0.35 / beta)
         axes.plot([x - reach, x + reach], [y - beta * reach, y + beta * reach], color=DARK, linestyle=DASHED)
         axes.plot(x, y, "o", color=DARK, markersize=9)
-        axes.annotate(f"β = {beta:g}", (x, y), (10, -24), textcoords="offset points", fontsize=14, bbox=WHITE)
+        place = dict(xytext=(10, -24), textcoords="offset points")
+        axes.annotate(f"β = {beta:g}", (x, y), **place, fontsize=14, bbox=WHITE)
     axes.plot(0, float(expected_reward(ref, reward)), "s", color=DARK, markerfacecolor="white", markersize=10)
     axes.annotate(
         "reference",

@@ -263,10 +263,9 @@ TOKENS = torch.tensor([3, 2])
 
 
 def trained_margin(loss: Loss, hyper: dict, p: float, declared: float) -> float:
-    """Where a tabular policy over (a, b, everything else) ends that is trained on the comparison of a and b,
-    which a
-    wins with probability p: its margin. L-BFGS; slow gradient steps towards infinity, and where the others
-    did not end at the declared place, as at a kink.
+    """The margin of a tabular policy over (a, b, everything else) that was trained on the comparison of a and
+    b, which a wins with probability p. L-BFGS; slow gradient steps towards infinity, and where the others did
+    not end at the declared margin, as at a kink.
     """
 
     def world(logits: Tensor) -> PairLogps:

@@ -22,7 +22,6 @@ from mini_dpo.theory.probe import along_margin, value, without_reference
 AnyLogps = PairLogps | UnpairedLogps
 SHOWN = 6  # examples of a batch that are written down
 ONE_BY_ONE = 4  # examples of a batch that are drawn number by number; a larger one comes from a seed
-HALF = 0.5
 
 # --- hyperparameters
 
@@ -91,11 +90,14 @@ def responses(draw, B: int, at_reference: bool, nats: int, tokens: int) -> Respo
         uniform = lambda: torch.rand(B, generator=generator, dtype=torch.float64)  # noqa: E731
         policy = -((1000 * nats) ** uniform()) / 1000
         near = (policy + 40 * uniform() - 20).clamp(max=-0.01)
-        ref = torch.where(uniform() < HALF, near, -((1000 * nats) ** uniform()) / 1000)
+        ref = torch.where(2 * uniform() < 1, near, -((1000 * nats) ** uniform()) / 1000)
         return Responses(policy, (tokens ** uniform()).round(), policy if at_reference else ref)
     few, many = (st.integers(1, n).map(lambda halves: -halves / 2) for n in (80, 2 * nats))
     least = st.integers(1, 500).map(lambda thousandths: -thousandths / 1000)
-    logps = lambda: torch.tensor([draw(few | many | least) for _ in range(B)], dtype=torch.float64)  # noqa: E731
+
+    def logps():
+        return torch.tensor([draw(few | many | least) for _ in range(B)], dtype=torch.float64)
+
     lengths = torch.tensor([draw(st.integers(1, 20) | st.integers(1, tokens)) for _ in range(B)])
     policy = logps()
     if at_reference or not draw(st.booleans()):

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mini_dpo.check.examples import (
-    HALF,
     AnyLogps,
     ask,
     batches,
@@ -33,7 +32,7 @@ from mini_dpo.check.judge import Broken, prop
 from mini_dpo.losses import Loss, PairLogps, Responses, UnpairedLogps
 from mini_dpo.theory.probe import each_alone, pick, value
 
-HALF_RANGE = 1000  # nats, of which float16 may lose the sum
+FAR_IN_FLOAT16 = 1000  # nats
 
 
 @prop(
@@ -81,7 +80,7 @@ def finite(loss, draw, hyper):
             else torch.zeros_like(exact).bool()
         )
         if dtype == torch.float16:  # it ends at 65,504
-            excused |= (r_w.abs() > HALF_RANGE) | (r_l.abs() > HALF_RANGE)
+            excused |= (r_w.abs() > FAR_IN_FLOAT16) | (r_l.abs() > FAR_IN_FLOAT16)
         broken = ~(values.isfinite() & gradient.isfinite().all(0)) & ~excused
         if broken.any():
             i = int(broken.nonzero()[0])
@@ -113,7 +112,7 @@ def same_in_every_type(loss, draw, hyper):
         reach = what_rounding_does(loss, exact, hyper, eps, slope, size, expected)
         reach[1:] += 16 * eps * slope
         # (B,): no two types agree there
-        excused = (expected.abs() > torch.finfo(dtype).max ** 0.75).any(0) | (shift > HALF)
+        excused = (expected.abs() > torch.finfo(dtype).max ** 0.75).any(0) | (2 * shift > 1)
         if dtype == torch.float16:  # which ends at 65,504: "finite at extremes" looks at that
             excused |= ~found.isfinite().all(0)
         wrong = ~((found - expected).abs() <= reach) & ~excused
@@ -248,7 +247,7 @@ def measured_slopes(
     doubt, _, _, step = min((f for f in found if math.isfinite(f[0])), default=(math.inf, 0, 0, 0))
     if math.isinf(doubt):  # a step from here is where floats end
         return -math.inf, math.inf, step
-    good = [(low, high) for other, low, high, _ in found if other <= 2 * doubt or doubt > HALF]
+    good = [(low, high) for other, low, high, _ in found if other <= 2 * doubt or 2 * doubt > 1]
     return min(low for low, _ in good), max(high for _, high in good), step
 
 

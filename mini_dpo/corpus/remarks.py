@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from typing import Any
 
 from mini_dpo.data import Feedback, Preference
@@ -12,7 +12,8 @@ from mini_dpo.data import Feedback, Preference
 # What other chat templates write between the turns; ChatML's, Llama's, Gemma's, Zephyr's, Anthropic's,
 # Alpaca's, Vicuna's.
 MARKS = re.compile(
-    r"<\|(?:im_start|im_end|start_header_id|end_header_id|eot_id|begin_of_text|endoftext|user|assistant|system|end)\|>|\[/?INST\]|<</?SYS>>"
+    r"<\|(?:im_start|im_end|start_header_id|end_header_id|eot_id|begin_of_text|endoftext"
+    r"|user|assistant|system|end)\|>|\[/?INST\]|<</?SYS>>"
     r"|<(?:start|end)_of_turn>|\n\n(?:Human|Assistant):|### "
     r"(?:Instruction|Response|Human|Assistant):|(?:USER|ASSISTANT):"
 )
@@ -80,8 +81,8 @@ def begins_alike(example: object) -> bool:
     """
     if not isinstance(example, Preference):
         return False
-    alike = (a == b for a, b in zip(example.chosen, example.rejected, strict=False))
-    common = sum(1 for _ in takewhile(bool, alike))
+    both = [example.chosen, example.rejected]
+    common = len(os.path.commonprefix(both))  # noqa: RUF071 (characters are meant)
     return common >= max(LONG_BEGINNING, min(len(example.chosen), len(example.rejected)) / 2)
 
 

@@ -73,10 +73,9 @@ def tolerance(dtype: torch.dtype, device: str) -> float:
 def disagreement(
     fast: Callable, plain: Callable, inputs: Sequence[Tensor], parameters: Sequence[Tensor] = ()
 ) -> float:
-    """How far two functions of `inputs` differ, with and without gradient, and in their gradients with
-    respect to
-    inputs and parameters: the largest error of a row of a tensor, relative to that row and the tensor's mean
-        row.
+    """How far two functions of `inputs` differ: in their values, with and without gradient, and in their
+    gradients with respect to inputs and parameters. It is the largest error of a row of a tensor, relative to
+    that row and the tensor's mean row.
     """
     found = []
     # activation checkpointing counts what is kept for the gradient; what the trial keeps must not be counted

@@ -80,6 +80,11 @@ def smoothed(p: float, beta: float, label_smoothing: float) -> float:
     return logit(flipped(p, label_smoothing))
 
 
+def smoothed_slope(beta: float, label_smoothing: float) -> float:
+    """The swap slope where the loss believes that labels are flipped."""
+    return -(1 - 2 * label_smoothing)
+
+
 def never_smoothed(beta: float, label_smoothing: float) -> bool:
     return label_smoothing == 0
 
@@ -88,6 +93,16 @@ def reverse_kl(divergence: str, **_: float | str) -> bool:
     return divergence == "reverse_kl"
 
 
+# of KTO, and of APO-zero cut in two, which is KTO with z = 0
+OF_WEIGHTED_RESPONSES = Facts(
+    at_reference=lambda beta, desirable_weight, undesirable_weight: (
+        (desirable_weight + undesirable_weight) / 2
+    ),
+    best_margin=majority_of_equals,
+    shift_invariant=False,
+    convex=False,
+    keeps_learning=False,
+)
 FACTS = {
     # dpo.py
     "dpo": Facts(at_reference=log_2, best_margin=log_odds_of, swap_slope=lambda beta: -1),
@@ -95,7 +110,7 @@ FACTS = {
     "cdpo": Facts(
         at_reference=log_2,
         best_margin=smoothed,
-        swap_slope=lambda beta, label_smoothing: -(1 - 2 * label_smoothing),
+        swap_slope=smoothed_slope,
         reversed_where="sigma(beta h) > 1 - epsilon",
         monotone=never_smoothed,
     ),
@@ -203,14 +218,14 @@ FACTS = {
     "aot": Facts(
         at_reference=log_2,
         best_margin=smoothed,
-        swap_slope=lambda beta, label_smoothing: -(1 - 2 * label_smoothing),
+        swap_slope=smoothed_slope,
         reversed_where="sigma(m) > 1 - epsilon",
         monotone=never_smoothed,
     ),
     "aot_unpaired": Facts(
         at_reference=log_2,
         best_margin=smoothed,
-        swap_slope=lambda beta, label_smoothing: -(1 - 2 * label_smoothing),
+        swap_slope=smoothed_slope,
         reversed_where="sigma(m) > 1 - epsilon",
         shift_invariant=False,
         monotone=never_smoothed,
@@ -230,22 +245,6 @@ FACTS = {
         beta_scales=False,
     ),
     "orpo": Facts(shift_invariant=False),
-    "kto": Facts(
-        at_reference=lambda beta, desirable_weight, undesirable_weight: (
-            (desirable_weight + undesirable_weight) / 2
-        ),
-        best_margin=majority_of_equals,
-        shift_invariant=False,
-        convex=False,
-        keeps_learning=False,
-    ),
-    "apo_zero_unpaired": Facts(
-        at_reference=lambda beta, desirable_weight, undesirable_weight: (
-            (desirable_weight + undesirable_weight) / 2
-        ),
-        best_margin=majority_of_equals,
-        shift_invariant=False,
-        convex=False,
-        keeps_learning=False,
-    ),
+    "kto": OF_WEIGHTED_RESPONSES,
+    "apo_zero_unpaired": OF_WEIGHTED_RESPONSES,
 }

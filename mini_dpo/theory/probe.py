@@ -21,8 +21,7 @@ FAR = -1060.0  # where they begin so that |h| can be 1,000
 
 def along_margin(h: Tensor, start: float = START) -> PairLogps:
     """Pairs of equal length whose chosen response has gained h/2 nats since the reference, while the rejected
-    one has
-    lost as many: (N,).
+    one has lost as many: (N,).
     """
     ref, lengths = torch.full_like(h, start), torch.full_like(h, TOKENS)
     return PairLogps(Responses(ref + h / 2, lengths, ref), Responses(ref - h / 2, lengths, ref))
