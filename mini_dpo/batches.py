@@ -15,6 +15,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mini_dpo.data import Prompt
 from mini_dpo.devices import send
 from mini_dpo.packing import Layout, lay_out
 from mini_dpo.processes import processes, rank
@@ -24,10 +25,13 @@ from mini_dpo.tokenizer import Tokenizer
 
 
 class Encoded(NamedTuple):
-    """The token ids of a prompt and of a response. The response's are trained on, the prompt's are not."""
+    """The token ids of a prompt and of a response. The response's are trained on, the prompt's are not.
+    trained: which of the response's are, None for all of them.
+    """
 
     prompt: list[int]
     response: list[int]
+    trained: list[bool] | None = None
 
     @property
     def ids(self) -> list[int]:
@@ -38,8 +42,13 @@ class Encoded(NamedTuple):
         """The tokens that it takes up in a batch's row."""
         return len(self.prompt) + len(self.response)
 
+    @property
+    def n_targets(self) -> int:
+        """The tokens that are trained on."""
+        return len(self.response) if self.trained is None else sum(self.trained)
 
-def encode(tokenizer: Tokenizer, prompt: str, response: str) -> Encoded:
+
+def encode(tokenizer: Tokenizer, prompt: Prompt, response: str) -> Encoded:
     """Encode the two texts apart, so that no token straddles the boundary. The response ends in one
     end-of-text token, which is trained on: a model that is never taught to stop does not stop.
     """
@@ -137,7 +146,7 @@ def pack(trees: Sequence[Sequence[Encoded]]) -> Batch:
     if any(sequence.prompt != tree[0].prompt for tree in trees for sequence in tree):
         raise ValueError("responses can only share a prompt that is the same for all of them")
     sizes = [(len(tree[0].prompt), *(len(sequence.response) for sequence in tree)) for tree in trees]
-    lengths = torch.tensor([response for _, *responses in sizes for response in responses])  # (S,)
+    lengths = torch.tensor([sequence.n_targets for tree in trees for sequence in tree])  # (S,)
     numbers = torch.arange(len(lengths)).split([len(tree) for tree in trees])  # of each tree's responses
     mine = range(rank(), len(trees), processes())
     share = mine or [0]
@@ -145,6 +154,10 @@ def pack(trees: Sequence[Sequence[Encoded]]) -> Batch:
     ids = torch.tensor(list(chain.from_iterable(texts)))  # (T,)
     layout = lay_out([sizes[i] for i in share])
     index = index_responses(ids, layout)
+    trained = torch.tensor(
+        [yes for i in share for s in trees[i] for yes in s.trained or [True] * len(s.response)]
+    )
+    index = ResponseIndex(*(tensor[trained] for tensor in index))
     index = index._replace(owners=torch.cat([numbers[i] for i in share])[index.owners])
     if not mine:
         index = ResponseIndex(*(tensor[:0] for tensor in index))

@@ -76,15 +76,16 @@ def mismatch(sequences: Sequence[Encoded], context: int) -> list[Encoded]:
     UserError if all are.
     """
     found = []
-    for i, (prompt, _) in enumerate(sequences):
+    for i, sequence in enumerate(sequences):
+        prompt = sequence.prompt
         following = [*sequences[i + 1 :], *sequences[:i]]
-        others = (response for other, response in following if other != prompt)
+        others = (other.response for other in following if other.prompt != prompt)
         fits = next((response for response in others if len(prompt) + len(response) <= context), None)
         if fits is not None:
             found.append(Encoded(prompt, fits))
     if not found:
         what = "KTO sets each prompt of a batch against another prompt's response, and"
-        if all(prompt == sequences[0].prompt for prompt, _ in sequences):
+        if all(sequence.prompt == sequences[0].prompt for sequence in sequences):
             raise UserError(f"{what} this batch has one prompt only; use a larger --batch-size")
         raise UserError(
             f"{what} no prompt of this batch fits into the context of {context} tokens with "

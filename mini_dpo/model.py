@@ -57,7 +57,7 @@ class GPTConfig:
 
 
 PRESETS = {
-    "toy": GPTConfig(vocab_size=666, context=128, n_layer=2, n_head=4, n_embd=128),
+    "toy": GPTConfig(vocab_size=667, context=128, n_layer=2, n_head=4, n_embd=128),
     "gpt2": GPTConfig(),
 }
 

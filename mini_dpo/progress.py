@@ -15,12 +15,14 @@ SILENCE = 10  # seconds, after which work that goes on says how far it is
 Item = TypeVar("Item")
 
 
-def watched(items: Iterable[Item], n: int, what: str) -> Iterator[Item]:
-    """The `n` items. About every ten seconds a line says how many are done. what: begins the line."""
+def watched(items: Iterable[Item], n: int, what: str, kind: str = "batches") -> Iterator[Item]:
+    """The `n` items. About every ten seconds a line says how many are done. what: begins the line. kind: what
+    the items are.
+    """
     said = time.perf_counter()
     for i, item in enumerate(items):
         if time.perf_counter() - said > SILENCE:
-            print(f"{what}: {i} of {n} batches", flush=True)
+            print(f"{what}: {i:,} of {n:,} {kind}", flush=True)
             said = time.perf_counter()
         yield item
 

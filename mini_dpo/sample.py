@@ -15,13 +15,17 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import TextIO
+from typing import Any, TextIO
 
 from mini_dpo.cli import option, parser_for, run_command
+from mini_dpo.data import Prompt, Turn, as_text
 from mini_dpo.errors import UserError
 from mini_dpo.evaluation.table import heading
+from mini_dpo.files import read_bytes
+from mini_dpo.formats.conversations import as_json, check_text
+from mini_dpo.formats.conversations import read_prompt as read_conversation
+from mini_dpo.formats.files import decode, read_table
 from mini_dpo.generate import check_room, check_settings, generate
-from mini_dpo.jsonl import check_text, read_content, read_rows
 from mini_dpo.model import GPT
 from mini_dpo.saving.checkpoint import build_model, find_model, load_model, load_own
 from mini_dpo.tokenizer import Tokenizer
@@ -37,12 +41,15 @@ class SampleSettings:
 
     prompt: str | None = option(
         str,
-        "answer this and stop; without it and --prompts, one prompt a line from the keyboard, "
-        "until exit, an empty line or Ctrl-D",
+        "answer this and stop; without it and --prompts, a conversation with each model, a line from the "
+        "keyboard at a time, until exit, an empty line or Ctrl-D (the toy shop's models know single letters: "
+        "with them, every line begins anew)",
     )
+    system: str | None = option(str, "a system message, before the first prompt")
     prompts: str | None = option(
         str,
-        'answer the prompts of this file and stop: one a line, or one {"prompt": "..."} a line',
+        'answer the prompts of this file and stop: one a line, or one {"prompt": ...} a line, with a text or '
+        "a list of messages",
         metavar="PATH",
     )
     n: int = option(int, "answers of each model to a prompt", 1)
@@ -82,7 +89,7 @@ def main() -> None:
     check(settings)
     models = load_models(run)
     if settings.prompt is None and settings.prompts is None:
-        converse(models, settings)
+        converse(models, settings, single=knows_single_prompts(run))
     else:
         answer_all(models, settings)
 
@@ -127,22 +134,45 @@ def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
     return {name: load_model(path, dropout=0.0) for name, path in paths.items()}
 
 
+def knows_single_prompts(run: Path) -> bool:
+    """Whether the models of a run were trained on the toy shop, where nobody answers an answer."""
+    return (run / "config.json").exists() and (run / "sft.pt").exists() and read_config(run)[0].toy_shop
+
+
 # --- prompts
 
 
-def converse(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings) -> None:
-    """Answer each prompt as it is typed."""
-    for i, prompt in enumerate(typed_prompts()):
-        try:
-            check_prompt("the prompt", prompt, models)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)  # the next prompt may be right
+def converse(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings, single: bool) -> None:
+    """Answer each prompt as it is typed. Each model has a conversation of its own, with its own answers.
+    single: every prompt begins a new conversation.
+    """
+    before: dict[str, tuple[Turn, ...]] = {}  # what was said to and by each model
+    for i, text in enumerate(typed_prompts(single)):
+        if text == "new" or single:
+            before.clear()
+        if text == "new":
             continue
-        for row in reply(models, [prompt], settings, i)[0]:
-            print(reply_as_text(row, settings.json), flush=True)
+        prompts = {name: conversation(settings.system, before.get(name, ()), text) for name in models}
+        try:
+            for name, model in models.items():
+                check_prompt("the prompt", prompts[name], {name: model})
+        except UserError as error:
+            print(f"error: {error}{'; new begins a new conversation' if before else ''}", file=sys.stderr)
+            continue  # the next prompt may be right
+        for name, model in models.items():
+            rows = reply({name: model}, [prompts[name]], settings, i)[0]
+            for row in rows:
+                print(reply_as_text(row, settings.json), flush=True)
+            before[name] = (*before.get(name, ()), Turn("user", text), Turn("assistant", rows[0]["response"]))
 
 
-def typed_prompts() -> Iterator[str]:
+def conversation(system: str | None, before: Sequence[Turn], text: str) -> Prompt:
+    """What the user says now, after what was said before, below a system message."""
+    first = () if system is None else (Turn("system", system),)
+    return (*first, *before, Turn("user", text)) if first or before else text
+
+
+def typed_prompts(single: bool) -> Iterator[str]:
     """Prompts from the keyboard (or a pipe), one a line."""
     keyboard = sys.stdin.isatty()
     if keyboard:
@@ -151,6 +181,8 @@ def typed_prompts() -> Iterator[str]:
         print(
             "A prompt a line; exit or an empty line ends. The toy shop expects, for "
             'example:\n  "Ada here. On Friday you sold me a kettle, and now it bites."'
+            if single
+            else "A conversation, a line at a time; new begins another one, exit or an empty line ends."
         )
     while True:
         try:
@@ -164,53 +196,59 @@ def typed_prompts() -> Iterator[str]:
 
 def answer_all(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings) -> None:
     """Answer --prompt, or a whole file of --prompts, many at a time. First all prompts are checked."""
-    given = read_prompts(settings.prompts) if settings.prompts else [("the prompt", settings.prompt or "")]
+    given: list[tuple[str, Prompt]] = [
+        ("the prompt", conversation(settings.system, (), settings.prompt or ""))
+    ]
+    if settings.prompts:
+        given = read_prompts(settings.prompts, settings.system)
     for place, prompt in given:
         check_prompt(place, prompt, models)
     prompts = [prompt for _, prompt in given]
     size = max(1, BATCH // settings.n)
-    as_json = settings.json or settings.out is not None
+    as_lines = settings.json or settings.out is not None
     with open_out(settings.out) as file:
         for i in range(0, len(prompts), size):
-            for rows in reply(models, prompts[i : i + size], settings, i):
-                if settings.prompts and not as_json:
-                    print(f"\n> {rows[0]['prompt']}")
+            for prompt, rows in zip(
+                prompts[i:], reply(models, prompts[i : i + size], settings, i), strict=False
+            ):
+                if settings.prompts and not as_lines:
+                    print(f"\n> {as_text(prompt)}")
                 for row in rows:
-                    print(reply_as_text(row, as_json), file=file, flush=True)
+                    print(reply_as_text(row, as_lines), file=file, flush=True)
     if settings.out:
         print(f"{settings.out}: {len(prompts) * len(models) * settings.n} answers to {len(prompts)} prompts")
 
 
-def read_prompts(path: str) -> list[tuple[str, str]]:
+def read_prompts(path: str, system: str | None) -> list[tuple[str, Prompt]]:
     """The prompts of a file, each with its place for messages. In a file that ends in .jsonl or .json, or
     that begins with "{", a prompt is the "prompt" of a line's JSON object; else it is the line. Blank
     lines are skipped.
     Raises UserError, with file and line, for a line that cannot be read.
     """
-    content = read_content(path)
+    content = read_bytes(path)
+    prompts: list[tuple[str, Prompt]] = []
     if Path(path).suffix in (".jsonl", ".json") or content.lstrip().startswith(b"{"):
-        return [
-            (f"{path}, line {line}: the prompt", row["prompt"])
-            for line, row in read_rows(path, ("prompt",), say=lambda text: None, skip_bad=False)
-        ]
-    prompts = []
-    for i, line in enumerate(content.split(b"\n"), 1):
-        try:
-            prompt = line.decode("utf-8").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}, line {i}: not UTF-8 text (byte {error.start + 1} of the line)"
-            ) from error
-        if prompt.strip():
-            prompts.append((f"{path}, line {i}: the prompt", prompt))
+        table = read_table(path)
+        for line, fault in table.faults.items():
+            raise UserError(f"{path}, line {line}: {fault}")
+        for line, row in table.rows.items():
+            place = f"{path}, line {line}: the prompt"
+            if "prompt" not in row:
+                found = ", ".join(map(repr, list(row)[:6])) or "none"
+                raise UserError(f"{path}, line {line}: no 'prompt' (keys found: {found})")
+            prompts.append((place, read_conversation(place, row["prompt"], row.get("system") or system)))
+    else:
+        text = decode(path, content.removeprefix(b"\xef\xbb\xbf"))
+        lines = [(i, line.removesuffix("\r")) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+        prompts = [(f"{path}, line {i}: the prompt", conversation(system, (), line)) for i, line in lines]
     if not prompts:
         raise UserError(f"{path}: the file is empty; it needs one prompt a line")
     return prompts
 
 
-def check_prompt(place: str, prompt: str, models: dict[str, tuple[GPT, Tokenizer]]) -> None:
+def check_prompt(place: str, prompt: Prompt, models: dict[str, tuple[GPT, Tokenizer]]) -> None:
     """Raise UserError for a prompt that a model cannot read, or that leaves no room for an answer."""
-    check_text(place, prompt, may_be_empty=True)
+    check_text(place, as_text(prompt), may_be_empty=True)
     for model, tokenizer in models.values():
         check_room(model, tokenizer.encode_prompt(prompt), place)
 
@@ -229,7 +267,7 @@ def open_out(path: str | None) -> AbstractContextManager[TextIO]:
 
 
 def reply(
-    models: dict[str, tuple[GPT, Tokenizer]], prompts: Sequence[str], settings: SampleSettings, first: int
+    models: dict[str, tuple[GPT, Tokenizer]], prompts: Sequence[Prompt], settings: SampleSettings, first: int
 ) -> list[list[dict]]:
     """For each prompt the answers of every model, as --json shows them. first: how many prompts were answered
     before.
@@ -254,15 +292,15 @@ def reply(
         )
         for k, (prompt, ids) in enumerate(zip(asked, answers, strict=True)):
             text = tokenizer.decode_response(ids)
-            row = {
-                "prompt": prompt,
+            row: dict[str, Any] = {
+                "prompt": as_json(prompt),
                 "model": name,
                 "response": text,
                 "finished": ids[-1] == tokenizer.end_of_text,
                 "tokens": len(ids),
                 "seed": seeds[k],
             }
-            if read_prompt(prompt) is not None:  # the judge knows the prompt
+            if isinstance(prompt, str) and read_prompt(prompt) is not None:  # the judge knows the prompt
                 row["marks"] = judge(prompt, text).marks
             rows[k // settings.n].append(row)
     return rows

@@ -9,12 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mini_dpo.batches import collate, encode
+from mini_dpo.batches import Encoded, collate
 from mini_dpo.cli import option, parser_for, run_command
+from mini_dpo.corpus.fitting import encode_example
 from mini_dpo.corpus.splits import TOY_PREFERENCES
-from mini_dpo.data import load_demonstrations, load_feedback, load_preferences
 from mini_dpo.errors import UserError
-from mini_dpo.jsonl import holds_pairs
+from mini_dpo.formats.loading import (
+    FORMATS,
+    holds_pairs,
+    load_demonstrations,
+    load_feedback,
+    load_preferences,
+)
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 from mini_dpo.vocabularies import default_vocabulary
 
@@ -27,6 +33,10 @@ class ShowSettings:
         str, "a file of pairs or of single responses (default: the toy shop's pairs)", metavar="PATH"
     )
     sft_data: str | None = option(str, "an SFT file instead", metavar="PATH")
+    format: str | None = option(str, "the form of its rows, if not the one that is recognised", None, FORMATS)
+    sft_on: str = option(
+        str, "of a conversation to imitate, train on all answers or on the last", "all", ("all", "last")
+    )
     line: int | None = option(int, "which line of the file (default: the first that can be used)")
     tokenizer: str | None = option(str, "toy or gpt2 (default: what train would take)", None, ("toy", "gpt2"))
 
@@ -44,28 +54,31 @@ def main() -> None:
     examples: list[Any]
     names: tuple[str, ...]
     if settings.sft_data:
-        examples, names = load_demonstrations(path), ("response",)
+        examples, names = load_demonstrations(path, form=settings.format), ("response",)
     elif holds_pairs(path):
-        examples, names = load_preferences(path), ("chosen", "rejected")
+        examples, names = load_preferences(path, form=settings.format), ("chosen", "rejected")
     else:
-        examples, names = load_feedback(path), ("completion",)
+        examples, names = load_feedback(path, form=settings.format), ("completion",)
     found = [e for e in examples if settings.line in (None, e.line)]
     if not found:
         raise UserError(
             f"{path}: no usable example on line {settings.line}; the last is on line {examples[-1].line}"
         )
-    example: Any = found[0]
-    for field in names:
-        liked = f" ({'liked' if example.label else 'disliked'})" if field == "completion" else ""
-        print(f"{path}, line {example.line}, {field}{liked}:")
-        print(render(tokenizer, example.prompt, getattr(example, field)), end="\n\n")
+    example: Any
+    for example in [e for e in found if e.line == found[0].line]:  # of ranked responses, several
+        encoded: Any = encode_example(tokenizer, example, settings.sft_on)
+        sequences = [encoded] if settings.sft_data else encoded[: len(names)]
+        for field, sequence in zip(names, sequences, strict=True):
+            liked = f" ({'liked' if example.label else 'disliked'})" if field == "completion" else ""
+            print(f"{path}, line {example.line}, {field}{liked}:")
+            print(render(tokenizer, sequence), end="\n\n")
 
 
-def render(tokenizer: Tokenizer, prompt: str, response: str) -> str:
+def render(tokenizer: Tokenizer, encoded: Encoded) -> str:
     """One line for each token. Which tokens are trained on is read from the batch that the trainer
     would get.
     """
-    batch = collate([encode(tokenizer, prompt, response)])
+    batch = collate([encoded])
     # with one sequence, rows are positions
     predicted_at = {row + 1: row for row in batch.index.rows.tolist()}
     lines = [f"{'position':>8}  {'id':>5}  {'token':24}  trained on?"]

@@ -116,6 +116,10 @@ class Drawn(NamedTuple):
     nats: float
     response: list[int]
 
+    @property
+    def n_targets(self) -> int:
+        return len(self.response)
+
 
 # --- reward accuracy
 

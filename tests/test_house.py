@@ -93,9 +93,11 @@ def test_nothing_but_the_five_packages_is_imported(path):
             path.parent.name == "plot" or path.stem in {"test_plot", "pictures"}
         )
         rival = top in {"trl", "transformers", "datasets", "tokenizers"} and path.parent.name == "bench"
+        parquet = top == "pyarrow" and path.parent.name == "formats"
         assert (
             drawing
             or rival
+            or parquet
             or top in OUTSIDE | {"mini_dpo", "tests", "tutorials"}
             or top in sys.stdlib_module_names
         ), f"{path.name} imports {module}"
@@ -106,7 +108,7 @@ def test_everything_but_drawing_runs_without_the_drawing_library():
         top_level = [
             line
             for line in path.read_text(encoding="utf-8").splitlines()
-            if re.match(r"(import|from) (matplotlib|PIL|trl|transformers|datasets|tokenizers)", line)
+            if re.match(r"(import|from) (matplotlib|PIL|trl|transformers|datasets|tokenizers|pyarrow)", line)
         ]
         assert not top_level, path.name
 

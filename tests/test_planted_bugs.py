@@ -366,7 +366,7 @@ BUGS = {
     "KTO's mismatched responses answer the same prompt": (
         feedback,
         "mismatch",
-        " if other != prompt",
+        " if other.prompt != prompt",
         "",
         test_training.test_single_responses_are_scored_as_their_sequences_are,
     ),

@@ -115,13 +115,14 @@ def test_a_file_that_is_there_is_not_written_over(go, tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("p.txt", b"fine\ncaf\xe9\n", "p.txt, line 2: not UTF-8 text (byte 4 of the line)"),
+        ("p.txt", b"fine\ncaf\xe9\n", "p.txt, line 2: not UTF-8"),
         ("p.txt", b"fine\n\n" + b"long " * 100, "p.txt, line 3: the prompt has"),
         ("p.txt", b"\n\n", "p.txt: the file is empty"),
         ("p.jsonl", b'{"prompt": "fine"}\n{"text": "what"}\n', "p.jsonl, line 2: no 'prompt'"),
         ("p.txt", b'{"prompt": "fine"}\nplain\n', "p.txt, line 2: not JSON"),
         ("p.jsonl", b'{"prompt": "\\ud800"}\n', "p.jsonl, line 1: "),
-        ("p.json", b'[{"prompt": "fine"}]\n', "p.json: "),
+        ("p.json", b'[{"prompt": "fine"}\n', "p.json: the JSON array has no end"),
+        ("p.json", b'[{"prompt": [{"role": "tool", "content": "x"}]}]', "has the role 'tool'"),
     ],
 )
 def test_a_bad_file_of_prompts_is_refused_before_the_first_answer(go, tmp_path, name, content, message):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mini_dpo.corpus.splits import TOY_PREFERENCES, TOY_SFT
-from mini_dpo.data import load_demonstrations, load_preferences
+from mini_dpo.formats.loading import load_demonstrations, load_preferences
 from mini_dpo.worlds import shop
 from mini_dpo.worlds.shop import (
     DAYS,

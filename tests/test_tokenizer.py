@@ -37,8 +37,9 @@ def test_layout_of_prompt_and_response(prompt, response):
 
 
 def test_ids_are_dense():
-    assert {TOY.end_of_text, TOY.user, TOY.assistant} == set(range(TOY.vocab_size - 3, TOY.vocab_size))
-    assert sorted(read_vocabulary(TOY_VOCABULARY).values()) == list(range(TOY.vocab_size - 3))
+    markers = [TOY.end_of_text, TOY.user, TOY.assistant, TOY.system]
+    assert markers == list(range(TOY.vocab_size - 4, TOY.vocab_size))
+    assert sorted(read_vocabulary(TOY_VOCABULARY).values()) == list(range(TOY.vocab_size - 4))
 
 
 def test_half_a_character_decodes_to_the_replacement_sign():
@@ -97,7 +98,7 @@ def test_unknown_name_and_missing_gpt2_are_one_clear_line(monkeypatch):
 @given(any_text)
 def test_gpt2_is_the_real_one(text):
     gpt2 = load_tokenizer("gpt2")
-    assert (gpt2.vocab_size, gpt2.end_of_text) == (50_259, 50_256)
+    assert (gpt2.vocab_size, gpt2.end_of_text) == (50_260, 50_256)
     assert gpt2.encode(text) == tiktoken.get_encoding("gpt2").encode_ordinary(text)
     assert gpt2.decode(gpt2.encode(text)) == text
 

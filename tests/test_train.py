@@ -1258,7 +1258,7 @@ def test_sample_refuses_clearly(monkeypatch, capsys, here, args, message):
 def test_show_says_which_tokens_are_trained_on(monkeypatch, capsys, here, own):
     status, out, _ = run(monkeypatch, capsys, show, "--data", own, "--line", 4)
     assert status == 0 and "line 4, chosen:" in out and "line 4, rejected:" in out
-    lines = out.splitlines()[2:]
+    lines = out.splitlines()[3:]
     assert lines[0].split()[2:] == ["'<|user|>'", "no"]
     marker = next(i for i, line in enumerate(lines) if "<|assistant|>" in line)
     end = next(i for i, line in enumerate(lines) if "<|endoftext|>" in line)

@@ -314,7 +314,9 @@ def test_the_sft_weight_adds_the_chosen_response_s_nll_a_token(weight):
             preference_objective(LOSSES[loss], {"beta": 0.3}, reference, w)(policy, batch).loss
             for w in (0.0, weight)
         )
-        chosen = [response_logp(policy, *pair.chosen) / len(pair.chosen.response) for pair in some_pairs()]
+        chosen = [
+            response_logp(policy, *pair.chosen[:2]) / len(pair.chosen.response) for pair in some_pairs()
+        ]
         assert float((more - plain).detach()) == pytest.approx(-weight * sum(chosen), abs=1e-9)
 
 
@@ -326,15 +328,15 @@ def test_single_responses_are_scored_as_their_sequences_are():
     examples = split_pairs(some_pairs())
     logps = unpaired_logps(policy, reference, collate_feedback(examples, context=12))
     for model, found in ((policy, logps.responses.policy), (reference, logps.responses.ref)):
-        expected = [response_logp(model, *e.sequence) for e in examples]
+        expected = [response_logp(model, *e.sequence[:2]) for e in examples]
         torch.testing.assert_close(found.tolist(), expected, rtol=1e-9, atol=1e-9)
     assert logps.desirable.tolist() == [e.desirable for e in examples]
     parts = [e.sequence for e in examples]
     others = [
-        (prompt, next(response for other, response in parts[i:] + parts[:i] if other != prompt))
-        for i, (prompt, _) in enumerate(parts)
+        (prompt, next(other.response for other in parts[i:] + parts[:i] if other.prompt != prompt))
+        for i, (prompt, *_) in enumerate(parts)
     ]
-    expected = [response_logp(policy, *other) - response_logp(reference, *other) for other in others]
+    expected = [response_logp(policy, *other[:2]) - response_logp(reference, *other[:2]) for other in others]
     torch.testing.assert_close(logps.mismatched.tolist(), expected, rtol=1e-9, atol=1e-9)
     assert not logps.mismatched.requires_grad
 

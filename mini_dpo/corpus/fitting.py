@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mini_dpo.batches import AnyExample, E, Encoded, EncodedPair, encode
-from mini_dpo.data import Demonstration, Example, Feedback, Preference
+from mini_dpo.data import Demonstration, Example, Feedback, Preference, Prompt, Turn, turns
 from mini_dpo.errors import UserError
 from mini_dpo.feedback import EncodedFeedback
-from mini_dpo.jsonl import Say
+from mini_dpo.formats.conversations import texts_of
+from mini_dpo.formats.loading import Say
 from mini_dpo.tokenizer import Tokenizer
 
 
@@ -41,13 +42,7 @@ def fitted_context(own: Sequence[OwnFile], shortest: int) -> int:
 
 def describe_choice(own: Sequence[OwnFile], tokenizer: Tokenizer, context: int, chosen: Sequence[str]) -> str:
     """One line about the vocabulary and the context. chosen: the flags that were not given."""
-    texts = [
-        text
-        for file in own
-        for e in file.examples[:500]
-        for text in vars(e).values()
-        if isinstance(text, str)
-    ]
+    texts = [text for file in own for e in file.examples[:500] for text in texts_of(e)]
     rate = sum(len(text.encode()) for text in texts) / max(
         1, sum(len(tokenizer.encode(text)) for text in texts)
     )
@@ -68,17 +63,29 @@ def describe_choice(own: Sequence[OwnFile], tokenizer: Tokenizer, context: int, 
 
 
 def encode_example(
-    tokenizer: Tokenizer, example: Preference | Feedback | Demonstration
+    tokenizer: Tokenizer, example: Preference | Feedback | Demonstration, sft_on: str = "all"
 ) -> EncodedPair | EncodedFeedback | Encoded:
-    """The tokens of an example of any kind."""
+    """The tokens of an example of any kind.
+    sft_on: of a conversation to imitate, train on "all" turns of the assistant or on the "last".
+    """
     if isinstance(example, Preference):
-        return EncodedPair(
-            encode(tokenizer, example.prompt, example.chosen),
-            encode(tokenizer, example.prompt, example.rejected),
-        )
+        chosen = encode(tokenizer, example.prompt, example.chosen)
+        return EncodedPair(chosen, Encoded(chosen.prompt, tokenizer.encode_response(example.rejected)))
     if isinstance(example, Feedback):
         return EncodedFeedback(encode(tokenizer, example.prompt, example.completion), example.label)
-    return encode(tokenizer, example.prompt, example.response)
+    how = encode_conversation if sft_on == "all" else encode
+    return how(tokenizer, example.prompt, example.response)
+
+
+def encode_conversation(tokenizer: Tokenizer, prompt: Prompt, response: str) -> Encoded:
+    """The same tokens, with every turn of the assistant trained on and not only the last."""
+    said = turns(prompt)
+    first = next((i for i, turn in enumerate(said) if turn.role == "assistant"), len(said))
+    rest = [(t, tokenizer.encode_turn(t)) for t in (*said[first:], Turn("assistant", response))]
+    ids = [token for _, tokens in rest for token in tokens]
+    trained = [i > 0 and turn.role == "assistant" for turn, tokens in rest for i in range(len(tokens))]
+    # the first marker is the prompt's
+    return Encoded(tokenizer.encode_prompt(said[:first]), ids[1:], None if len(rest) == 1 else trained[1:])
 
 
 def encode_fitting(
@@ -127,3 +134,36 @@ def fitting(
             raise UserError(f"{source}: every example to train on is {report}")
         say(f"{source}: left out {len(too_long)} of {len(encoded)} examples: {report}")
     return kept
+
+
+def without_oldest_turns(file: OwnFile, tokenizer: Tokenizer, context: int, sft_on: str = "all") -> OwnFile:
+    """The same file, with shorter prompts where an example is longer than the context and fits without the
+    oldest rounds of its conversation. Prints how many there are.
+    """
+    examples, encoded, lost = list(file.examples), list(file.encoded), []
+    for i, whole in enumerate(file.examples):
+        example, tokens = whole, encoded[i]
+        while longest_text(tokens) > context and (prompt := without_oldest_round(example.prompt)) is not None:
+            example = replace(example, prompt=prompt)
+            tokens = encode_example(tokenizer, example, sft_on)
+        if example is not whole and longest_text(tokens) <= context:
+            lost.append(len(turns(whole.prompt)) - len(turns(example.prompt)))
+            examples[i], encoded[i] = example, tokens
+    if lost:
+        print(
+            f"{file.source}: {len(lost)} of {len(examples)} conversations lost their oldest turns, "
+            f"{sum(lost)} in all, to fit the context of {context} tokens"
+        )
+    return replace(file, examples=examples, encoded=encoded)
+
+
+def without_oldest_round(prompt: Prompt) -> Prompt | None:
+    """A prompt without the user's first turn and the answer to it; None where that is the last one. A system
+    message stays.
+    """
+    said = turns(prompt)
+    system = said[: said[0].role == "system"]
+    rest = said[len(system) + 2 :]
+    if not rest:
+        return None
+    return rest[0].text if not system and len(rest) == 1 else (*system, *rest)

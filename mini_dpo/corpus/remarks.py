@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mini_dpo.data import Feedback, Preference
+from mini_dpo.formats.conversations import texts_of
 
 # What other chat templates write between the turns; ChatML's, Llama's, Gemma's, Zephyr's, Anthropic's,
 # Alpaca's, Vicuna's.
@@ -64,12 +65,7 @@ def remarks(examples: Sequence) -> list[str]:
     return found
 
 
-def texts_of(example: object) -> list[str]:
-    """The prompt and the responses of an example of any kind."""
-    return [value for value in vars(example).values() if isinstance(value, str)]
-
-
-def is_transcript(example: object) -> bool:
+def is_transcript(example: Any) -> bool:
     """Whether the prompt is empty and the response is a conversation."""
     prompt, *responses = texts_of(example)
     return not prompt.strip() and any(TURN.search(response) for response in responses)

@@ -14,11 +14,12 @@ from typing import Any, cast
 from mini_dpo.batches import Encoded, EncodedPair
 from mini_dpo.corpus.fitting import OwnFile, encode_example, encode_fitting, fitting, longest_text
 from mini_dpo.corpus.remarks import remarks
-from mini_dpo.data import Demonstration, Preference, load_demonstrations, load_feedback, load_preferences
+from mini_dpo.data import Demonstration, Preference, Prompt, turns
 from mini_dpo.errors import UserError
 from mini_dpo.feedback import EncodedFeedback, split_pairs
 from mini_dpo.files import read_bytes
-from mini_dpo.jsonl import holds_pairs
+from mini_dpo.formats.loading import holds_pairs, load_demonstrations, load_feedback, load_preferences
+from mini_dpo.progress import watched
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.vocabularies import DATA
 from mini_dpo.worlds.shop import Judge, judge
@@ -36,7 +37,7 @@ class HeldOut:
     judge: gives the true reward; None if nobody knows it.
     """
 
-    prompts: list[str]
+    prompts: list[Prompt]
     responses: list[Encoded]
     preferences: list[Preference]
     pairs: list[EncodedPair]
@@ -72,10 +73,10 @@ def toy_corpus(tokenizer: Tokenizer, context: int, held_out: str = "test") -> Co
     held_out: which of the three is for the closing table.
     """
     sft = {
-        s: encode_fitting(load_demonstrations(path), tokenizer, context, path.name)
+        s: encode_fitting(load_demonstrations(path, quiet), tokenizer, context, path.name)
         for s, path in TOY_SFT.items()
     }
-    preferences = {split: load_preferences(path) for split, path in TOY_PREFERENCES.items()}
+    preferences = {split: load_preferences(path, quiet) for split, path in TOY_PREFERENCES.items()}
     pairs = {
         s: encode_fitting(examples, tokenizer, context, TOY_PREFERENCES[s].name)
         for s, examples in preferences.items()
@@ -88,6 +89,10 @@ def toy_corpus(tokenizer: Tokenizer, context: int, held_out: str = "test") -> Co
         judge,
     )
     return Corpus(sft["train"], sft["valid"], pairs["train"], pairs["valid"], kept)
+
+
+def quiet(line: str) -> None:
+    """Say nothing of files that everybody has."""
 
 
 def in_single_responses(corpus: Corpus, source: str) -> Corpus:
@@ -127,6 +132,8 @@ def read_own(
     paired: bool,
     skip_bad: bool = False,
     held_out: str | None = None,
+    form: str | None = None,
+    sft_on: str = "all",
 ) -> tuple[OwnFile, OwnFile]:
     """(preferences, responses to imitate) from a preference file, an SFT file, or both. Prints remarks about
     them.
@@ -135,22 +142,24 @@ def read_own(
     in the other. Without an SFT file, SFT imitates each chosen (or liked) response once.
     paired: False for a loss of single responses.
     held_out: a file in the form of `data`, which is held out in place of the tenths.
+    form: the name of the form of `data`, or of `sft_data` alone, in place of the one that is recognised.
+    sft_on: as `encode_example`.
     Raises UserError, with file and line, for input that cannot be used.
     """
     load: Any = load_preferences if paired or not data or holds_pairs(data) else load_feedback
     files: tuple[list[Any], list[Any]] = (
-        load(data, skip_bad=skip_bad) if data else [],
-        load_demonstrations(sft_data, skip_bad=skip_bad) if sft_data else [],
+        load(data, skip_bad=skip_bad, form=form) if data else [],
+        load_demonstrations(sft_data, skip_bad=skip_bad, form=None if data else form) if sft_data else [],
     )
-    apart = load(held_out, skip_bad=skip_bad) if held_out else []
+    apart = load(held_out, skip_bad=skip_bad, form=form) if held_out else []
     for path, examples in zip((data, sft_data, held_out), (*files, apart), strict=True):
         for remark in remarks(examples):
             print(f"{path}: {remark}")
     prompts = {e.prompt for examples in (*files, apart) for e in examples}
     if twins := len(prompts) - len({same_prompt(prompt) for prompt in prompts}):
         print(
-            f"{twins} of {len(prompts)} prompts differ from another one by blanks, letter "
-            "case or Unicode form only: held out or trained on together"
+            f"{twins} of {len(prompts)} prompts differ from another one by blanks, letter case or Unicode "
+            "form only, or go on from its first words: held out or trained on together"
         )
     preferences, demonstrations = hold_out(files, apart, held_out) if held_out else split_by_prompt(*files)
     for examples, path, (train, _) in zip(
@@ -172,11 +181,33 @@ def read_own(
         " and ".join([path, *([held_out] if held_out else [])])
         for path in (str(data or sft_data), str(sft_data or data))
     )
-    first, second = (
-        OwnFile(source, [*train, *kept], [encode_example(tokenizer, e) for e in (*train, *kept)], len(train))
-        for source, (train, kept) in zip(sources, (preferences, demonstrations), strict=True)
-    )
-    return first, second
+    own: list[OwnFile] = []
+    for source, (train, kept) in zip(sources, (preferences, demonstrations), strict=True):
+        known = {} if sft_data or not own else responses_of(own[0])
+        encoded = encode_all(tokenizer, source, [*train, *kept], sft_on, known)
+        own.append(OwnFile(source, [*train, *kept], encoded, len(train)))
+    return own[0], own[1]
+
+
+def encode_all(
+    tokenizer: Tokenizer, source: str, examples: list[Any], sft_on: str, known: dict[tuple[str, str], Encoded]
+) -> list[Any]:
+    """The tokens of all examples of a file. Says how far it is, where that takes long.
+    known: the tokens of some prompts and responses.
+    """
+    return [
+        known.get((e.prompt, getattr(e, "response", ""))) or encode_example(tokenizer, e, sft_on)
+        for e in watched(examples, len(examples), f"{source}: text to tokens", "examples")
+    ]
+
+
+def responses_of(file: OwnFile) -> dict[tuple[str, str], Encoded]:
+    """The tokens of a file's chosen (or only) responses to prompts that are no conversations."""
+    return {
+        (e.prompt, e.chosen if isinstance(e, Preference) else e.completion): tokens[0]
+        for e, tokens in zip(file.examples, file.encoded, strict=True)
+        if isinstance(e.prompt, str)
+    }
 
 
 def split_by_prompt(*files: list[Any], share: float = 0.1) -> list[tuple[list[Any], list[Any]]]:
@@ -201,9 +232,13 @@ def split_by_prompt(*files: list[Any], share: float = 0.1) -> list[tuple[list[An
     ]
 
 
-def same_prompt(prompt: str) -> str:
-    """A form of the prompt in which white space, letter case and Unicode form (NFKC) make no difference."""
-    return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
+def same_prompt(prompt: Prompt) -> str:
+    """What is the same for prompts that are held out together: what the user says first, because of a
+    conversation that is held out no longer one must be trained on. White space, letter case and Unicode form
+    (NFKC) make no difference.
+    """
+    first = next(turn.text for turn in turns(prompt) if turn.role == "user")
+    return " ".join(unicodedata.normalize("NFKC", first).casefold().split())
 
 
 def hold_out(files: Sequence[list], apart: list, path: str) -> list[tuple[list, list]]:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from mini_dpo.batches import Batches, Encoded, EncodedPair, collate, collate_pairs
 from mini_dpo.corpus.splits import HeldOut
+from mini_dpo.data import Prompt, as_text
 from mini_dpo.devices import autocast
+from mini_dpo.formats.conversations import as_json
 from mini_dpo.generate import generate
 from mini_dpo.losses import Loss
 from mini_dpo.model import GPT
@@ -73,7 +75,7 @@ def evaluate(
     prompts = list(dict.fromkeys(held_out.prompts))
     models = {"sft": sft} if policy is None else {"sft": sft, "dpo": policy}
     max_new_tokens = max_new_tokens or answer_length(held_out, sft.config.context)
-    samples: list[dict] = [{"prompt": prompt} for prompt in prompts]
+    samples: list[dict] = [{"prompt": as_json(prompt)} for prompt in prompts]
     summary: dict = {"prompts": len(prompts), "pairs": len(held_out.pairs)}
     ids, marks = {}, {}
     for i, (name, model) in enumerate(models.items()):
@@ -89,7 +91,9 @@ def evaluate(
         if held_out.responses:
             summary[name] |= named("perplexity", *perplexity(model, held_out.responses, how))
         if held_out.judge:
-            marks[name] = judge_all(held_out.judge, prompts, [sample[name] for sample in samples])
+            marks[name] = judge_all(
+                held_out.judge, list(map(as_text, prompts)), [sample[name] for sample in samples]
+            )
             for sample, verdict in zip(samples, marks[name], strict=True):
                 sample.setdefault("marks", {})[name] = verdict
             for mark in marks[name][0]:
@@ -114,7 +118,7 @@ def evaluate(
         dpo |= after
         if held_out.judge:
             fields = (
-                [getattr(p, field) for p in held_out.preferences]
+                [as_text(getattr(p, field)) for p in held_out.preferences]
                 for field in ("prompt", "chosen", "rejected")
             )
             summary["label_accuracy"] = win_rate(held_out.judge, *fields)
@@ -156,7 +160,7 @@ def judge_all(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) ->
 def answer_prompts(
     model: GPT,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     max_new_tokens: int,
     seed: int,
     how: How = AS_THEY_ARE,
@@ -194,7 +198,7 @@ def perplexity(model: GPT, responses: Sequence[Encoded], how: How) -> tuple[floa
     error of the mean. Both steps are the delta method.
     """
     nats = -score_sequences(model, responses, how).double()  # (N,)
-    tokens = torch.tensor([len(response.response) for response in responses])  # (N,)
+    tokens = torch.tensor([response.n_targets for response in responses])  # (N,)
     mean = nats.sum() / tokens.sum()
     _, error = mean_and_error((nats - mean * tokens) * len(tokens) / tokens.sum())
     value = float(mean.exp())
@@ -205,7 +209,7 @@ def estimate_kl(
     policy: GPT,
     reference: GPT,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     responses: Sequence[list[int]],
     how: How,
 ) -> tuple[float, float | None]:

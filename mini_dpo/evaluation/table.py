@@ -91,11 +91,10 @@ def side_by_side(samples: list[dict], before_heading: str, after_heading: str, w
     """Prompts with their answers before and after preference training, in two columns."""
     blocks = []
     for sample in samples:
-        prompt = (
-            sample["prompt"]
-            if len(sample["prompt"]) <= 4 * width
-            else "\n  ".join(shortened(textwrap.wrap(sample["prompt"], 2 * width)))
-        )
+        prompt = prompt_as_text(sample["prompt"])
+        if len(prompt) > 4 * width:
+            lines = [piece for line in prompt.split("\n") for piece in textwrap.wrap(line, 2 * width)]
+            prompt = "\n  ".join(shortened(lines))
         before, after = (
             shortened(textwrap.wrap(sample.get(name, ""), width)) or [""] for name in ("sft", "dpo")
         )
@@ -108,6 +107,11 @@ def side_by_side(samples: list[dict], before_heading: str, after_heading: str, w
         lines = [f"  {left:{width}}   {right}".rstrip() for left, right in list(columns)[: height + 1]]
         blocks.append("\n".join([f"> {prompt}", *lines]))
     return "\n\n".join(blocks)
+
+
+def prompt_as_text(prompt: str | list[dict[str, str]]) -> str:
+    """A prompt as samples.jsonl holds it, for people to read."""
+    return prompt if isinstance(prompt, str) else "\n  ".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
 def shortened(lines: list[str], most: int = 12) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from mini_dpo.corpus.fitting import describe_choice, fitted_context
+from mini_dpo.corpus.fitting import describe_choice, fitted_context, without_oldest_turns
 from mini_dpo.corpus.remarks import proposed_weights
 from mini_dpo.corpus.splits import (
     Corpus,
@@ -62,7 +63,14 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
     paired, own = settings.stage == "sft" or variant.paired, None
     if settings.data or settings.sft_data:
         own = read_own(
-            settings.data, settings.sft_data, tokenizer, paired, settings.skip_bad, settings.held_out
+            settings.data,
+            settings.sft_data,
+            tokenizer,
+            paired,
+            settings.skip_bad,
+            settings.held_out,
+            settings.format,
+            settings.sft_on,
         )
         if chosen and settings.model == "toy":
             context = settings.context or fitted_context(own, PRESETS["toy"].context)
@@ -71,6 +79,11 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
     if model is None:
         torch.manual_seed(settings.seed)
         model = GPT(model_config(settings, tokenizer.vocab_size))
+    if own and settings.truncate == "oldest-turns":
+        shorter = partial(
+            without_oldest_turns, tokenizer=tokenizer, context=model.config.context, sft_on=settings.sft_on
+        )
+        own = (shorter(own[0]), shorter(own[1]))
     corpus = at_most(
         own_corpus(own, model.config.context) if own else toy_corpus(tokenizer, model.config.context),
         settings.eval_examples,

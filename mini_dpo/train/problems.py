@@ -13,7 +13,7 @@ from mini_dpo.train.settings import Settings
 MOST_LOSSES = 4  # losses that a line names
 MOST_EPOCHS = 10_000  # to count the steps, each epoch is planned ahead
 
-SFT_ONLY = ("sft_data", "sft_lr", "sft_steps", "sft_epochs", "dropout")
+SFT_ONLY = ("sft_data", "sft_on", "sft_lr", "sft_steps", "sft_epochs", "dropout")
 
 PREFERENCE_ONLY = ("loss", "reference", "sft_weight", "precompute_ref")
 
@@ -67,6 +67,8 @@ def problems(settings: Settings, given: Collection[str] = ()) -> Iterator[str]:
         )
     if settings.skip_bad and not (settings.data or settings.sft_data):
         yield "--skip-bad is about your own files; give --data or --sft-data, or leave it out"
+    if (extra := present(("format", "sft_on", "truncate"))) and not (settings.data or settings.sft_data):
+        yield f"{flags(extra)} is about your own files; give --data or --sft-data, or leave it out"
     if settings.held_out and not (settings.data or settings.sft_data):
         yield (
             "--held-out is in place of a tenth of your own files; give --data or --sft-data, or leave it out"

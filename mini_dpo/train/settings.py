@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mini_dpo.cli import option
+from mini_dpo.formats.loading import FORMATS
 from mini_dpo.model import PRESETS
 
 # Default peak learning rates for narrow and for wide models. The first were searched for on another draw of
@@ -71,6 +72,30 @@ class Settings:
         "leave out what cannot be used of these files, empty answers for example, and say so, "
         "instead of stopping",
         False,
+        group=DATA,
+    )
+
+    format: str | None = option(
+        str,
+        "the form of the rows of --data (of --sft-data, where that is alone), if it is not the one that is "
+        "recognised",
+        None,
+        FORMATS,
+        group=DATA,
+    )
+    sft_on: str = option(
+        str,
+        "of a conversation with several turns of the assistant, imitate all of them, or the last only",
+        "all",
+        ("all", "last"),
+        group=DATA,
+    )
+    truncate: str = option(
+        str,
+        "what to do with a conversation that is longer than the context: leave it out, or leave out its "
+        "oldest turns",
+        "none",
+        ("none", "oldest-turns"),
         group=DATA,
     )
 
