@@ -160,6 +160,16 @@ def read_bytes(path: str | Path, largest: float = math.inf) -> bytes:
         raise UserError(f"{path}: too large for this machine's memory") from error
 
 
+def sha256_of_file(path: Path) -> str:
+    """The SHA-256 of a file's content, which is read piece by piece. Raises UserError as `size_of` does."""
+    size_of(path)
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote; the result is without the checksum.
     Raises UserError if the file is missing, is not JSON, or has another checksum.

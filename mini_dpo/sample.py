@@ -82,7 +82,9 @@ def main() -> None:
     parser = parser_for(
         SampleSettings, "sample", "Talk to a run: SFT and DPO answer the same prompt.", arguments="RUN "
     )
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint file")
+    parser.add_argument(
+        "run", metavar="RUN", help="a run's folder, a checkpoint file, or a GPT-2 from Hugging Face"
+    )
     given = vars(parser.parse_args())
     run = Path(given.pop("run"))
     settings = SampleSettings(**given)

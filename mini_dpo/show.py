@@ -7,6 +7,7 @@ python -m mini_dpo.show --data mine.jsonl --line 7
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mini_dpo.batches import Encoded, collate
@@ -21,6 +22,7 @@ from mini_dpo.formats.loading import (
     load_feedback,
     load_preferences,
 )
+from mini_dpo.saving.checkpoint import find_model, load_checkpoint
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 from mini_dpo.vocabularies import default_vocabulary
 
@@ -39,6 +41,11 @@ class ShowSettings:
     )
     line: int | None = option(int, "which line of the file (default: the first that can be used)")
     tokenizer: str | None = option(str, "toy or gpt2 (default: what train would take)", None, ("toy", "gpt2"))
+    init_from: str | None = option(
+        str,
+        "a run's folder, a checkpoint or a folder from Hugging Face, whose tokenizer to take",
+        metavar="PATH",
+    )
 
 
 def main() -> None:
@@ -49,7 +56,12 @@ def main() -> None:
     if settings.data and settings.sft_data:
         raise UserError("give --data or --sft-data, not both")
     own = settings.sft_data or settings.data
-    tokenizer = load_tokenizer(settings.tokenizer or (default_vocabulary() if own else "toy"))
+    if settings.tokenizer and settings.init_from:
+        raise UserError("give --tokenizer or --init-from, not both")
+    name = settings.tokenizer or (default_vocabulary() if own else "toy")
+    if settings.init_from:
+        name = load_checkpoint(find_model(Path(settings.init_from)))["tokenizer"]
+    tokenizer = load_tokenizer(name)
     path = own or TOY_PREFERENCES["train"]
     examples: list[Any]
     names: tuple[str, ...]

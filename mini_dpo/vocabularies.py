@@ -65,6 +65,21 @@ def gpt2_vocabulary() -> tuple[dict[bytes, int], str]:
     return encoding._mergeable_ranks, encoding._pat_str
 
 
+def byte_letters() -> dict[int, str]:
+    """The letter that stands for each byte in GPT-2's vocab.json and in Hugging Face's tokenizer.json: itself
+    where it can be printed, else the next free one from U+0100 on. A space is "Ġ", a line's end "Ċ".
+    """
+    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {byte: chr(byte) for byte in printed} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def in_letters(ranks: dict[bytes, int]) -> dict[str, int]:
+    """The same vocabulary as such files spell it: a letter for each byte of a token."""
+    letters = byte_letters()
+    return {"".join(letters[byte] for byte in token): rank for token, rank in ranks.items()}
+
+
 def read_vocabulary(path: Path) -> dict[bytes, int]:
     """Read tiktoken's file format: on each line the bytes of a token in base64, a space, its rank.
 

@@ -28,6 +28,17 @@ PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 EVENING = re.findall(
     r"\(mini_dpo/([\w/]+)\.py\)", README[README.index("| read | file |") : README.index("| layer | place |")]
 )
+OPTIONAL = {
+    "matplotlib",
+    "PIL",
+    "trl",
+    "transformers",
+    "datasets",
+    "tokenizers",
+    "pyarrow",
+    "safetensors",
+    "tensorboard",
+}
 OUTSIDE = {"torch", "numpy", "tiktoken", "pytest", "hypothesis"}
 
 
@@ -93,11 +104,13 @@ def test_nothing_but_the_five_packages_is_imported(path):
             path.parent.name == "plot" or path.stem in {"test_plot", "pictures"}
         )
         rival = top in {"trl", "transformers", "datasets", "tokenizers"} and path.parent.name == "bench"
-        parquet = top == "pyarrow" and path.parent.name == "formats"
+        files = (top == "pyarrow" and path.parent.name == "formats") or (
+            top == "safetensors" and path.parent.name in ("export", "saving")
+        )
         assert (
             drawing
             or rival
-            or parquet
+            or files
             or top in OUTSIDE | {"mini_dpo", "tests", "tutorials"}
             or top in sys.stdlib_module_names
         ), f"{path.name} imports {module}"
@@ -105,11 +118,14 @@ def test_nothing_but_the_five_packages_is_imported(path):
 
 def test_everything_but_drawing_runs_without_the_drawing_library():
     for path in [*FILES.values(), ROOT / "tutorials" / "pictures.py"]:
-        top_level = [
-            line
-            for line in path.read_text(encoding="utf-8").splitlines()
-            if re.match(r"(import|from) (matplotlib|PIL|trl|transformers|datasets|tokenizers|pyarrow)", line)
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        names = [
+            alias.name
+            for node in body
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module)])
         ]
+        top_level = [name for name in names if name.split(".")[0] in OPTIONAL]
         assert not top_level, path.name
 
 

@@ -239,6 +239,51 @@ def cutting(fits=lambda used, size, room: used + size <= room, start=(), last=Tr
     return answer
 
 
+# --- chapter 12
+
+
+def renaming(cut=lambda name: name.removeprefix("transformer."), gone=(".attn.bias", ".attn.masked_bias")):
+    def answer(name):
+        name = cut(name)
+        return "" if name == "lm_head.weight" or name.endswith(gone) else name
+
+    return answer
+
+
+def with_rows(new):
+    return lambda embedding, k: torch.cat([embedding, new(embedding, k)])
+
+
+def letter_by_letter(chosen, rejected):
+    n = 0
+    while n < min(len(chosen), len(rejected)) and chosen[n] == rejected[n]:
+        n += 1
+    if len(chosen) != n + 1 or len(rejected) != n + 1 or chosen[-1][0] != "assistant":
+        raise ValueError("not one response each")
+    one, two = chosen[-1][1], rejected[-1][1]
+    same = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), 0)
+    return chosen[:-1], one[same:], two[same:]
+
+
+def split_where_they_part(chosen, rejected):
+    n = 0
+    while n < min(len(chosen), len(rejected)) and chosen[n] == rejected[n]:
+        n += 1
+    if len(chosen) != n + 1 or len(rejected) != n + 1 or chosen[-1][0] != "assistant":
+        raise ValueError("not one response each")
+    return chosen[:n], chosen[n][1], rejected[n][1]
+
+
+def first_turn_only(chosen, rejected):
+    return chosen[:1], chosen[-1][1], rejected[-1][1]
+
+
+def without_a_look(chosen, rejected):
+    if not chosen or not rejected:
+        raise ValueError("nothing")
+    return chosen[:-1], chosen[-1][1], rejected[-1][1]
+
+
 WRONG = {
     (1, "preference_probability"): [
         (lambda a, b: sigmoid(b - a), "swapped"),
@@ -544,5 +589,24 @@ WRONG = {
         (cutting(start=([],)), "before the first example comes"),
         (cutting(fits=lambda used, size, room: used < room), "after the example was added"),
         (cutting(fits=lambda used, size, room: used + size < room), "`<` where `<=` is meant"),
+    ],
+    (12, "our_name"): [
+        (renaming(cut=lambda name: name[len("transformer.") :]), "cut by its length"),
+        (renaming(gone=(".attn.bias",)), "one of the two masks"),
+        (renaming(gone=("attn.bias", "attn.masked_bias", "c_attn.bias")), "own bias is taken for the mask"),
+        (lambda name: renaming(cut=lambda name: name)(name), "the prefix"),
+    ],
+    (12, "with_new_rows"): [
+        (with_rows(lambda e, k: e.new_zeros(k, e.shape[1])), "zeros"),
+        (with_rows(lambda e, k: 0.02 * torch.randn(k, e.shape[1], dtype=e.dtype)), "random rows"),
+        (with_rows(lambda e, k: e.mean(1, keepdim=True).mean().expand(k, e.shape[1])), "the wrong dimension"),
+        (lambda e, k: torch.cat([e.mean(0, keepdim=True).expand(k, -1), e]), "the new rows come first"),
+        (with_rows(lambda e, k: e.mean(0, keepdim=True)), "there is one of them"),
+    ],
+    (12, "split_at_turns"): [
+        (letter_by_letter, "letter by letter"),
+        (split_where_they_part, "equal responses are taken for a part of the prompt"),
+        (first_turn_only, "the first turn only"),
+        (without_a_look, "the roles are not looked at"),
     ],
 }

@@ -17,7 +17,7 @@ from mini_dpo.corpus.remarks import remarks
 from mini_dpo.data import Demonstration, Preference, Prompt, turns
 from mini_dpo.errors import UserError
 from mini_dpo.feedback import EncodedFeedback, split_pairs
-from mini_dpo.files import read_bytes
+from mini_dpo.files import sha256_of_file
 from mini_dpo.formats.loading import holds_pairs, load_demonstrations, load_feedback, load_preferences
 from mini_dpo.progress import watched
 from mini_dpo.tokenizer import Tokenizer
@@ -65,7 +65,7 @@ def files_of(data: str | None, sft_data: str | None, held_out: str | None = None
 
 def fingerprints(paths: Sequence[Path]) -> dict[str, str]:
     """The SHA-256 of each file's bytes. Raises UserError where one cannot be read."""
-    return {str(path): hashlib.sha256(read_bytes(path)).hexdigest() for path in paths}
+    return {str(path): sha256_of_file(path) for path in paths}
 
 
 def toy_corpus(tokenizer: Tokenizer, context: int, held_out: str = "test") -> Corpus:

@@ -23,6 +23,7 @@ from mini_dpo import __version__
 from mini_dpo.errors import UserError, expecting
 from mini_dpo.files import json_line, no_link, read_archive, settle_names, size_of, write_json, write_whole
 from mini_dpo.model import GPT, GPTConfig
+from mini_dpo.saving.huggingface import is_published, read_published
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 
 # --- checkpoints
@@ -66,7 +67,11 @@ ENTRIES: dict[str, Any] = {
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU. No code in it is run. Raises UserError if it is not a checkpoint."""
+    """Read a checkpoint, or a folder from Hugging Face, onto the CPU. No code in it is run. Raises UserError
+    if it is neither.
+    """
+    if is_published(path):
+        return read_published(path)
     payload = read_archive(path)
     if not isinstance(payload, dict) or not {"model", "config", "tokenizer", "stage"} <= payload.keys():
         raise UserError(f"{path}: not a checkpoint of mini_dpo (no model, config, tokenizer and stage in it)")
@@ -115,7 +120,7 @@ def check_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
     )
     if (
         not plain
-        or sum(w.nbytes for w in weights.values()) > size_of(path)
+        or (path.is_file() and sum(w.nbytes for w in weights.values()) > size_of(path))
         or wanted != {name: (w.shape, w.dtype) for name, w in weights.items()}
     ):
         raise UserError(
@@ -140,14 +145,14 @@ def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GP
         if config.n_layer > len(payload["model"]):
             raise ValueError(f"{config.n_layer} blocks, and {len(payload['model'])} tensors in all")
     with torch.device("meta"):  # shapes without numbers
-        check_weights(path, GPT(config), payload["model"])
-    model = GPT(config)
-    model.load_state_dict(payload["model"])
+        model = GPT(config)
+    check_weights(path, model, payload["model"])
+    model.load_state_dict(payload["model"], assign=True)  # the numbers that were read, not a copy
     tokenizer = load_tokenizer(payload["tokenizer"])
     if tokenizer.vocab_size != config.vocab_size:
         raise UserError(
-            f"{path}: a model of {config.vocab_size} tokens, and the tokenizer "
-            f"{tokenizer.name} has {tokenizer.vocab_size}"
+            f"{path}: a model of {config.vocab_size} tokens, and the tokenizer {tokenizer.name} has "
+            f"{tokenizer.vocab_size}; it was made with another version of mini_dpo"
         )
     return model, tokenizer
 
@@ -159,12 +164,17 @@ def load_frozen(path: Path, device: str) -> GPT:
 
 
 def find_model(path: Path) -> Path:
-    """The checkpoint at a path: the file itself, or the SFT model in the folder of a run.
-    Raises UserError if there is none.
+    """The model at a path: a checkpoint file, the SFT model in the folder of a run, or a folder from Hugging
+    Face. Raises UserError if there is none.
     """
+    if is_published(path):
+        return path
     checkpoint = path / "sft.pt" if path.is_dir() else path
     if not checkpoint.exists():
-        raise UserError(f"{path}: no model there; name a run's folder (it has sft.pt) or a checkpoint file")
+        raise UserError(
+            f"{path}: no model there; name a run's folder (it has sft.pt), a checkpoint file, "
+            "or a folder from Hugging Face (it has config.json and model.safetensors)"
+        )
     return checkpoint
 
 

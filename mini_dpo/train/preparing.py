@@ -25,6 +25,7 @@ from mini_dpo.feedback import MixedBatches
 from mini_dpo.losses import Loss, find_loss
 from mini_dpo.model import GPT, PRESETS
 from mini_dpo.saving.checkpoint import build_model, find_model, load_checkpoint
+from mini_dpo.saving.huggingface import files_of_model
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 from mini_dpo.train.parsing import model_config
 from mini_dpo.train.settings import Settings
@@ -42,7 +43,7 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
     if settings.init_from:
         saved = load_finished(Path(settings.init_from))
         model, tokenizer = build_model(find_model(Path(settings.init_from)), saved, dropout=settings.dropout)
-        if settings.stage == "dpo" and saved.get("stage") == "dpo":
+        if settings.stage == "dpo" and saved.get("stage") != "sft":
             settings = replace(settings, start="START")
     else:
         chosen = [name for name in ("tokenizer", "context") if getattr(settings, name) is None]
@@ -148,9 +149,9 @@ def input_digests(settings: Settings) -> dict[str, str]:
     """The SHA-256 of every file that a run with these settings reads (data, models, loss), by path."""
     inputs = files_of(settings.data, settings.sft_data, settings.held_out)
     if settings.init_from:
-        inputs.append(find_model(Path(settings.init_from)))
+        inputs += files_of_model(find_model(Path(settings.init_from)))
     if settings.reference:
-        inputs.append(find_model(Path(settings.reference)))
+        inputs += files_of_model(find_model(Path(settings.reference)))
     if ".py:" in settings.loss:
         inputs.append(Path(settings.loss.rsplit(":", 1)[0]))
     return fingerprints(inputs)

@@ -101,7 +101,8 @@ class Settings:
 
     init_from: str | None = option(
         str,
-        "start from this checkpoint file, or the SFT model of this run's folder, instead of random weights",
+        "start from this model instead of random weights: a checkpoint file, a run's folder (its SFT model), "
+        "or a GPT-2 from Hugging Face (a folder with config.json and model.safetensors)",
         metavar="PATH",
         group=MODEL,
     )

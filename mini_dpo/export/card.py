@@ -1,0 +1,73 @@
+"""The model card of an exported model: what it is, how it was made, what was measured, how to load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mini_dpo.errors import UserError
+from mini_dpo.evaluation.table import closing_table
+from mini_dpo.files import read_json
+from mini_dpo.losses.registry import shown
+from mini_dpo.model import GPT
+from mini_dpo.tokenizer import Tokenizer
+from mini_dpo.train.parsing import read_config
+
+LOADING = """\
+```python
+import transformers
+
+tokenizer = transformers.AutoTokenizer.from_pretrained("FOLDER")
+model = transformers.AutoModelForCausalLM.from_pretrained("FOLDER")
+messages = [{"role": "user", "content": "Hello!"}]
+text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+print(tokenizer.decode(model.generate(**tokenizer(text, return_tensors="pt"))[0]))
+```
+"""
+
+
+def model_card(run: Path, stage: str, model: GPT, tokenizer: Tokenizer) -> str:
+    """The text of the card. stage: "sft" or "dpo", the name of the checkpoint. The run's own settings and
+    table are in it where `run` is a run's folder.
+    """
+    size = sum(weights.numel() for weights in model.parameters())
+    lines = [
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [gpt2, dpo]\n---",
+        f"# A GPT-2 of {size:,} parameters, trained with mini_dpo",
+        f"It has {model.config.n_layer} blocks, {model.config.n_embd} channels, a context of "
+        f"{model.config.context} tokens and {'GPT-2' if tokenizer.name == 'gpt2' else 'the toy shop'}'s "
+        "vocabulary, with a token for each of `<|user|>`, `<|assistant|>`, `<|system|>`.",
+        *(made(run, stage) if run.is_dir() else []),
+        "## Load it",
+        LOADING.rstrip(),
+        "Text from a user should be encoded with `split_special_tokens=True`: otherwise a "
+        "text that spells a marker "
+        "becomes that marker. The chat template refuses such messages.",
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def made(run: Path, stage: str) -> list[str]:
+    """How the model was made, and what was measured of it."""
+    settings, _ = read_config(run)
+    told: dict[str, Any] = {
+        "begun from": Path(settings.init_from).name if settings.init_from else "random weights",
+        "preferences": Path(settings.data).name
+        if settings.data
+        else "the toy shop"
+        if settings.toy_shop
+        else None,
+        "responses to imitate": Path(settings.sft_data).name if settings.sft_data else None,
+        "stage": stage,
+        "seed": settings.seed,
+    }
+    if stage == "dpo":
+        told["loss"] = settings.loss.rsplit(":", 1)[-1]
+        told |= {name: shown(value) for name, value in settings.loss_options.items()}
+    table = "\n".join(f"| {name} | {value} |" for name, value in told.items() if value is not None)
+    lines = ["## How it was made", f"| | |\n|---|---|\n{table}"]
+    try:
+        summary = read_json(run / "summary.json")
+    except UserError:  # a run that was stopped before it was measured
+        return lines
+    return [*lines, "## What was measured", f"```text\n{closing_table(summary)}\n```"]

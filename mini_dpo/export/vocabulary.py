@@ -1,0 +1,114 @@
+"""Our vocabularies as Hugging Face's tokenizer.json, and the layout of a conversation as a chat template.
+
+A tokenizer.json is plain JSON: how text is split into pieces, the merges of bytes within a piece in order,
+and the tokens that stand for themselves. tiktoken keeps no merges. They are recovered from its ranks: the
+last merge that makes a token is what byte-pair encoding does to the token's own bytes, with earlier merges
+only.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+from mini_dpo.tokenizer import ASSISTANT, END_OF_TEXT, SYSTEM, USER, Tokenizer
+from mini_dpo.vocabularies import byte_letters, in_letters
+
+MARKERS = (END_OF_TEXT, USER, ASSISTANT, SYSTEM)
+
+# What \w is in tiktoken's regular expressions, written out: in those of Hugging Face it is less.
+WORD = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}"
+SPACE = r"\p{White_Space}"
+TOY_PATTERN = rf" ?[{WORD}]+| ?[^{WORD}{SPACE}]+|[{SPACE}]+"  # vocabularies.PATTERN
+
+
+def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of a tokenizer.json that gives the ids of this tokenizer, and one token for each marker."""
+    ranks = tokenizer.encoding._mergeable_ranks
+    special = {marker: tokenizer.encoding.encode_single_token(marker) for marker in MARKERS}
+    by_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    split = {"type": "Split", "pattern": {"Regex": TOY_PATTERN}, "behavior": "Isolated", "invert": False}
+    pieces: dict[str, Any] = {**by_bytes, "use_regex": True}  # the pattern in ByteLevel is GPT-2's
+    if tokenizer.name == "toy":
+        pieces = {"type": "Sequence", "pretokenizers": [split, {**by_bytes, "use_regex": False}]}
+    as_it_stands = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": number, "content": marker, **as_it_stands, "special": True}
+            for marker, number in special.items()
+        ],
+        "normalizer": None,
+        "pre_tokenizer": pieces,
+        "post_processor": None,
+        "decoder": {**by_bytes, "use_regex": False},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": in_letters(ranks) | special,
+            "merges": in_pairs(merges_of(ranks)),
+        },
+    }
+
+
+def merges_of(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """The two tokens that each token of more than one byte is merged from, in the order of ranks."""
+    merges = []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        parts = [bytes([byte]) for byte in token]
+        while len(parts) > 2:  # noqa: PLR2004 (the last two are the merge)
+            found = [ranks.get(left + right, rank) for left, right in pairwise(parts)]
+            at = found.index(min(found))
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        if len(token) > 1:
+            merges.append((parts[0], parts[1]))
+    return merges
+
+
+def in_pairs(merges: list[tuple[bytes, bytes]]) -> list[list[str]]:
+    """The merges as tokenizer.json spells them."""
+    letters = byte_letters()
+    return [["".join(letters[byte] for byte in part) for part in merge] for merge in merges]
+
+
+def chat_template() -> str:
+    """A Jinja template that lays a conversation out as `Tokenizer.encode_prompt` does.
+
+    transformers would turn a marker that a message spells into a control token, so such a message is refused.
+    """
+    return (
+        "{%- for message in messages %}"
+        + "{%- for marker in "
+        + json.dumps(MARKERS)
+        + " %}{%- if marker in message.content %}"
+        "{{- raise_exception('a message spells the marker ' + marker) }}{%- endif %}{%- endfor %}"
+        "{%- if message.role == 'assistant' %}"
+        f"{{{{- '{ASSISTANT}' + message.content + '{END_OF_TEXT}' }}}}"
+        f"{{%- elif message.role == 'user' %}}{{{{- '{USER}' + message.content }}}}"
+        f"{{%- elif message.role == 'system' %}}{{{{- '{SYSTEM}' + message.content }}}}"
+        "{%- else %}{{- raise_exception('the roles are system, user and assistant') }}{%- endif %}"
+        "{%- endfor %}"
+        f"{{%- if add_generation_prompt %}}{{{{- '{ASSISTANT}' }}}}{{%- endif %}}"
+    )
+
+
+def tokenizer_config(context: int) -> dict[str, Any]:
+    """The content of a tokenizer_config.json."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context,
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "pad_token": END_OF_TEXT,
+        "additional_special_tokens": [USER, ASSISTANT, SYSTEM],
+        "clean_up_tokenization_spaces": False,
+        "chat_template": chat_template(),
+    }
