@@ -36,10 +36,10 @@ from mini_dpo.files import (
 from mini_dpo.losses import LOSSES
 from mini_dpo.optimizers import LoopConfig, make_optimizer
 from mini_dpo.plot import __main__ as plot
-from mini_dpo.plot.numbers import read_metrics
 from mini_dpo.plot.runs import title_of
 from mini_dpo.progress import Progress
 from mini_dpo.saving.checkpoint import load_checkpoint, load_model, versions
+from mini_dpo.saving.metrics import read_metrics
 from mini_dpo.train import __main__ as train
 from mini_dpo.train.parsing import read_config
 from mini_dpo.train.settings import Settings
