@@ -52,6 +52,11 @@ def page(run: Run) -> str:
     )
 
 
+def figures(value: float | None, form: str = "{:.2f}") -> str:
+    """A number of the summary, as in the closing table but with a true minus sign."""
+    return number(value, form, 11).replace("-", "\N{MINUS SIGN}")
+
+
 def section(title: str, *inside: str) -> Markup:
     """A part of the page."""
     return element("section", element("h2", title), *inside)
@@ -82,13 +87,13 @@ def headline(run: Run) -> str:
         return f"{what}: {sft_result(run.summary['sft'])}"
     start = run.summary.get("start", "SFT")
     if dpo.get("reward_gain") is not None:
-        before, after = (number(run.summary[m]["reward"], "{:.2f}", 11) for m in ("sft", "dpo"))
+        before, after = (figures(run.summary[m]["reward"]) for m in ("sft", "dpo"))
         went = changed(dpo["reward_gain"], dpo.get("reward_gain_error"))
-        rate = number(dpo.get("win_rate"), "{:.2f}", 11)
+        rate = figures(dpo.get("win_rate"))
         return f"{what}: the true reward {went}, from {before} to {after}, and the win rate is {rate}"
-    kl = number(dpo.get("kl"), "{:.2f}", 11)
+    kl = figures(dpo.get("kl"))
     if "reward_accuracy" in dpo:
-        right = number(dpo["reward_accuracy"], "{:.2f}", 11)
+        right = figures(dpo["reward_accuracy"])
         return f"{what}: its reward agrees with {right} of the held-out labels, {kl} nats away from {start}"
     return f"{what}: {kl} nats away from {start}"
 
@@ -96,7 +101,7 @@ def headline(run: Run) -> str:
 def sft_result(sft: dict) -> str:
     """What SFT alone has reached."""
     reached = [
-        f"{words} {number(sft[key], '{:.2f}', 11)}"
+        f"{words} {figures(sft[key])}"
         for key, words in (("perplexity", "perplexity on held-out responses"), ("reward", "true reward"))
         if key in sft
     ]
@@ -117,13 +122,13 @@ def lead(run: Run) -> list[Markup]:
         for stage in ("sft", "dpo")
     }
     did = [
-        f"{steps['sft']:,} steps of SFT, which teaches a model to answer" if steps["sft"] else "",
+        f"{steps['sft']:,} steps of SFT, which teaches a model to answer," if steps["sft"] else "",
         f"{steps['dpo']:,} steps of preference training ({run.loss}), which teaches it what people chose"
         if steps["dpo"]
         else "",
     ]
     took = f" It took {clock(run.summary['seconds'])}." if "seconds" in run.summary else ""
-    lines = [element("p", f"This run did {' and then '.join(filter(None, did))}.{took}")]
+    lines = [element("p", f"This run did {' and then '.join(filter(None, did)).rstrip(',')}.{took}")]
     if not run.finished:
         missing = "The closing table is not complete" if run.summary else "Nothing is measured yet"
         lines.append(element("p", f"{missing}; --resume goes on with the run.", class_="warning"))
@@ -147,8 +152,8 @@ def cards(run: Run) -> Markup:
 def card(column: dict, key: str, what: str, form: str) -> Markup:
     """One number and its standard error."""
     error = column.get(f"{key}_error")
-    spread = [] if error is None else [element("small", f" ± {number(error, form, 11)}")]
-    return element("div", element("b", number(column[key], form, 11), *spread), element("span", what))
+    spread = [] if error is None else [element("small", f" ± {figures(error, form)}")]
+    return element("div", element("b", figures(column[key], form), *spread), element("span", what))
 
 
 def results(run: Run) -> list[Markup]:
@@ -163,7 +168,7 @@ def results(run: Run) -> list[Markup]:
         element(
             "tr",
             element("th", label.strip(), scope="row", class_="part" if label.startswith(" ") else None),
-            *(element("td", cell.strip()) for cell in cells),
+            *(element("td", cell.strip().replace("-", "\N{MINUS SIGN}")) for cell in cells),
         )
         for label, *cells in rows
     ]
@@ -187,20 +192,17 @@ def curves(run: Run) -> list[Markup]:
         " held-out examples, that no step is trained on.",
         class_="note",
     )
-    figures, dpo = panels(run.rows), run.summary.get("dpo", {})
+    pictures, dpo = panels(run.rows), run.summary.get("dpo", {})
     if dpo.get("kl") is not None and not any("kl" in row for row in run.rows):
-        form = "{:.2f}"
-        error = f" ± {number(dpo['kl_error'], form, 11)}" if dpo.get("kl_error") is not None else ""
-        big = element(
-            "div", element("b", number(dpo["kl"], form, 11)), error, " nats a response", class_="big"
-        )
-        said = element("p", "KL(policy || reference), at the end", class_="big-title")
+        error = f" ± {figures(dpo['kl_error'])}" if dpo.get("kl_error") is not None else ""
+        big = element("div", element("b", figures(dpo["kl"])), error, " nats a response", class_="big")
         look = (
             "The price: how far the policy has left its reference, measured on its own answers to held-out "
             "prompts. This loss does not log it while it trains."
         )
-        figures.append(figure(joined([said, big]), look))
-    return [section("How it went", key, element("div", *figures, class_="panels"))]
+        title = element("p", "KL(policy || reference), at the end", class_="big-title")
+        pictures.append(figure(joined([title, big]), look))
+    return [section("How it went", key, element("div", *pictures, class_="panels"))]
 
 
 def answers(run: Run) -> list[Markup]:
@@ -260,23 +262,19 @@ def taught(run: Run) -> list[Markup]:
     if not run.words:
         return []
     scale, beta = scale_of(run.words), run.summary["token_beta"]
-    against = run.summary["token_against"]
+    ratio = f"log(policy / {run.summary['token_against']})"
     if beta is not None:
-        unit, what = (
-            "units of reward",
-            f"β log(π / π of {against}), with β = {beta:g}: its part of the reward",
-        )
+        unit, what = "units of reward", f"β {ratio}, with β = {beta:g}: its part of the response's reward"
     else:
-        unit = "nats"
-        what = (
-            f"log(π / π of {against}), without a factor: the reward of this loss is no sum over tokens with "
-            "a β before it"
+        unit, what = (
+            "nats",
+            f"{ratio}, without a factor, because this loss's reward is no sum of such numbers",
         )
     note = (
-        f"A token's number is {what}. π is the policy. Blue tokens have become likelier than they were, "
-        "orange ones less likely (dotted below), and the numbers of a response add up to its sum. Look for "
-        "the words that carry the difference, and for words that carry it and should not. A tooltip has the "
-        "number."
+        f"A token's number is {what}. Blue tokens have become likelier than they were, orange ones (dotted "
+        "below) less likely. The numbers of a response add up to its sum; what counts is the difference of "
+        "the two sums of a pair. Look for the words that carry it, and whether it should be these. "
+        "A tooltip has the number."
     )
     pairs = [element("article", told_prompt(row["prompt"]), pair_of(row, scale)) for row in run.words]
     return [

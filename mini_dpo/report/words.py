@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mini_dpo.report.markup import Markup, element
+from mini_dpo.report.markup import Markup, element, joined
 
 LEVELS = 4  # shades on each side of "no difference"
 TYPICAL = 0.95  # the share of words that the scale has room for; the few beyond it take its last shade
@@ -51,8 +51,12 @@ def response(words: Sequence, scale: float) -> Markup:
     spans = []
     for text, value, tokens in words:
         said = signed(value, 3) + (f" ({tokens} tokens)" if tokens > 1 else "")
-        seen = text.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n")
-        spans.append(element("span", seen, class_=shade(level(value, scale)), title=said))
+        word = text.lstrip(" ") or text  # the blank before a word would be a speck at the end of a line
+        seen = word.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n")
+        spans += [
+            text.removesuffix(word),
+            element("span", seen, class_=shade(level(value, scale)), title=said),
+        ]
     return element("p", *spans, class_="words", dir="auto")
 
 
@@ -66,4 +70,4 @@ def pair_of(row: dict, scale: float) -> Markup:
     gap = sums[0] - sums[1]
     verdict = "as the label says" if gap > 0 else "against the label" if gap < 0 else "neither way"
     said = element("p", f"difference {signed(gap)}, {verdict}", class_="verdict")
-    return element("div", *halves, said, class_="two")
+    return joined([element("div", *halves, class_="two"), said])

@@ -87,7 +87,7 @@ def measure(
     words = []
     if policy is not None:
         summary["token_beta"] = scale = token_scale(variant, settings.loss_options)
-        summary["token_against"] = "the reference" if variant.reference else settings.start
+        summary["token_against"] = "reference" if variant.reference else settings.start
         other = reference if variant.reference else sft
         words = word_rewards(policy, other, tokenizer, corpus.held_out, scale, settings.dtype)
     keep(summary, samples, words)
