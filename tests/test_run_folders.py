@@ -110,6 +110,7 @@ READERS = {
     "dpo.pt": lambda path: flat(load_checkpoint(path)),
     "metrics.jsonl": lambda path: read_metrics(path.parent),
     "samples.jsonl": lambda path: read_unchanged(path, read_json(path.with_name("summary.json"))),
+    "words.jsonl": lambda path: read_unchanged(path, read_json(path.with_name("summary.json"))),
 }
 
 
@@ -371,7 +372,9 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(go):
         "dpo.pt",
         "metrics.jsonl",
         "samples.jsonl",
+        "words.jsonl",
         "summary.json",
+        "report.html",
         "curves.png",
         ".sft.pt.part",
         ".dpo.pt.part",

@@ -12,7 +12,7 @@ from mini_dpo.batches import collate_pairs
 from mini_dpo.corpus.splits import HeldOut
 from mini_dpo.devices import autocast
 from mini_dpo.logprobs import token_logps
-from mini_dpo.losses import Loss
+from mini_dpo.losses import Loss, Responses
 from mini_dpo.model import GPT
 from mini_dpo.tokenizer import Tokenizer
 
@@ -29,11 +29,14 @@ class Word(NamedTuple):
 
 def token_scale(variant: Loss, hyperparameters: dict) -> float | None:
     """beta, where the loss's reward is beta log(pi / ref), a sum over tokens. None where it is not, because
-    the loss has no reference, no beta or a reward of another form; tokens then show log(pi / ref) itself.
+    the loss has no reference, no beta or a reward of another form (it is asked for that of two made-up
+    responses); tokens then show log(pi / ref) itself.
     """
-    if variant.reference and not variant.reward and "beta" in hyperparameters:
-        return float(hyperparameters["beta"])
-    return None
+    if not variant.reference or "beta" not in hyperparameters:
+        return None
+    beta = float(hyperparameters["beta"])
+    some = Responses(torch.tensor([-3.0, -8.0]), torch.tensor([2, 3]), torch.tensor([-4.0, -6.5]))
+    return beta if torch.allclose(variant.rewards(some, **hyperparameters), beta * some.logratio) else None
 
 
 @torch.no_grad()
@@ -66,8 +69,8 @@ def words(tokenizer: Tokenizer, ids: Sequence[int], values: Sequence[float]) -> 
     """
     found, decoder = [], codecs.getincrementaldecoder("utf-8")("backslashreplace")
     text, total, tokens = "", 0.0, 0
-    for last, token, value in zip([*[False] * (len(ids) - 1), True], ids, values, strict=True):
-        text += decoder.decode(tokenizer.encoding.decode_single_token_bytes(token), last)
+    for place, (token, value) in enumerate(zip(ids, values, strict=True), 1):
+        text += decoder.decode(tokenizer.encoding.decode_single_token_bytes(token), place == len(ids))
         total, tokens = total + value, tokens + 1
         if not decoder.getstate()[0]:  # no character is begun
             found.append(Word(text, total, tokens))

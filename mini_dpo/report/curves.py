@@ -23,7 +23,9 @@ LOOK = {  # what to look for, by the first metric of a panel
     "noisy labels set a limit below 1.",
     ("dpo", "logps/chosen"): "Look at the distance between the two. Both may fall: most losses train the "
     "difference, and probability then goes to responses that are in no pair.",
-    ("dpo", "kl"): "How far the policy has left its reference, as the loss itself estimates it in training.",
+    ("dpo", "kl"): "How far the policy has left its reference, as the loss estimates it from responses to "
+    "other prompts, and never below 0. Those often become less likely, and then it stays 0; the closing "
+    "table has the KL divergence on the policy's own answers.",
 }
 USUAL = {"rewards/margins": 0.0, "rewards/accuracies": 0.5}  # where a policy that learned nothing would be
 

@@ -189,7 +189,7 @@ def curves(run: Run) -> list[Markup]:
         element("span", "strong", class_="mean-key"),
         ": their running mean. ",
         element("span", "", class_="dot-key"),
-        " held-out examples, that no step is trained on.",
+        " held-out examples, which no step trains on.",
         class_="note",
     )
     pictures, dpo = panels(run.rows), run.summary.get("dpo", {})
@@ -211,10 +211,12 @@ def answers(run: Run) -> list[Markup]:
         return []
     first = run.samples[:SHOWN]
     fell = sorted((s for s in run.samples[SHOWN:] if gain(s) < 0), key=gain)[: SHOWN // 2]
-    note = (
-        f"The first {len(first)} of {len(run.samples)} held-out prompts, not picked by hand. "
+    look = (
         "Look for what changed between the columns, and for what should not have."
+        if "dpo" in first[0]
+        else "Look for answers that are about their prompts."
     )
+    note = f"The first {len(first)} of {len(run.samples)} held-out prompts, not picked by hand. {look}"
     parts = [element("p", note, class_="note"), *(answer(s, run) for s in first)]
     if fell:
         worse = sum(gain(s) < 0 for s in run.samples)
@@ -245,7 +247,7 @@ def answer(sample: dict, run: Run) -> Markup:
             element("span", f"{mark.replace('_', ' ')} {value:g}".replace("-", "\N{MINUS SIGN}"))
             for mark, value in sample.get("marks", {}).get(name, {}).items()
         ]
-        text = element("p", sample[name], class_="answer", dir="auto", tabindex=0)
+        text = element("p", sample[name] or "(empty)", class_="answer", dir="auto", tabindex=0)
         sides.append(
             element(
                 "div",
@@ -276,7 +278,10 @@ def taught(run: Run) -> list[Markup]:
         "the two sums of a pair. Look for the words that carry it, and whether it should be these. "
         "A tooltip has the number."
     )
-    pairs = [element("article", told_prompt(row["prompt"]), pair_of(row, scale)) for row in run.words]
+    pairs = [
+        element("article", told_prompt(row["prompt"]), pair_of(row, scale, beta is not None))
+        for row in run.words
+    ]
     return [
         section(
             "What was taught, token by token", element("p", note, class_="note"), legend(scale, unit), *pairs

@@ -60,8 +60,10 @@ def response(words: Sequence, scale: float) -> Markup:
     return element("p", *spans, class_="words", dir="auto")
 
 
-def pair_of(row: dict, scale: float) -> Markup:
-    """The chosen and the rejected response of a pair, each under its sum, and which of the sums is larger."""
+def pair_of(row: dict, scale: float, rewards: bool) -> Markup:
+    """The chosen and the rejected response of a pair, each under its sum, and the difference of the sums.
+    rewards: whether the sums are the loss's rewards, so that the larger one says which response it prefers.
+    """
     sums = [sum(value for _, value, _ in row[side]) for side in ("chosen", "rejected")]
     halves = [
         element("div", element("h4", side, element("b", signed(total))), response(row[side], scale))
@@ -69,5 +71,5 @@ def pair_of(row: dict, scale: float) -> Markup:
     ]
     gap = sums[0] - sums[1]
     verdict = "as the label says" if gap > 0 else "against the label" if gap < 0 else "neither way"
-    said = element("p", f"difference {signed(gap)}, {verdict}", class_="verdict")
+    said = element("p", f"difference {signed(gap)}{f', {verdict}' if rewards else ''}", class_="verdict")
     return joined([element("div", *halves, class_="two"), said])
