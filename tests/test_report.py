@@ -25,7 +25,8 @@ from mini_dpo.losses import LOSSES
 from mini_dpo.objectives import pair_logps
 from mini_dpo.report import __main__ as report
 from mini_dpo.report.curves import panels, path, thinned, ticks
-from mini_dpo.report.page import page, told_prompt
+from mini_dpo.report.markup import told_prompt
+from mini_dpo.report.page import page
 from mini_dpo.report.reading import Run, read_run
 from mini_dpo.report.words import LEVELS, level, response, scale_of
 from mini_dpo.saving import board
@@ -220,7 +221,8 @@ def test_a_damaged_missing_or_foreign_file_is_one_line(go, break_it, said):
 
 def test_an_unfinished_run_shows_what_there_is(go):
     change_json(Path("run/summary.json"), unfinished=True)
-    assert go(report, "run")[0] == 0
+    said = "run/report.html\nThe closing table is not complete; --resume goes on with the run.\n"
+    assert go(report, "run") == (0, said, "")
     content = Path("run/report.html").read_text()
     Reader(content)
     assert "not finished" in content and "--resume" in content and "Answers, side by side" in content
@@ -234,7 +236,8 @@ def test_an_unfinished_run_shows_what_there_is(go):
 def test_sft_alone_has_a_page(go):
     assert go(train, "--stage", "sft", "--data", "mine.jsonl", *SMALL, "--context", 80, "--steps", 3)[0] == 0
     content = Path("runs/1/report.html").read_text()
-    assert Reader(content) and "<h1>SFT on mine.jsonl: perplexity" in content and "by token" not in content
+    assert Reader(content) and "<h1>SFT on mine.jsonl: perplexity" in content
+    assert "This is SFT alone" in content and "<h2>What was taught" not in content
 
 
 def test_a_page_that_cannot_be_written_loses_nothing(go, monkeypatch):

@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mini_dpo.cli import Parser, run_command
+from mini_dpo.report.outcome import what_is_missing
 from mini_dpo.report.page import write_report
+from mini_dpo.report.reading import read_run
 
 
 def main() -> None:
@@ -18,7 +20,10 @@ def main() -> None:
         allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", help="a run's folder")
-    print(write_report(Path(parser.parse_args().run)))
+    folder = Path(parser.parse_args().run)
+    print(write_report(folder))
+    if said := what_is_missing(read_run(folder)):
+        print(said)
 
 
 if __name__ == "__main__":

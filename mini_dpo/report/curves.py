@@ -93,14 +93,22 @@ def draw(lines: Sequence[Line], label: str, below: str) -> Markup:
         kept = list(zip(line.train.steps.tolist(), smooth, strict=True))[::every]
         parts.append(element("path", d=path((across(s), up(v)) for s, v in kept), class_=f"mean {line.kind}"))
         parts += [
-            element("circle", cx=f"{across(s):.1f}", cy=f"{up(v):.1f}", r=3.5, class_=f"dot {line.kind}")
-            for s, v in zip(line.held_out.steps.tolist(), line.held_out.values.tolist(), strict=True)
-            if math.isfinite(v)
+            dot(across(step), up(value), line.kind)
+            for step, value in zip(line.held_out.steps.tolist(), line.held_out.values.tolist(), strict=True)
+            if math.isfinite(value)
         ]
     if len(lines) > 1:
         parts += names_of(lines)
     said = f"{label}, over the {below}"
     return element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=said)
+
+
+def dot(x: float, y: float, kind: str) -> Markup:
+    """A point of held-out examples: a circle, or a square for the second line of a panel."""
+    if kind == "two":
+        place = f"M{x - 3:.1f} {y - 3:.1f}h6v6h-6z"
+        return element("path", d=place, class_="dot two")
+    return element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=3.5, class_=f"dot {kind}")
 
 
 def names_of(lines: Sequence[Line]) -> list[Markup]:

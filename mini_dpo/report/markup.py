@@ -35,3 +35,20 @@ def element(name: str, *inside: str, **attributes: object) -> Markup:
 def joined(parts: Iterable[str], between: str = "") -> Markup:
     """Several parts one after the other, each escaped unless it is Markup."""
     return Markup(between.join(part if isinstance(part, Markup) else safe(part) for part in parts))
+
+
+def section(title: str, *inside: str) -> Markup:
+    """A part of the page."""
+    return element("section", element("h2", title), *inside)
+
+
+def told_prompt(prompt: object) -> Markup:
+    """A prompt: a text, or turns {"role", "content"}, a line each."""
+    if isinstance(prompt, str):
+        return element("p", prompt, class_="prompt", dir="auto", tabindex=0)
+    turns = prompt if isinstance(prompt, list) else []
+    lines = [
+        element("span", element("b", str(turn["role"])), " ", str(turn["content"]), dir="auto")
+        for turn in turns
+    ]
+    return element("p", joined(lines, between="\n"), class_="prompt", tabindex=0)

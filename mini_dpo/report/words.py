@@ -5,10 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mini_dpo.report.markup import Markup, element, joined
+from mini_dpo.report.markup import Markup, element, joined, section, told_prompt
+from mini_dpo.report.reading import Run
 
 LEVELS = 4  # shades on each side of "no difference"
 TYPICAL = 0.95  # the share of words that the scale has room for; the few beyond it take its last shade
+
+
+def taught(run: Run) -> list[Markup]:
+    """Held-out pairs with the reward of each token."""
+    if not run.words:
+        return []
+    scale, beta = scale_of(run.words), run.summary["token_beta"]
+    ratio = f"log(policy / {run.summary['token_against']})"
+    if beta is not None:
+        unit, what = "units of reward", f"β {ratio}, with β = {beta:g}: its part of the response's reward"
+    else:
+        unit, what = (
+            "nats",
+            f"{ratio}, without a factor, because this loss's reward is no sum of such numbers",
+        )
+    note = (
+        f"A token's number is {what}. Blue tokens have become likelier than they were, orange ones (dotted "
+        "below) less likely. The numbers of a response add up to its sum; what counts is the difference of "
+        "the two sums of a pair. Look for the words that carry it, and whether it should be these. "
+        "A tooltip has the number."
+    )
+    pairs = [
+        element("article", told_prompt(row["prompt"]), pair_of(row, scale, beta is not None))
+        for row in run.words
+    ]
+    return [
+        section(
+            "What was taught, token by token", element("p", note, class_="note"), legend(scale, unit), *pairs
+        )
+    ]
 
 
 def scale_of(rows: Sequence[dict]) -> float:
