@@ -25,7 +25,7 @@ from mini_dpo.losses import LOSSES
 from mini_dpo.objectives import pair_logps
 from mini_dpo.report import __main__ as report
 from mini_dpo.report.curves import panels, path, thinned, ticks
-from mini_dpo.report.markup import told_prompt
+from mini_dpo.report.markup import element, told_prompt
 from mini_dpo.report.page import page
 from mini_dpo.report.reading import Run, read_run
 from mini_dpo.report.words import LEVELS, level, response, scale_of
@@ -149,6 +149,12 @@ def test_no_text_is_taken_for_markup(prompt, answer, word, name):
         escaped = text.translate(ESCAPES).encode("utf-8", "backslashreplace").decode()
         assert escaped.translate(unbroken) in shown
     assert not set(page(drawn)) & {chr(code) for code in ESCAPES}
+
+
+def test_an_attribute_ends_where_its_value_ends():
+    assert Reader(element("p", "x", title='" onclick="y', hidden=None)).attributes == [
+        ("title", '" onclick="y')
+    ]
 
 
 @pytest.mark.parametrize(

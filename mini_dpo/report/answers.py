@@ -51,7 +51,7 @@ def answer(sample: dict, run: Run) -> Markup:
             element("span", f"{mark.replace('_', ' ')} {value:g}".replace("-", "\N{MINUS SIGN}"))
             for mark, value in sample.get("marks", {}).get(name, {}).items()
         ]
-        text = element("p", sample[name] or "(empty)", class_="answer", dir="auto", tabindex=0)
+        text = element("p", sample[name] or "(empty)", class_="answer", dir="auto")
         sides.append(
             element(
                 "div",

@@ -45,10 +45,10 @@ def section(title: str, *inside: str) -> Markup:
 def told_prompt(prompt: object) -> Markup:
     """A prompt: a text, or turns {"role", "content"}, a line each."""
     if isinstance(prompt, str):
-        return element("p", prompt, class_="prompt", dir="auto", tabindex=0)
+        return element("p", prompt, class_="prompt", dir="auto")
     turns = prompt if isinstance(prompt, list) else []
     lines = [
         element("span", element("b", str(turn["role"])), " ", str(turn["content"]), dir="auto")
         for turn in turns
     ]
-    return element("p", joined(lines, between="\n"), class_="prompt", tabindex=0)
+    return element("p", joined(lines, between="\n"), class_="prompt")
