@@ -120,9 +120,9 @@ def report(folder: Path, settings: Settings, anew: bool = False) -> None:
             sep="\n",
         )
         took = clock(summary["seconds"])
-    if anew or not (folder / "report.html").exists():
-        try:
-            print(f"a page of it all: {write_report(folder)}")
-        except UserError as error:  # the numbers are kept, and more important
-            print(f"no page of the run could be written: {error}")
+    page = folder / "report.html"
+    try:
+        print(f"a page of it all: {write_report(folder) if anew or not page.exists() else page}")
+    except UserError as error:  # the numbers are kept, and more important
+        print(f"no page of the run could be written: {error}")
     print(f"{took} in all; talk to it: python -m mini_dpo.sample {folder}")
