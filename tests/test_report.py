@@ -3,6 +3,7 @@
 import html
 import importlib.util
 import json
+import random
 import re
 import shutil
 from html.parser import HTMLParser
@@ -20,7 +21,7 @@ from mini_dpo.data import Preference
 from mini_dpo.errors import UserError
 from mini_dpo.evaluation.table import closing_rows
 from mini_dpo.evaluation.words import SHOWN_PAIRS, token_scale, word_rewards, words
-from mini_dpo.files import read_json, write_jsonl
+from mini_dpo.files import read_json, write_json, write_jsonl
 from mini_dpo.losses import LOSSES
 from mini_dpo.objectives import pair_logps
 from mini_dpo.report import __main__ as report
@@ -223,6 +224,51 @@ def test_a_damaged_missing_or_foreign_file_is_one_line(go, break_it, said):
     status, out, err = go(report, "run")
     assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith(f"error: {said}")
     assert Path("run/report.html").read_bytes() == before
+
+
+JUNK = [None, -1, 1e308, "x" * 50, "<b>", [], [[]], {}, {"a": [1]}, True, "2"]
+
+
+def spoilt(value, rng):
+    """A JSON value with one place in it changed."""
+    inner = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    if not inner or rng.random() < 0.2:
+        return rng.choice(JUNK)
+    key = rng.choice(list(inner))
+    changed = value.copy()
+    changed[key] = spoilt(value[key], rng)
+    return changed
+
+
+def test_strange_files_with_the_right_checksums_end_in_a_page_or_a_line(go):
+    """Nothing that another hand has written and sealed is a traceback, or a page with markup of its own."""
+    rng = random.Random(0)
+    summary, config = read_json(Path("run/summary.json")), read_json(Path("run/config.json"))
+    refused = 0
+    for _ in range(150):
+        rows = {
+            name: list(map(json.loads, Path("run", name).open())) for name in ("words.jsonl", "samples.jsonl")
+        }
+        kept = {name: Path("run", name).read_bytes() for name in rows}
+        which = rng.choice(["summary", "config", *rows])
+        sealed = summary
+        if which in rows:
+            changed = [row if isinstance(row, dict) else {} for row in [spoilt(rows[which][0], rng)]]
+            digest = write_jsonl(Path("run", which), changed)
+            sealed = {**summary, "sha256": {**summary["sha256"], which: digest}}
+        elif which == "summary":
+            sealed = spoilt(summary, rng)
+        write_json(Path("run/summary.json"), sealed if isinstance(sealed, dict) else {})
+        settings = spoilt(config, rng) if which == "config" else config
+        write_json(Path("run/config.json"), settings if isinstance(settings, dict) else {})
+        status, _, err = go(report, "run")
+        assert status in (0, 2) and err.count("\n") == (status == 2), err
+        refused += status == 2
+        if not status:
+            assert not {"script", "b>", "img"} & set(Reader(Path("run/report.html").read_text()).tags)
+        for name, content in kept.items():
+            Path("run", name).write_bytes(content)
+    assert 20 < refused < 140
 
 
 def test_an_unfinished_run_shows_what_there_is(go):

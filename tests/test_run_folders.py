@@ -38,6 +38,7 @@ from mini_dpo.optimizers import LoopConfig, make_optimizer
 from mini_dpo.plot import __main__ as plot
 from mini_dpo.plot.runs import title_of
 from mini_dpo.progress import Progress
+from mini_dpo.report import __main__ as report
 from mini_dpo.saving.checkpoint import load_checkpoint, load_model, versions
 from mini_dpo.saving.metrics import read_metrics
 from mini_dpo.train import __main__ as train
@@ -216,10 +217,12 @@ FUZZED = {
         (train, "--resume", "run"),
         (sample, "run", "--prompt", "hi", "--max-new-tokens", 2),
         (plot, "run", "run"),
+        (report, "run"),
     ],
-    "run/summary.json": [(train, "--resume", "run")],
-    "run/samples.jsonl": [(train, "--resume", "run")],
-    "run/metrics.jsonl": [(plot, "run", "run")],
+    "run/summary.json": [(train, "--resume", "run"), (report, "run")],
+    "run/samples.jsonl": [(train, "--resume", "run"), (report, "run")],
+    "run/words.jsonl": [(report, "run")],
+    "run/metrics.jsonl": [(plot, "run", "run"), (report, "run")],
     "run/sft.pt": [(sample, "run/sft.pt", "--prompt", "hi", "--max-new-tokens", 2)],
     "mine.jsonl": [(show, "--data", "mine.jsonl"), (train, "--resume", "run")],
 }

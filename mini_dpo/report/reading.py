@@ -58,7 +58,8 @@ def read_run(folder: Path) -> Run:
 
 def kept_rows(path: Path, summary: dict) -> list[dict]:
     """The rows of a file that the summary knows; [] if it knows of none."""
-    if path.name not in summary.get("sha256", {}):
+    digests = summary.get("sha256")
+    if not isinstance(digests, dict) or path.name not in digests:
         return []
     lines = read_unchanged(path, summary).splitlines()
     with expecting(path, "what the run wrote"):
