@@ -27,11 +27,11 @@ def headline(run: Run) -> str:
     if dpo.get("reward_gain") is not None:
         before, after = (figures(run.summary[m]["reward"]) for m in ("sft", "dpo"))
         went = changed(dpo["reward_gain"], dpo.get("reward_gain_error"))
-        rate = figures(dpo.get("win_rate"))
+        rate = figures(dpo.get("win_rate"), "{:.3f}")
         return f"{what}: the true reward {went}, from {before} to {after}, and the win rate is {rate}"
     kl = figures(dpo.get("kl"))
     if "reward_accuracy" in dpo:
-        right = figures(dpo["reward_accuracy"])
+        right = figures(dpo["reward_accuracy"], "{:.3f}")
         return f"{what}: its reward agrees with {right} of the held-out labels, {kl} nats away from {start}"
     return f"{what}: {kl} nats away from {start}"
 
