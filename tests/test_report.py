@@ -29,7 +29,7 @@ from mini_dpo.report.curves import panels, path, thinned, ticks
 from mini_dpo.report.markup import element, told_prompt
 from mini_dpo.report.page import page
 from mini_dpo.report.reading import Run, read_run
-from mini_dpo.report.words import LEVELS, level, response, scale_of
+from mini_dpo.report.words import LEVELS, level, response, scale_of, signed
 from mini_dpo.saving import board
 from mini_dpo.saving.metrics import PANELS
 from mini_dpo.tokenizer import load_tokenizer
@@ -384,11 +384,12 @@ def test_shades_are_even_on_both_sides():
     assert scale_of(
         [{"chosen": [["a", 0.5, 1], ["b", -0.7, 1]], "rejected": [["c", 0.0, 1]]}]
     ) == pytest.approx(0.6)
+    assert [signed(v) for v in (0.0123456, -3.456, 98765.4)] == ["+0.0123", "−3.46", "+98,765"]
     assert scale_of([{"chosen": [["a", 0.0, 1]], "rejected": []}]) == scale_of([]) == 1.0
     shown = response([["up\n", 1.0, 1], [" down", -1.0, 2]], 1.0)
     assert (
-        '"w more4" title="+1.000">up↵\n<' in shown
-        and ' <span class="w less4" title="−1.000 (2 tokens)">down<' in shown
+        '"w more4" title="+1">up↵\n<' in shown
+        and ' <span class="w less4" title="−1 (2 tokens)">down<' in shown
     )
 
 

@@ -10,6 +10,7 @@ from mini_dpo.report.reading import Run
 
 LEVELS = 4  # shades on each side of "no difference"
 TYPICAL = 0.95  # the share of words that the scale has room for; the few beyond it take its last shade
+THOUSAND = 1000  # from here on a number has no digits after the point
 
 
 def taught(run: Run) -> list[Markup]:
@@ -21,10 +22,7 @@ def taught(run: Run) -> list[Markup]:
     if beta is not None:
         unit, what = "units of reward", f"β {ratio}, with β = {beta:g}: its part of the response's reward"
     else:
-        unit, what = (
-            "nats",
-            f"{ratio}, without a factor, because this loss's reward is no sum of such numbers",
-        )
+        unit, what = "nats", f"{ratio} without a factor: this loss's reward is no sum of such numbers"
     note = (
         f"A token's number is {what}. Blue tokens have become likelier than they were, orange ones (dotted "
         "below) less likely. The numbers of a response add up to its sum; what counts is the difference of "
@@ -53,7 +51,7 @@ def scale_of(rows: Sequence[dict]) -> float:
 
 
 def level(value: float, scale: float) -> int:
-    """The shade of a value, from -LEVELS (the rejected side) to LEVELS."""
+    """The shade of a value, from -LEVELS (less likely than before) to LEVELS (likelier)."""
     return max(-LEVELS, min(LEVELS, round(LEVELS * value / scale)))
 
 
@@ -62,9 +60,9 @@ def shade(number: int) -> str:
     return f"w {'more' if number > 0 else 'less' if number < 0 else 'same'}{abs(number) or ''}"
 
 
-def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign."""
-    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+def signed(value: float) -> str:
+    """A number with its sign, to three digits."""
+    return f"{value:+,.{'0f' if abs(value) >= THOUSAND else '3g'}}".replace("-", "\N{MINUS SIGN}")
 
 
 def legend(scale: float, unit: str) -> Markup:
@@ -81,7 +79,7 @@ def response(words: Sequence, scale: float) -> Markup:
     """A response, each word in its shade, its number as a tooltip."""
     spans = []
     for text, value, tokens in words:
-        said = signed(value, 3) + (f" ({tokens} tokens)" if tokens > 1 else "")
+        said = signed(value) + (f" ({tokens} tokens)" if tokens > 1 else "")
         word = text.lstrip(" ") or text  # the blank before a word would be a speck at the end of a line
         seen = word.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n")
         spans += [
