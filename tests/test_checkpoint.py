@@ -188,5 +188,6 @@ def test_the_log_is_cut_back_to_where_it_was(tmp_path):
 
 
 def test_the_module_s_list_of_files_is_what_a_run_leaves(tmp_path):
-    for name in ("config.json", "sft.pt", "dpo.pt", "metrics.jsonl", "samples.jsonl", "summary.json"):
+    names = "config.json sft.pt dpo.pt metrics.jsonl samples.jsonl words.jsonl summary.json report.html"
+    for name in names.split():
         assert name in checkpoint.__doc__

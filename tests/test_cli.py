@@ -13,6 +13,7 @@ from mini_dpo.cli import ELSEWHERE, parser_for
 from mini_dpo.errors import UserError, did_you_mean
 from mini_dpo.losses import LOSSES, find_loss
 from mini_dpo.plot import __main__ as plot
+from mini_dpo.report import __main__ as report
 from mini_dpo.sample import SampleSettings
 from mini_dpo.train import __main__ as train
 from mini_dpo.train.settings import Settings
@@ -24,6 +25,7 @@ COMMANDS = {
     "compare": compare,
     "exact": exact,
     "plot": plot,
+    "report": report,
     "sample": sample,
     "show": show,
     "train": train,

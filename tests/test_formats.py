@@ -654,6 +654,7 @@ def test_conversations_train_and_are_sampled_from_the_command_line(monkeypatch, 
     )
     samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
     assert samples[0]["prompt"][0] == system("be kind")
+    assert "be kind" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", io.StringIO("hello\nand?\nnew\nhello\n"))
     flags = ["--json", "--system", "be kind", "--max-new-tokens", "3"]
     status, said, _ = run(monkeypatch, capsys, sample, "run", *flags)

@@ -18,9 +18,10 @@ from mini_dpo.plot import __main__ as plot
 from mini_dpo.plot import comparison, paper
 from mini_dpo.plot import losses as plot_losses_file
 from mini_dpo.plot import numbers as plot_numbers
-from mini_dpo.plot.numbers import Series, change_since_start, curve, read_metrics, running_mean, series
+from mini_dpo.plot.numbers import curve
 from mini_dpo.plot.paper import overlap, place_labels
 from mini_dpo.plot.runs import line_style, names_of
+from mini_dpo.saving.metrics import Series, change_since_start, read_metrics, running_mean, series
 from mini_dpo.train.parsing import parse
 from tests.commands import run
 

@@ -36,10 +36,11 @@ from mini_dpo.files import (
 from mini_dpo.losses import LOSSES
 from mini_dpo.optimizers import LoopConfig, make_optimizer
 from mini_dpo.plot import __main__ as plot
-from mini_dpo.plot.numbers import read_metrics
 from mini_dpo.plot.runs import title_of
 from mini_dpo.progress import Progress
+from mini_dpo.report import __main__ as report
 from mini_dpo.saving.checkpoint import load_checkpoint, load_model, versions
+from mini_dpo.saving.metrics import read_metrics
 from mini_dpo.train import __main__ as train
 from mini_dpo.train.parsing import read_config
 from mini_dpo.train.settings import Settings
@@ -110,6 +111,7 @@ READERS = {
     "dpo.pt": lambda path: flat(load_checkpoint(path)),
     "metrics.jsonl": lambda path: read_metrics(path.parent),
     "samples.jsonl": lambda path: read_unchanged(path, read_json(path.with_name("summary.json"))),
+    "words.jsonl": lambda path: read_unchanged(path, read_json(path.with_name("summary.json"))),
 }
 
 
@@ -215,10 +217,12 @@ FUZZED = {
         (train, "--resume", "run"),
         (sample, "run", "--prompt", "hi", "--max-new-tokens", 2),
         (plot, "run", "run"),
+        (report, "run"),
     ],
-    "run/summary.json": [(train, "--resume", "run")],
-    "run/samples.jsonl": [(train, "--resume", "run")],
-    "run/metrics.jsonl": [(plot, "run", "run")],
+    "run/summary.json": [(train, "--resume", "run"), (report, "run")],
+    "run/samples.jsonl": [(train, "--resume", "run"), (report, "run")],
+    "run/words.jsonl": [(report, "run")],
+    "run/metrics.jsonl": [(plot, "run", "run"), (report, "run")],
     "run/sft.pt": [(sample, "run/sft.pt", "--prompt", "hi", "--max-new-tokens", 2)],
     "mine.jsonl": [(show, "--data", "mine.jsonl"), (train, "--resume", "run")],
 }
@@ -371,7 +375,9 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(go):
         "dpo.pt",
         "metrics.jsonl",
         "samples.jsonl",
+        "words.jsonl",
         "summary.json",
+        "report.html",
         "curves.png",
         ".sft.pt.part",
         ".dpo.pt.part",

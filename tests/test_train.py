@@ -60,9 +60,11 @@ def test_the_main_job_in_small(go, here):
         "config.json",
         "dpo.pt",
         "metrics.jsonl",
+        "report.html",
         "samples.jsonl",
         "sft.pt",
         "summary.json",
+        "words.jsonl",
     ]
     log = rows(folder / "metrics.jsonl")
     assert [(row["stage"], row["step"]) for row in log] == [

@@ -1,1 +1,2 @@
-"""Both models measured on held-out prompts (`measuring`), and the closing table (`table`)."""
+"""Both models measured on held-out prompts (`measuring`), each token's part of
+the reward (`words`), and the closing table (`table`)."""

@@ -11,8 +11,10 @@ def heading(loss: str) -> str:
     return loss.rsplit(":", 1)[-1].upper().replace("_", "-")[:11]
 
 
-def closing_table(summary: dict) -> str:
-    """The summary as a table, standard errors in parentheses, with remarks below."""
+def closing_rows(summary: dict) -> list[list[str]]:
+    """The summary as rows: the headings, then a label and the number of each model, with its standard error
+    in parentheses.
+    """
     sft, dpo, start = summary["sft"], summary.get("dpo", {}), summary.get("start", "SFT")
     rows = [
         ("true reward", "reward", "{:.2f}"),
@@ -31,14 +33,19 @@ def closing_table(summary: dict) -> str:
         ("responses cut before their end", "unfinished", "{}"),
     ]
     rows = [row for row in rows if row[1] in sft or row[1] in dpo]
-    lines = [
-        f"{label:42}"
-        for label in (f"on held-out prompts ({summary['prompts']})", *(label for label, _, _ in rows))
-    ]
-    for name, column in {start: sft, **({heading(summary.get("loss", "dpo")): dpo} if dpo else {})}.items():
-        cells = [f"{name:>12}", *(cell(column, key, form) for _, key, form in rows)]
-        width = max(20, *map(len, cells))
-        lines = [line + f"{text:{width}}" for line, text in zip(lines, cells, strict=True)]
+    columns = {start: sft, **({heading(summary.get("loss", "dpo")): dpo} if dpo else {})}
+    headings = [f"on held-out prompts ({summary['prompts']})", *(f"{name:>12}" for name in columns)]
+    cells = [[label, *(cell(column, key, form) for column in columns.values())] for label, key, form in rows]
+    return [headings, *cells]
+
+
+def closing_table(summary: dict) -> str:
+    """The summary as a table, standard errors in parentheses, with remarks below."""
+    labels, *columns = zip(*closing_rows(summary), strict=True)
+    lines = [f"{label:42}" for label in labels]
+    for column in columns:
+        width = max(20, *map(len, column))
+        lines = [line + f"{text:{width}}" for line, text in zip(lines, column, strict=True)]
     return "\n".join([line.rstrip() for line in lines] + [""] + closing_remarks(summary))
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from mini_dpo.errors import UserError, expecting
 from mini_dpo.files import read_json
 from mini_dpo.plot.comparison import draw_frontier
-from mini_dpo.plot.numbers import Series, change_since_start, read_metrics, series
 from mini_dpo.plot.paper import DARK, DASHED, LIGHT, grid, new_figure, save
+from mini_dpo.saving.metrics import PANELS, Series, change_since_start, read_metrics, series
 from mini_dpo.train.parsing import read_config
 
 if TYPE_CHECKING:
@@ -43,15 +43,6 @@ def loss_of(run: Path) -> str | None:
         return None
     settings, _ = read_config(run)
     return settings.loss.rsplit(":", 1)[-1] if settings.stage != "sft" else None
-
-
-PANELS: list[tuple[str, list[str], str]] = [  # stage, metrics, what the axis says
-    ("sft", ["loss"], "SFT loss, nats a token"),
-    ("dpo", ["loss"], "preference loss"),
-    ("dpo", ["rewards/margins"], "reward margin"),
-    ("dpo", ["rewards/accuracies"], "accuracy, share of examples"),
-    ("dpo", ["logps/chosen", "logps/rejected"], "log-prob, nats a response"),
-]
 
 
 def draw_run(figure: Figure, rows: Sequence[dict]) -> None:

@@ -4,7 +4,9 @@ runs/1/config.json      the settings, complete: a resumed run needs nothing else
 runs/1/sft.pt, dpo.pt   the last checkpoint of each stage; when the stage is over, its model
 runs/1/metrics.jsonl    one JSON object a training step
 runs/1/samples.jsonl    held-out prompts, answered before and after, with the marks of a judge if there is one
+runs/1/words.jsonl      some held-out pairs, each token with its part of the reward
 runs/1/summary.json     the closing table; "unfinished" while the run is measured, or if that failed
+runs/1/report.html      all of this as one page, made from these files
 """
 
 from __future__ import annotations

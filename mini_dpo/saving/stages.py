@@ -14,6 +14,7 @@ from mini_dpo.errors import UserError, expecting
 from mini_dpo.model import GPT
 from mini_dpo.optimizers import Muon
 from mini_dpo.processes import rank
+from mini_dpo.saving.board import open_board, write_board
 from mini_dpo.saving.checkpoint import MetricsLog, load_own, load_weights, save_checkpoint
 
 
@@ -21,7 +22,7 @@ from mini_dpo.saving.checkpoint import MetricsLog, load_own, load_weights, save_
 class StageFiles:
     """Where a stage ("sft" or "dpo") is kept.
     tokenizer, run: the name of the tokenizer and the id of the run, for the checkpoint.
-    started: when this process began with the stage.
+    started: when this process began with the stage. log_to: "tensorboard" for a second log there.
     """
 
     stage: str
@@ -29,6 +30,7 @@ class StageFiles:
     tokenizer: str
     started: float = field(default_factory=time.perf_counter)
     run: str = ""
+    log_to: str = "none"
 
     @property
     def checkpoint(self) -> Path:
@@ -55,6 +57,7 @@ class Stage:
         self.step, self.finished, self.spent = 0, False, 0.0
         self.owed: dict[str, float] | None = None
         self.log: MetricsLog | None = None
+        self.board: Any = None
         saved: dict[str, Any] = {}
         if files and files.checkpoint.exists():
             saved = load_own(files.checkpoint, files.run)
@@ -71,6 +74,8 @@ class Stage:
             before = files.folder / "sft.pt"  # there only if a stage came before this one
             known = saved or (load_own(before, files.run) if before.exists() else {})
             self.log = MetricsLog(files.folder / "metrics.jsonl", known)
+            if files.log_to == "tensorboard":  # the step that is owed a look is not in the log yet
+                self.board = open_board(files.folder, self.name, self.step + 1 - bool(self.owed))
 
     def seconds(self) -> float:
         """The seconds of the stage so far, over all resumed parts."""
@@ -80,7 +85,10 @@ class Stage:
         """Log the records of the steps `first`, `first` + 1, ..., each with its learning rate."""
         if self.log:
             for step, (record, rate) in enumerate(zip(records, rates, strict=True), first):
-                self.log.write({"stage": self.name, "step": step, **record, "learning_rate": rate})
+                record = {**record, "learning_rate": rate}
+                self.log.write({"stage": self.name, "step": step, **record})
+                if self.board:
+                    write_board(self.board, step, record)
 
     def save(self, policy: GPT, optimizer: torch.optim.Optimizer, step: int, finished: bool) -> None:
         """Write the checkpoint after `step` steps. A finished stage keeps the weights only; an unfinished one
@@ -90,6 +98,8 @@ class Stage:
             rest: dict[str, Any] = (
                 {} if finished else {"optimizer": optimizer.state_dict(), "owed": self.owed}
             )
+            if self.board:
+                self.board.flush()
             rest |= {"step": step, "finished": finished, "run": self.files.run, "seconds": self.seconds()}
             save_checkpoint(self.files.checkpoint, policy, self.files.tokenizer, **self.log.state(), **rest)
 

@@ -10,10 +10,12 @@ from mini_dpo.corpus.splits import Corpus
 from mini_dpo.errors import UserError, expecting
 from mini_dpo.evaluation.measuring import answer_length, evaluate
 from mini_dpo.evaluation.table import closing_table, heading, side_by_side
+from mini_dpo.evaluation.words import token_scale, word_rewards
 from mini_dpo.files import read_json, read_unchanged, write_json, write_jsonl
 from mini_dpo.losses import find_loss
 from mini_dpo.model import GPT
 from mini_dpo.progress import clock
+from mini_dpo.report.page import write_report
 from mini_dpo.saving.checkpoint import find_model, load_checkpoint, load_frozen
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.train.settings import Settings
@@ -51,8 +53,8 @@ def measure(
     # the summary exists if measuring was stopped before
     before = read_json(path).get("seconds", 0.0) if path.exists() else sft_seconds + training_seconds
 
-    def keep(summary: dict, samples: list[dict], unfinished: bool = True) -> None:
-        """Write what is measured so far."""
+    def keep(summary: dict, samples: list[dict], words: list[dict] | None = None) -> None:
+        """Write what is measured so far. words: come last, [] if there are none."""
         summary |= {
             "loss": settings.loss.rsplit(":", 1)[-1],
             "start": settings.start,
@@ -63,30 +65,33 @@ def measure(
         digests = {
             "samples.jsonl": write_jsonl(folder / "samples.jsonl", samples),
             "metrics.jsonl": last["log_sha256"],
+            **({"words.jsonl": write_jsonl(folder / "words.jsonl", words)} if words else {}),
         }
-        write_json(
-            path,
-            {**summary, "id": settings.id, "sha256": digests, **({"unfinished": True} if unfinished else {})},
-        )
+        unfinished = {"unfinished": True} if words is None else {}
+        write_json(path, {**summary, "id": settings.id, "sha256": digests, **unfinished})
 
     variant = find_loss(settings.loss)
-    keep(
-        *evaluate(
-            sft,
-            policy,
-            variant,
-            settings.loss_options,
-            tokenizer,
-            corpus.held_out,
-            settings.seed,
-            scoring(settings),
-            reference,
-            most,
-            keep,
-        ),
-        unfinished=False,
+    summary, samples = evaluate(
+        sft,
+        policy,
+        variant,
+        settings.loss_options,
+        tokenizer,
+        corpus.held_out,
+        settings.seed,
+        scoring(settings),
+        reference,
+        most,
+        keep,
     )
-    report(folder, settings)
+    words = []
+    if policy is not None:
+        summary["token_beta"] = scale = token_scale(variant, settings.loss_options)
+        summary["token_against"] = "reference" if variant.reference else settings.start
+        other = reference if variant.reference else sft
+        words = word_rewards(policy, other, tokenizer, corpus.held_out, scale, settings.dtype)
+    keep(summary, samples, words)
+    report(folder, settings, anew=True)
 
 
 def measured(folder: Path) -> dict | None:
@@ -96,9 +101,9 @@ def measured(folder: Path) -> dict | None:
     return None if summary.get("unfinished") else summary
 
 
-def report(folder: Path, settings: Settings) -> None:
-    """Print some samples of a finished run, and its table. Raises UserError if the files are not of
-    this run.
+def report(folder: Path, settings: Settings, anew: bool = False) -> None:
+    """Print some samples of a finished run, and its table; then write its page, if there is none yet or
+    `anew`. Raises UserError if the files are not of this run.
     """
     summary = measured(folder) or {}
     if summary.get("id") != settings.id:
@@ -114,4 +119,10 @@ def report(folder: Path, settings: Settings) -> None:
             "",
             sep="\n",
         )
-        print(f"{clock(summary['seconds'])} in all; talk to it: python -m mini_dpo.sample {folder}")
+        took = clock(summary["seconds"])
+    page = folder / "report.html"
+    try:
+        print(f"a page of it all: {write_report(folder) if anew or not page.exists() else page}")
+    except UserError as error:  # the numbers are kept, and more important
+        print(f"no page of the run could be written: {error}")
+    print(f"{took} in all; talk to it: python -m mini_dpo.sample {folder}")

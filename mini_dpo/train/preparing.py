@@ -24,6 +24,7 @@ from mini_dpo.errors import UserError
 from mini_dpo.feedback import MixedBatches
 from mini_dpo.losses import Loss, find_loss
 from mini_dpo.model import GPT, PRESETS
+from mini_dpo.saving.board import check_board
 from mini_dpo.saving.checkpoint import build_model, find_model, load_checkpoint
 from mini_dpo.saving.huggingface import files_of_model
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
@@ -38,6 +39,8 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
     the data).
     Raises UserError for input that cannot be used.
     """
+    if settings.log_to == "tensorboard":
+        check_board()
     model: GPT | None = None
     chosen: list[str] = []
     if settings.init_from:

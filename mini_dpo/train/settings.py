@@ -252,6 +252,13 @@ class Settings:
         group=BOTH,
     )
     save_every: int = option(int, "steps between two checkpoints", 100, group=BOTH)
+    log_to: str = option(
+        str,
+        "tensorboard writes the metrics to the run's folder tensorboard/ as well (pip install tensorboard)",
+        "none",
+        ("none", "tensorboard"),
+        group=BOTH,
+    )
 
     loss_options: dict[str, Any] = field(default_factory=dict)
     id: str = ""  # of the run, in all its files, so that a file of another run is recognised

@@ -52,7 +52,7 @@ def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, 
     config = loop_config(
         settings, batches, lr, settings.sft_steps, settings.sft_epochs, optimizer, weight_decay=0.1
     )
-    files = StageFiles("sft", folder, tokenizer.name, run=settings.id)
+    files = StageFiles("sft", folder, tokenizer.name, run=settings.id, log_to=settings.log_to)
     return train(model, sft_objective, batches, config, files, valid if corpus.valid_responses else None)
 
 
@@ -62,7 +62,8 @@ def run_preferences(
     """Train the SFT model `policy` on preferences. The result is `dpo.pt`. Returns (the policy, the
     seconds).
     """
-    variant, files = find_loss(settings.loss), StageFiles("dpo", folder, tokenizer.name, run=settings.id)
+    variant = find_loss(settings.loss)
+    files = StageFiles("dpo", folder, tokenizer.name, run=settings.id, log_to=settings.log_to)
     if files.checkpoint.exists() and (saved := load_own(files.checkpoint, settings.id))["finished"]:
         load_weights(files.checkpoint, policy, saved["model"])
         return policy.eval(), saved.get("seconds", 0.0)
