@@ -18,13 +18,13 @@ from shutil import get_terminal_size
 from typing import Any, TextIO
 
 from mini_dpo.cli import option, parser_for, run_command
-from mini_dpo.data import Prompt, Turn, as_text
+from mini_dpo.data import Prompt, Turn, as_text, turns
 from mini_dpo.errors import UserError
 from mini_dpo.evaluation.table import heading
 from mini_dpo.files import read_bytes
 from mini_dpo.formats.conversations import as_json, check_text
-from mini_dpo.formats.conversations import read_prompt as read_conversation
-from mini_dpo.formats.files import decode, read_table
+from mini_dpo.formats.files import decode
+from mini_dpo.formats.loading import load_prompts
 from mini_dpo.generate import check_room, check_settings, generate
 from mini_dpo.model import GPT
 from mini_dpo.saving.checkpoint import build_model, find_model, load_model, load_own
@@ -32,6 +32,7 @@ from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.train.parsing import read_config
 from mini_dpo.worlds.shop import judge, read_prompt
 
+ROWS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz")  # how names of files end that hold rows
 BATCH = 32  # answers that a model writes at a time
 
 
@@ -170,7 +171,7 @@ def converse(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings,
 
 def conversation(system: str | None, before: Sequence[Turn], text: str) -> Prompt:
     """What the user says now, after what was said before, below a system message."""
-    first = () if system is None else (Turn("system", system),)
+    first = (Turn("system", system),) if system else ()
     return (*first, *before, Turn("user", text)) if first or before else text
 
 
@@ -188,7 +189,7 @@ def typed_prompts(single: bool) -> Iterator[str]:
         )
     while True:
         try:
-            prompt = input("you >  " if keyboard else "")
+            prompt = input("you >  " if keyboard else "").removesuffix("\r")
         except EOFError:
             return
         if not prompt or (keyboard and prompt.strip() in ("exit", "quit")):
@@ -222,27 +223,26 @@ def answer_all(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSetting
 
 
 def read_prompts(path: str, system: str | None) -> list[tuple[str, Prompt]]:
-    """The prompts of a file, each with its place for messages. In a file that ends in .jsonl or .json, or
-    that begins with "{", a prompt is the "prompt" of a line's JSON object; else it is the line. Blank
-    lines are skipped.
-    Raises UserError, with file and line, for a line that cannot be read.
+    """The prompts of a file, each with its place for messages: those of its rows, in any form, where its name
+    or its first character says that it has rows; else a prompt is a line. Blank lines are skipped.
+    system: a system message for prompts without one. Raises UserError, with file and line, for what cannot be
+    read.
     """
-    content = read_bytes(path)
-    prompts: list[tuple[str, Prompt]] = []
-    if Path(path).suffix in (".jsonl", ".json") or content.lstrip().startswith(b"{"):
-        table = read_table(path)
-        for line, fault in table.faults.items():
-            raise UserError(f"{path}, line {line}: {fault}")
-        for line, row in table.rows.items():
-            place = f"{path}, line {line}: the prompt"
-            if "prompt" not in row:
-                found = ", ".join(map(repr, list(row)[:6])) or "none"
-                raise UserError(f"{path}, line {line}: no 'prompt' (keys found: {found})")
-            prompts.append((place, read_conversation(place, row["prompt"], row.get("system") or system)))
-    else:
-        text = decode(path, content.removeprefix(b"\xef\xbb\xbf"))
-        lines = [(i, line.removesuffix("\r")) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
-        prompts = [(f"{path}, line {i}: the prompt", conversation(system, (), line)) for i, line in lines]
+    prompts: list[tuple[str, Prompt]]
+    content = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
+    if Path(path).suffix in ROWS or content.lstrip()[:1] in (b"{", b"["):
+        prompts = [(f"{path}, line {e.line}: the prompt", e.prompt) for e in load_prompts(path)]
+        first = (Turn("system", system),) if system else ()
+        return [
+            (place, p if turns(p)[0].role == "system" or not first else (*first, *turns(p)))
+            for place, p in prompts
+        ]
+    lines = enumerate(decode(path, content).split("\n"), 1)
+    prompts = [
+        (f"{path}, line {i}: the prompt", conversation(system, (), line.removesuffix("\r")))
+        for i, line in lines
+        if line.strip()
+    ]
     if not prompts:
         raise UserError(f"{path}: the file is empty; it needs one prompt a line")
     return prompts

@@ -12,14 +12,22 @@ from hypothesis import strategies as st
 
 from mini_dpo import sample
 from mini_dpo.batches import collate
-from mini_dpo.corpus.fitting import OwnFile, encode_example, without_oldest_turns
-from mini_dpo.corpus.splits import same_prompt, split_by_prompt
+from mini_dpo.corpus.fitting import OwnFile, encode_example
+from mini_dpo.corpus.remarks import remarks
+from mini_dpo.corpus.shortening import without_oldest_turns
+from mini_dpo.corpus.splits import read_own, same_prompt, split_by_prompt
 from mini_dpo.data import Demonstration, Feedback, Preference, Turn
 from mini_dpo.errors import UserError
 from mini_dpo.formats.conversations import as_json
 from mini_dpo.formats.files import read_table
 from mini_dpo.formats.forms import FORMS
-from mini_dpo.formats.loading import FORMATS, load_demonstrations, load_feedback, load_preferences
+from mini_dpo.formats.loading import (
+    FORMATS,
+    load_demonstrations,
+    load_feedback,
+    load_preferences,
+    load_prompts,
+)
 from mini_dpo.tokenizer import load_tokenizer
 from mini_dpo.train import __main__ as train
 from tests.commands import SHORT, run
@@ -66,6 +74,77 @@ WITH_SYSTEM = ids(S, "s", U, "p", A)
 TWO_ROUNDS = ids(U, "p", A, "x", END, U, "q", A)
 ALL_OF_IT = ids(S, "s", U, "p", A, "x", END, U, "q", A)
 PAIRS = {
+    "messages as a text": (
+        {
+            "prompt": "p",
+            "chosen": json.dumps([user("p"), assistant("c")]),
+            "rejected": json.dumps([user("p"), assistant("r")]),
+        },
+        ONE,
+        "messages",
+    ),
+    "HH, the prompt in front of both": (
+        {
+            "prompt": "\n\nHuman: p\n\nAssistant:",
+            "chosen": "\n\nHuman: p\n\nAssistant: c",
+            "rejected": "\n\nHuman: p\n\nAssistant: r",
+        },
+        ONE,
+        "transcripts",
+    ),
+    "HH, other line ends": (
+        {"prompt": "Human: p\r\nAssistant: x\r\nHuman: q\r\nAssistant:", "chosen": "c", "rejected": "r"},
+        TWO_ROUNDS,
+        "transcripts",
+    ),
+    "Alpaca, an input that looks empty": (
+        {"instruction": "p", "input": "0", "chosen": "c", "rejected": "r"},
+        ids(U, "p", *TOY.encode("\n\n"), "0", A),
+        "alpaca",
+    ),
+    "Alpaca, no instruction": (
+        {"instruction": "", "input": "p", "chosen": "c", "rejected": "r"},
+        ONE,
+        "alpaca",
+    ),
+    "Alpaca, a history as a text": (
+        {"system": "s", "history": '[["p", "x"]]', "instruction": "q", "chosen": "c", "rejected": "r"},
+        ALL_OF_IT,
+        "alpaca",
+    ),
+    "an instruction, and conversations": (
+        {"instruction": "p", "chosen": [user("p"), assistant("c")], "rejected": [user("p"), assistant("r")]},
+        ONE,
+        "messages",
+    ),
+    "columns of another form, empty": (
+        {
+            "prompt": "p",
+            "conversations": None,
+            "question": None,
+            "chosen": "c",
+            "rejected": "r",
+            "responses": None,
+            "scores": None,
+        },
+        ONE,
+        "texts",
+    ),
+    "ranks beside a choice": (
+        {"prompt": "p", "chosen": "c", "rejected": "r", "responses": ["c", "r"], "scores": [1, 2]},
+        ONE,
+        "texts",
+    ),
+    "SafeRLHF, numbers as texts": (
+        {"prompt": "p", "response_0": "r", "response_1": "c", "better_response_id": "1"},
+        ONE,
+        "saferlhf",
+    ),
+    "keys of two ways, one of them empty": (
+        {"prompt": [{**user("p"), "from": None, "value": None}], "chosen": "c", "rejected": "r"},
+        ONE,
+        "messages",
+    ),
     "texts": ({"prompt": "p", "chosen": "c", "rejected": "r"}, ONE, "texts"),
     "texts, with extra columns": (
         {"id": 7, "prompt": "p", "chosen": "c", "rejected": "r", "x": None},
@@ -237,6 +316,12 @@ def test_a_pair_of_each_form_has_the_ids_and_the_mask_written_by_hand(tmp_path, 
 
 
 SINGLES = {
+    "UltraChat": (
+        Demonstration,
+        {"prompt": "p", "prompt_id": "7", "messages": [user("p"), assistant("c")]},
+        ONE,
+        "c",
+    ),
     "texts": (Feedback, {"prompt": "p", "completion": "c", "label": True}, ONE, "c"),
     "messages": (
         Feedback,
@@ -335,7 +420,97 @@ def test_a_form_can_be_asked_for_and_one_that_does_not_exist_is_named(tmp_path):
 
 # --- what is refused, by line
 
+HH = "\n\nHuman: p\n\nAssistant:"
 REFUSED = {
+    "messages as Python writes them": (
+        {"prompt": "p", "chosen": str([assistant("c")]), "rejected": "r"},
+        "looks like messages and is not JSON",
+    ),
+    "a prompt that HH's pair does not begin with": (
+        {"prompt": "\n\nHuman: z\n\nAssistant:", "chosen": HH + " c", "rejected": HH + " r"},
+        "'prompt' is not what",
+    ),
+    "a history that is a text": (
+        {"instruction": "q", "history": "User: hi", "chosen": "c", "rejected": "r"},
+        "'history' must be a list of rounds",
+    ),
+    "a system message in the middle": (
+        {
+            "system": "s",
+            "conversations": [human("p"), gpt("x"), {"from": "system", "value": "t"}, human("q")],
+            "chosen": gpt("c"),
+            "rejected": gpt("r"),
+        },
+        "is the system's",
+    ),
+    "two system messages in the messages": (
+        {"system": "s", "prompt": [system("s"), system("t"), user("p")], "chosen": "c", "rejected": "r"},
+        "is the system's",
+    ),
+    "two system columns": (
+        {"system": "s", "system_prompt": "t", "prompt": "p", "chosen": "c", "rejected": "r"},
+        "two columns have different system messages",
+    ),
+    "messages that say more than the prompt": (
+        {
+            "prompt": "q",
+            "messages": [user("p"), assistant("x"), user("q")],
+            "chosen": [assistant("c")],
+            "rejected": [assistant("r")],
+        },
+        "'messages' is not the conversation",
+    ),
+    "a prompt that goes on": (
+        {
+            "prompt": [user("p"), assistant("x"), user("q")],
+            "chosen": [user("p"), assistant("c")],
+            "rejected": [user("p"), assistant("r")],
+        },
+        "'prompt' is not what",
+    ),
+    "a part without text": (
+        {"prompt": [user([{"type": "text", "text": None}])], "chosen": "c", "rejected": "r"},
+        "must be a string, not a list",
+    ),
+    "a part under another name": (
+        {"prompt": [user([{"type": "text", "content": "p"}])], "chosen": "c", "rejected": "r"},
+        "must be a string, not a list",
+    ),
+    "no part": ({"prompt": [user([])], "chosen": "c", "rejected": "r"}, "must be a string, not a list"),
+    "a message that is not to be learned": (
+        {"prompt": [user("p")], "chosen": [{**assistant("c"), "weight": 0}], "rejected": "r"},
+        "'weight' beside its text",
+    ),
+    "thoughts": (
+        {"prompt": [user("p")], "chosen": [{**assistant("c"), "reasoning_content": "hm"}], "rejected": "r"},
+        "'reasoning_content' beside its text",
+    ),
+    "two ways at once": (
+        {"conversations": [{**human("p"), **user("q")}], "chosen": gpt("c"), "rejected": gpt("r")},
+        "must be an object with",
+    ),
+    "an empty message": ({"prompt": [{}], "chosen": "c", "rejected": "r"}, "not an empty one"),
+    "an instruction and an input": (
+        {"instruction": [user("p"), assistant("x"), user("q")], "input": "i", "chosen": "c", "rejected": "r"},
+        "'instruction' is a conversation",
+    ),
+    "prompt and instruction": (
+        {"prompt": "t", "instruction": "p", "responses": ["a", "b"], "scores": [1, 2]},
+        "and not both",
+    ),
+    "two lists of responses": (
+        {
+            "prompt": "t",
+            "completions": [{"response": "a", "score": 1}],
+            "responses": ["a", "b"],
+            "scores": [1, 2],
+        },
+        "keep one form",
+    ),
+    "a score that is NaN": (
+        {"prompt": "p", "responses": ["a", "b"], "scores": [1, float("nan")]},
+        "must be a number, not nan",
+    ),
     "a tool": (
         {"prompt": [user("p"), {"role": "tool", "content": "4"}], "chosen": "c", "rejected": "r"},
         "role 'tool'",
@@ -416,11 +591,11 @@ REFUSED = {
     ),
     "a score is missing": (
         {"prompt": "p", "responses": ["a", "b"], "scores": [1]},
-        "2 responses and 1 scores",
+        "as many scores as responses",
     ),
     "a score is no number": (
         {"prompt": "p", "responses": ["a", "b"], "scores": [1, None]},
-        "must be a number, not null",
+        "must be a number, not None",
     ),
     "neither is better": (
         {"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 2},
@@ -522,6 +697,12 @@ CONTENTS = {
     "CSV": as_csv(),
     "CSV with semicolons": as_csv(";"),
     "TSV": as_csv("\t"),
+    "CSV, columns without a name": b"".join(
+        b"," + line + b"\r\n" for line in as_csv().replace(b"c\nd", b"c d").split(b"\r\n") if line
+    ).replace(b"c d", b"c\nd"),
+    "CSV, after empty lines": b"\n\n" + as_csv(),
+    "CSV, a blank after each comma": as_csv().replace(b"prompt,chosen,rejected", b"prompt, chosen, rejected"),
+    "wrapped, in two lines": b'{"version": 1,\n"data": ' + json.dumps(ROWS).encode() + b"}",
 }
 
 
@@ -556,6 +737,14 @@ def test_without_the_package_parquet_is_one_line_that_says_what_to_install(tmp_p
 
 
 BROKEN = {
+    "an array and another": (
+        json.dumps(ROWS).encode() + b"\n" + json.dumps(ROWS).encode(),
+        "line 1: the JSON array ends there, and more follows",
+    ),
+    "column by column": (
+        b'{"prompt": {"0": "p"}, "chosen": {"0": "c"}, "rejected": {"0": "r"}}',
+        "a table column by column",
+    ),
     "an array cut off": (json.dumps(ROWS).encode()[:-1], "the JSON array has no end"),
     "an array cut inside": (json.dumps(ROWS, indent=1).encode()[:-30], "line 12: not JSON"),
     "an array of lists": (b"[[1]]", "line 1: a list, not an object"),
@@ -623,7 +812,7 @@ def test_the_oldest_turns_are_left_out_only_where_that_helps_and_is_asked_for(ca
     )
     examples = [fits, long, hopeless]
     file = OwnFile("mine.jsonl", examples, [encode_example(TOY, e) for e in examples], 3)
-    shorter = without_oldest_turns(file, TOY, context=12)
+    (shorter,) = without_oldest_turns([file], TOY, 12, "all")
     assert shorter.examples == [fits, Preference((said[0], said[3]), "c", "r", line=2), hopeless]
     assert [e.chosen.ids for e in shorter.encoded] == [
         encode_example(TOY, e).chosen.ids for e in shorter.examples
@@ -633,6 +822,43 @@ def test_the_oldest_turns_are_left_out_only_where_that_helps_and_is_asked_for(ca
         "mine.jsonl: 1 of 3 conversations lost their oldest turns, "
         "2 in all, to fit the context of 12 tokens\n"
     )
+
+
+def test_what_is_shortened_never_begins_as_a_prompt_of_the_other_side():
+    """Without its oldest round, the long conversation would be a prompt that is held out, or trained on."""
+    long = (Turn("user", "x" * 30), Turn("assistant", "y"), Turn("user", "q"))
+    for n_train in (0, 1):
+        examples = [Demonstration(long, "c"), Demonstration("Q ", "c")][:: 1 if n_train else -1]
+        file = OwnFile("m", examples, [encode_example(TOY, e) for e in examples], 1)
+        assert without_oldest_turns([file], TOY, 12, "all")[0].examples == examples
+        alone = OwnFile("m", [examples[0 if n_train else 1]], [file.encoded[0 if n_train else 1]], n_train)
+        assert without_oldest_turns([file, alone], TOY, 12, "all")[1].examples == alone.examples
+        assert without_oldest_turns([alone], TOY, 12, "all")[0].examples == [Demonstration("q", "c")]
+
+
+def test_a_long_conversation_is_shortened_in_a_moment():
+    """Each turn is encoded once, however many rounds have to go."""
+    said = tuple(Turn("user" if i % 2 == 0 else "assistant", "x" * 9) for i in range(20_001))
+    example = Demonstration(said, "c")
+    file = OwnFile("m", [example], [encode_example(TOY, example)], 1)
+    (shorter,) = without_oldest_turns([file], TOY, 40, "all")
+    assert len(shorter.examples[0].prompt) == 3 and shorter.encoded[0].n_tokens <= 40
+
+
+def test_only_demonstrations_have_all_their_answers_imitated(tmp_path):
+    """Of pairs and of liked responses nobody chose the earlier turns."""
+    said = [user("p"), assistant("AWFUL"), user("q")]
+    path = write(
+        tmp_path / "kto.jsonl",
+        *[
+            {"prompt": [user(f"{i}"), *said[1:]], "completion": [assistant("c")], "label": True}
+            for i in range(3)
+        ],
+    )
+    _, demonstrations = read_own(str(path), None, TOY, paired=False)
+    assert {tuple(collate([e]).index.targets.tolist()) for e in demonstrations.encoded} == {
+        tuple(ids("c", END))
+    }
 
 
 def test_conversations_train_and_are_sampled_from_the_command_line(monkeypatch, capsys, tmp_path):
@@ -665,3 +891,73 @@ def test_conversations_train_and_are_sampled_from_the_command_line(monkeypatch, 
     assert [answers[i + 2]["prompt"][2]["content"] for i in (0, 1)] == [
         answers[i]["response"] for i in (0, 1)
     ]
+
+
+def test_a_file_of_feedback_is_no_file_to_imitate(tmp_path):
+    path = write(tmp_path / "kto.jsonl", {"prompt": "p", "completion": "c", "label": False})
+    with pytest.raises(UserError, match="responses that are liked or not are for --data, with --loss kto"):
+        load_demonstrations(path)
+
+
+def test_the_form_is_that_of_most_rows(tmp_path):
+    """A stray first row is a fault, and not the measure of all others."""
+    stray = {"question": "q", "chosen": "c", "rejected": "r"}
+    path = write(
+        tmp_path / "x.jsonl", stray, *[{"prompt": f"{i}", "chosen": "c", "rejected": "r"} for i in range(3)]
+    )
+    with pytest.raises(UserError, match="line 1: no 'prompt'"):
+        load_preferences(path, say=lambda line: None)
+    assert len(load_preferences(path, say=lambda line: None, skip_bad=True)) == 3
+
+
+def test_rows_without_a_pair_are_counted(tmp_path):
+    rows = [{"prompt": "p", "responses": ["a", "b"], "scores": [1, second]} for second in (1, 2)]
+    said = []
+    assert len(load_preferences(write(tmp_path / "x.jsonl", *rows), said.append)) == 1
+    assert said[0].endswith("1 rows give no pair, because all scores are the same")
+
+
+def test_a_column_s_name_cannot_fake_a_line(tmp_path):
+    said = []
+    load_preferences(
+        write(tmp_path / "x.jsonl", {"prompt": "p", "chosen": "c", "rejected": "r", "a\nb": 1}), said.append
+    )
+    assert said[0].endswith("not read: a b")
+
+
+def test_no_pattern_takes_long_on_blanks(tmp_path):
+    """A quarter of a million of them: what is quadratic takes minutes."""
+    long = "x" + "\n" * 250_000 + "y"
+    remarks([Preference("", long, "b")])
+    rows = [{"prompt": "[" + " " * 250_000, "chosen": long, "rejected": "Human:" + long}]
+    assert load_preferences(write(tmp_path / "x.jsonl", *rows), say=lambda line: None)
+
+
+def test_dates_in_parquet_are_not_looked_at(tmp_path):
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    table = arrow.table(
+        {
+            "prompt": ["p"],
+            "chosen": ["c"],
+            "rejected": ["r"],
+            "t": arrow.array([2**50], arrow.timestamp("ms")),
+        }
+    )
+    parquet.write_table(table, tmp_path / "mine.parquet")
+    assert len(load_preferences(tmp_path / "mine.parquet", say=lambda line: None)) == 1
+
+
+def test_prompts_are_read_in_every_form(tmp_path):
+    for row, prompt in (
+        ({"prompt": "p", "system_prompt": "s"}, (Turn("system", "s"), Turn("user", "p"))),
+        ({"prompt": "\n\nHuman: p\n\nAssistant:"}, "p"),
+        ({"instruction": "p", "input": "i", "history": []}, "p\n\ni"),
+        (
+            {"messages": [user("p"), assistant("x"), user("q")]},
+            (Turn("user", "p"), Turn("assistant", "x"), Turn("user", "q")),
+        ),
+    ):
+        assert [e.prompt for e in load_prompts(write(tmp_path / "x.jsonl", row))] == [prompt]
+    (tmp_path / "x.csv").write_text("prompt\nHello\n")
+    assert [e.prompt for e in load_prompts(tmp_path / "x.csv")] == ["Hello"]

@@ -529,6 +529,35 @@ def packing(figure: Figure, v: dict) -> None:
     axes.axis("off")
 
 
+# --- 12. a model that was here before you
+
+
+@drawing(12)
+def new_rows(figure: Figure, v: dict) -> None:
+    """Where the logit of a new token is among the others, and the probability that three new tokens take."""
+    left, right = figure.subplots(1, 2)
+    hidden, rows = v["hidden"][-1], v["old"] + v["down"]
+    logits = rows @ hidden  # (V,)
+    left.hist(logits.tolist(), bins=40, color="0.75")
+    for name, style in (("mean of the others", "-"), ("zeros", DASHED)):
+        logit = float(v["new_rows"][name](rows)[0] @ hidden)
+        left.axvline(logit, color=DARK, linestyle=style, linewidth=2, label=name)
+    left.set_xlabel("logit at the last position, all 10 lower than trained")
+    left.set_ylabel("old tokens")
+    left.set_title("a new token among the others")
+    left.legend(loc="upper center")
+    names = list(v["new_rows"])
+    for i, (level, colour) in enumerate((("as trained", "0.75"), ("10 lower", DARK))):
+        places = [place + 0.4 * i for place in range(len(names))]
+        right.bar(places, [v["shares"][level, name] for name in names], 0.4, color=colour, label=level)
+    right.axhline(3 / (v["V"] + 3), color=DARK, linestyle=DASHED)
+    right.set_yscale("log")
+    right.set_xticks([place + 0.2 for place in range(len(names))], names)
+    right.set_ylabel("probability of three new tokens")
+    right.set_title("what they take (dashed: the mean's bound)")
+    right.legend()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tutorials.pictures", description="Draw a chapter's pictures.", allow_abbrev=False

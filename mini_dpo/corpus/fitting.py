@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from mini_dpo.batches import AnyExample, E, Encoded, EncodedPair, encode
@@ -134,36 +134,3 @@ def fitting(
             raise UserError(f"{source}: every example to train on is {report}")
         say(f"{source}: left out {len(too_long)} of {len(encoded)} examples: {report}")
     return kept
-
-
-def without_oldest_turns(file: OwnFile, tokenizer: Tokenizer, context: int, sft_on: str = "all") -> OwnFile:
-    """The same file, with shorter prompts where an example is longer than the context and fits without the
-    oldest rounds of its conversation. Prints how many there are.
-    """
-    examples, encoded, lost = list(file.examples), list(file.encoded), []
-    for i, whole in enumerate(file.examples):
-        example, tokens = whole, encoded[i]
-        while longest_text(tokens) > context and (prompt := without_oldest_round(example.prompt)) is not None:
-            example = replace(example, prompt=prompt)
-            tokens = encode_example(tokenizer, example, sft_on)
-        if example is not whole and longest_text(tokens) <= context:
-            lost.append(len(turns(whole.prompt)) - len(turns(example.prompt)))
-            examples[i], encoded[i] = example, tokens
-    if lost:
-        print(
-            f"{file.source}: {len(lost)} of {len(examples)} conversations lost their oldest turns, "
-            f"{sum(lost)} in all, to fit the context of {context} tokens"
-        )
-    return replace(file, examples=examples, encoded=encoded)
-
-
-def without_oldest_round(prompt: Prompt) -> Prompt | None:
-    """A prompt without the user's first turn and the answer to it; None where that is the last one. A system
-    message stays.
-    """
-    said = turns(prompt)
-    system = said[: said[0].role == "system"]
-    rest = said[len(system) + 2 :]
-    if not rest:
-        return None
-    return rest[0].text if not system and len(rest) == 1 else (*system, *rest)

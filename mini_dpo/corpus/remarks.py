@@ -19,7 +19,7 @@ MARKS = re.compile(
     r"(?:Instruction|Response|Human|Assistant):|(?:USER|ASSISTANT):"
 )
 
-TURN = re.compile(r"^\W*(?:human|user|assistant)\W*:", re.IGNORECASE | re.MULTILINE)
+TURN = re.compile(r"^[^\w\n]{0,9}(?:human|user|assistant)[^\w\n]{0,9}:", re.IGNORECASE | re.MULTILINE)
 
 LONG_BEGINNING = 100  # characters
 

@@ -143,7 +143,8 @@ def read_own(
     paired: False for a loss of single responses.
     held_out: a file in the form of `data`, which is held out in place of the tenths.
     form: the name of the form of `data`, or of `sft_data` alone, in place of the one that is recognised.
-    sft_on: as `encode_example`.
+    sft_on: as `encode_example`, of the conversations of `sft_data`. Of those of `data` the last turn alone is
+        imitated, because nobody chose the ones before it.
     Raises UserError, with file and line, for input that cannot be used.
     """
     load: Any = load_preferences if paired or not data or holds_pairs(data) else load_feedback
@@ -190,7 +191,11 @@ def read_own(
 
 
 def encode_all(
-    tokenizer: Tokenizer, source: str, examples: list[Any], sft_on: str, known: dict[tuple[str, str], Encoded]
+    tokenizer: Tokenizer,
+    source: str,
+    examples: list[Any],
+    sft_on: str,
+    known: dict[tuple[Prompt, str], Encoded],
 ) -> list[Any]:
     """The tokens of all examples of a file. Says how far it is, where that takes long.
     known: the tokens of some prompts and responses.
@@ -201,12 +206,11 @@ def encode_all(
     ]
 
 
-def responses_of(file: OwnFile) -> dict[tuple[str, str], Encoded]:
-    """The tokens of a file's chosen (or only) responses to prompts that are no conversations."""
+def responses_of(file: OwnFile) -> dict[tuple[Prompt, str], Encoded]:
+    """The tokens of a file's chosen (or only) responses."""
     return {
         (e.prompt, e.chosen if isinstance(e, Preference) else e.completion): tokens[0]
         for e, tokens in zip(file.examples, file.encoded, strict=True)
-        if isinstance(e.prompt, str)
     }
 
 

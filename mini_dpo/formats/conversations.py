@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
 from mini_dpo.data import Demonstration, Feedback, Preference, Prompt, Turn, turns
 from mini_dpo.errors import UserError
-from mini_dpo.formats.files import LONGEST_TEXT, json_kind, says_something
+from mini_dpo.formats.files import LONGEST_TEXT, each_key_once, json_kind, says_something
 
 # What files call the roles.
 ROLES = {
@@ -23,8 +24,12 @@ ROLES = {
     "bot": "assistant",
     "model": "assistant",
 }
-# What a message can hold beside its text, and would be lost.
-BESIDE = ("tool_calls", "function_call", "tools", "images", "image", "audio", "audios", "videos", "video")
+# What a message can hold beside its text, and would be lost. A weight of 0 says that it is not to be learned.
+BESIDE = set(
+    "tool_calls tool_call_id function_call tools images image audio audios videos video reasoning_content "
+    "thinking refusal".split()
+)
+LOOK = 300  # characters in which messages that are written as a text show themselves
 
 
 def check_text(place: str, text: object, may_be_empty: bool = False) -> str:
@@ -52,59 +57,101 @@ def read_messages(place: str, value: object) -> list[Turn]:
     """
     messages = [value] if isinstance(value, Mapping) else value
     if not isinstance(messages, list) or not messages:
-        raise UserError(
-            f"{place} must be a list of messages, not {'an empty one' if value == [] else json_kind(value)}"
-        )
+        found = "an empty one" if value == [] else json_kind(value)
+        raise UserError(f"{place} must be a list of messages, not {found}")
     return [read_message(f"{place}, message {i}", message) for i, message in enumerate(messages, 1)]
 
 
 def read_message(place: str, message: object) -> Turn:
     """One {"role", "content"} or {"from", "value"}. Raises UserError as `read_messages` does."""
-    held: Mapping = message if isinstance(message, Mapping) else {}
-    role_key, text_key = ("from", "value") if "from" in held else ("role", "content")
-    if role_key not in held:
-        found = (
-            f"one with {', '.join(map(repr, list(message)[:4]))}"
-            if isinstance(message, Mapping)
-            else json_kind(message)
-        )
+    held = {k: v for k, v in message.items() if v is not None} if isinstance(message, Mapping) else {}
+    role_key, text_key = ("role", "content") if "role" in held else ("from", "value")
+    if role_key not in held or {"role", "from"} <= held.keys():
+        keys = ", ".join(map(repr, list(held)[:4]))
+        found = f"one with {keys}" if keys else "an empty one" if held == message else json_kind(message)
         raise UserError(
             f'{place} must be an object with "role" and "content" (or "from" and "value"), not {found}'
         )
-    role = held[role_key]
-    if not isinstance(role, str) or role.lower() not in ROLES:
+    role = ROLES.get(str(held[role_key]).lower())
+    if role is None:
         raise UserError(
-            f"{place} has the role {str(role)[:40]!r}; only system, user and assistant can be learned from, "
-            "so take such conversations out"
+            f"{place} has the role {str(held[role_key])[:40]!r}; only system, user and assistant can be "
+            "learned from, so take such conversations out"
         )
-    if extra := [name for name in BESIDE if says_something(held.get(name))]:
-        raise UserError(f"{place} has {extra[0]!r} beside its text, which cannot be learned from")
-    text = held.get(text_key)
-    if isinstance(text, list) and all(
-        isinstance(part, Mapping) and part.get("type") == "text" for part in text
-    ):
-        text = "".join(
-            str(part.get("text", "")) for part in text
-        )  # as the interfaces of chat services have it
-    return Turn(
-        ROLES[role.lower()], check_text(f"{place}: {text_key!r}", text, ROLES[role.lower()] != "assistant")
-    )
+    extra = [name for name in held if name in BESIDE and says_something(held[name])]
+    extra += [name for name in ("weight", "train") if name in held and not held[name]]
+    if extra:
+        raise UserError(f"{place} has {extra[0]!r} beside its text, which cannot be read here")
+    text = joined_parts(held.get(text_key))
+    return Turn(role, check_text(f"{place}: {text_key!r}", text, may_be_empty=role != "assistant"))
 
 
-def read_transcript(place: str, text: object) -> list[Turn]:
-    """A text like "\\n\\nHuman: ...\\n\\nAssistant: ..." as turns; a last "Assistant:" with nothing after it
-    is where the response would be, and no turn. Raises UserError if it does not begin like that.
+def joined_parts(content: object) -> object:
+    """What the interfaces of chat services write as a list of {"type": "text", "text": ...}, as one text.
+    Other content stays as it is.
     """
-    head, *parts = re.split(r"(?:^|\n\n)(Human|Assistant|System):", check_text(place, text))
-    if head.strip() or not parts:
-        raise UserError(f'{place} must begin with "\\n\\nHuman:", not {str(text)[:40]!r}')
-    said = list(zip(parts[::2], parts[1::2], strict=True))
-    if said[-1][0] == "Assistant" and not said[-1][1].strip():
+    if not isinstance(content, list) or not content:
+        return content
+    texts = [p.get("text") if isinstance(p, Mapping) and p.get("type") == "text" else None for p in content]
+    return "".join(texts) if all(isinstance(text, str) for text in texts) else content  # type: ignore[arg-type]
+
+
+def is_transcript(value: object) -> bool:
+    """Whether a text is a transcript in the form of Anthropic's HH data."""
+    if not isinstance(value, str):
+        return False
+    text = value.replace("\r\n", "\n")
+    return text.lstrip().startswith("Human:") and "\nAssistant:" in text
+
+
+def read_transcript(place: str, text: str) -> list[Turn]:
+    """A text like "\\n\\nHuman: ...\\n\\nAssistant: ..." as turns. A last "Assistant:" with nothing
+    after it is where the response would be, and no turn.
+    """
+    text = text.replace("\r\n", "\n").lstrip()
+    end = "\n\n" if "\n\nAssistant:" in text else "\n"  # of a turn
+    _, *parts = re.split(rf"(?:\A|{end})(Human|Assistant|System):", text)
+    said = [(ROLES[name.lower()], words) for name, words in zip(parts[::2], parts[1::2], strict=True)]
+    if said[-1][0] == "assistant" and not said[-1][1].strip():
         said.pop()
     return [
-        Turn(ROLES[name.lower()], check_text(f"{place}, turn {i}", words.strip(), name != "Assistant"))
-        for i, (name, words) in enumerate(said, 1)
+        Turn(role, check_text(f"{place}, turn {i}", words.removeprefix(" ").rstrip(), role != "assistant"))
+        for i, (role, words) in enumerate(said, 1)
     ]
+
+
+def spells_messages(value: object) -> bool:
+    """Whether a text looks like messages."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return False
+    head = value.lstrip()[:LOOK]
+    return all(re.search(rf"""["']({names})["']\s*:""", head) for names in ("role|from", "content|value"))
+
+
+def written_out(place: str, text: str) -> object:
+    """The messages that a text spells, as a table or a wrong export has them; the text if it spells none.
+    Raises UserError where they are not JSON.
+    """
+    if not spells_messages(text):
+        return text
+    try:
+        return json.loads(text, object_pairs_hook=each_key_once)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{place} looks like messages and is not JSON; write it with json.dumps, not str"
+        ) from error
+
+
+def read_turns(place: str, value: object, role: str) -> list[Turn]:
+    """Messages or a transcript as turns; any other text as the one turn of this role. Raises UserError for
+    anything else.
+    """
+    if isinstance(value, str):
+        value = written_out(place, value)
+    if isinstance(value, (list, Mapping)):
+        return read_messages(place, value)
+    text = check_text(place, value, may_be_empty=role == "user")
+    return read_transcript(place, text) if is_transcript(text) else [Turn(role, text)]
 
 
 def check_order(place: str, said: Sequence[Turn], last: str) -> None:
@@ -124,32 +171,25 @@ def as_prompt(place: str, said: Sequence[Turn], system: object = None) -> Prompt
     """Turns as a prompt. system: a system message from elsewhere in the row, which goes first.
     Raises UserError if the turns are not in order, or if there are two different system messages.
     """
-    if says_something(system):
+    if has_text(system):
         message = Turn("system", check_text("'system'", system))
         if said and said[0].role == "system" and said[0] != message:
             raise UserError(f"{place} has a system message, and 'system' is another one; keep one of them")
-        said = [message, *(turn for turn in said if turn.role != "system")]
+        said = [message, *(said[1:] if said and said[0] == message else said)]
     check_order(place, said, "user")
     return said[0].text if len(said) == 1 else tuple(said)
+
+
+def has_text(value: object) -> bool:
+    """Whether a column holds something: not null, NaN, an empty list or blanks."""
+    return not (
+        value is None or value == [] or value != value or (isinstance(value, str) and not value.strip())
+    )
 
 
 def read_prompt(place: str, value: object, system: object = None) -> Prompt:
     """A text or a list of messages as a prompt. Raises UserError for what is neither."""
     return as_prompt(place, read_turns(place, value, "user"), system)
-
-
-def read_turns(place: str, value: object, role: str) -> list[Turn]:
-    """A list of messages as turns; a text as the one turn of this role. Raises UserError for anything
-    else.
-    """
-    if isinstance(value, (list, Mapping)):
-        return read_messages(place, value)
-    return [Turn(role, check_text(place, value, may_be_empty=role == "user"))]
-
-
-def is_transcript(value: object) -> bool:
-    """Whether a text is a transcript in the form of Anthropic's HH data."""
-    return isinstance(value, str) and bool(re.match(r"(\n\n)?Human:.*\n\nAssistant:", value, re.DOTALL))
 
 
 def read_response(place: str, value: object) -> str:

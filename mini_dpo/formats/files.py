@@ -35,7 +35,14 @@ class Table(NamedTuple):
 
 def read_table(path: str | Path) -> Table:
     """The rows of a file. Raises UserError, with the file's name and what to do, where it holds none."""
-    content = unpack(path, read_bytes(path))
+    try:
+        return read_content(path, unpack(path, read_bytes(path)))
+    except MemoryError as error:
+        raise UserError(f"{path}: too large for this machine's memory; take a part of it") from error
+
+
+def read_content(path: str | Path, content: bytes) -> Table:
+    """The rows of a file's content."""
     if content.startswith(b"PAR1"):
         return Table(read_parquet(path, content), {}, "Parquet")
     for first, form in FIRST_BYTES.items():
@@ -43,13 +50,20 @@ def read_table(path: str | Path) -> Table:
             raise UserError(f"{path}: {form}; it needs one JSON object a line, a JSON array, CSV or Parquet")
     content = content.removeprefix(b"\xef\xbb\xbf")  # some editors put it first
     line = content.lstrip().split(b"\n", 1)[0].strip()
-    if TABLE_HEADER.fullmatch(line):
-        return read_csv(path, decode(path, content), line.decode())
-    if line.startswith(b"[") or line == b"{":
-        return unwrapped(
-            Table(dict(enumerate(read_values(path, decode(path, content)), 1)), {}, "a JSON array")
-        )
-    return unwrapped(read_lines(content))
+    if delimiter := delimiter_of(line, Path(path).suffix in (".csv", ".tsv")):
+        return read_csv(path, decode(path, content), delimiter)
+    if line.startswith(b"["):
+        return Table(dict(enumerate(read_values(path, decode(path, content)), 1)), {}, "a JSON array")
+    table = read_lines(content)
+    if line.startswith(b"{") and min(table.faults, default=0) == 1 + content[: content.find(b"{")].count(
+        b"\n"
+    ):
+        try:  # an object that is laid out over several lines
+            rows = dict(enumerate(read_values(path, decode(path, content)), 1))
+            table = Table(rows, {}, "JSON objects")
+        except UserError:
+            pass  # lines, then, and the first of them is broken
+    return unwrapped(path, table)
 
 
 # --- packed
@@ -87,7 +101,10 @@ FIRST_BYTES = {
     b"\0{": "UTF-16 text; convert it (iconv -f UTF-16BE -t UTF-8 OLD > NEW)",
     b"<": "a web page (HTML) or XML; download the file itself",
 }
-TABLE_HEADER = re.compile(rb""",?(['"]?)[A-Za-z_][\w .-]*\1([,;\t](['"]?)[A-Za-z_][\w .-]*\3)+\s*""")
+# Columns by which the first line of a table is known.
+COLUMNS = set(
+    "prompt chosen rejected completion response instruction question messages conversations".split()
+)
 
 
 def decode(path: str | Path, content: bytes) -> str:
@@ -108,8 +125,10 @@ def read_parquet(path: str | Path, content: bytes) -> dict[int, Row]:
             f"{path}: a Parquet file, which needs another package: pip install pyarrow"
         ) from error
     try:
-        return dict(enumerate(pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist(), 1))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        table = pyarrow.parquet.read_table(io.BytesIO(content))
+        dates = [field.name for field in table.schema if pyarrow.types.is_temporal(field.type)]
+        return dict(enumerate(table.drop_columns(dates).to_pylist(), 1))
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path}: not a Parquet file that can be read ({' '.join(str(error).split())[:200]})"
         ) from error
@@ -157,6 +176,9 @@ def read_values(path: str | Path, text: str) -> Iterator[Row]:
         at = text.index("[") + 1
     while (at := gap.match(text, at).end()) < len(text):  # type: ignore[union-attr]  # (it always matches)
         if array and text[at] == "]":
+            if text[at + 1 :].strip():
+                line = text.count("\n", 0, at) + 1
+                raise UserError(f"{path}, line {line}: the JSON array ends there, and more follows")
             return
         line = text.count("\n", 0, at) + 1
         try:
@@ -173,15 +195,20 @@ def read_values(path: str | Path, text: str) -> Iterator[Row]:
         raise UserError(f"{path}: the JSON array has no end; the file was cut off")
 
 
-def unwrapped(table: Table) -> Table:
-    """The table, or the one that is wrapped in its only object: {"version": 1, "data": [{...}, ...]}."""
-    if len(table.rows) == 1 and not table.faults:
-        (row,) = table.rows.values()
-        lists = [name for name, value in row.items() if isinstance(value, list) and value]
-        if lists in (["data"], ["rows"], ["train"], ["examples"]) and all(
-            isinstance(one, dict) for one in row[lists[0]]
-        ):
-            return Table(dict(enumerate(row[lists[0]], 1)), {}, f"a JSON array ({lists[0]!r} of an object)")
+def unwrapped(path: str | Path, table: Table) -> Table:
+    """The table, or the one that is wrapped in its only object: {"version": 1, "data": [{...}, ...]}.
+    Raises UserError where the only object is a table column by column.
+    """
+    if len(table.rows) != 1 or table.faults:
+        return table
+    (row,) = table.rows.values()
+    if any(isinstance(row.get(name), dict) and "0" in row[name] for name in COLUMNS):
+        raise UserError(
+            f"{path}: a table column by column; with pandas, read_json(OLD).to_json(NEW, orient='records')"
+        )
+    lists = [name for name, value in row.items() if isinstance(value, list) and value]
+    if len(lists) == 1 and not COLUMNS & row.keys() and all(isinstance(one, dict) for one in row[lists[0]]):
+        return Table(dict(enumerate(row[lists[0]], 1)), {}, f"a JSON array ({lists[0]!r} of an object)")
     return table
 
 
@@ -208,51 +235,61 @@ def says_something(value: object) -> bool:
 # --- tables
 
 
-def read_csv(path: str | Path, text: str, header: str) -> Table:
-    """The rows of a table with a header. A cell is a text, but for true and false below "label", and for
-    lists of messages, written as JSON. Raises UserError where two columns have the same name.
+def delimiter_of(line: bytes, named_so: bool) -> str | None:
+    """What separates the names in the first line of a table; None if it is no such line.
+    named_so: whether the file's name says that it is a table.
+    """
+    text = line.decode("utf-8", "replace")
+    if text.startswith(("{", "[")):
+        return None
+    for delimiter in ",;\t|":
+        if delimiter in text and COLUMNS & {name.strip(" '\"") for name in text.split(delimiter)}:
+            return delimiter
+    return "," if named_so else None
+
+
+def read_csv(path: str | Path, text: str, delimiter: str) -> Table:
+    """The rows of a table with a header. A cell is a text, but for true and false below "label". Columns
+    without a name are left out. Raises UserError where two columns have the same name.
     """
     csv.field_size_limit(2**31 - 1)
-    delimiter = max(",;\t", key=header.count)
     rows: dict[int, Row] = {}
     faults: dict[int, str] = {}
-    reader = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter, strict=True)
-    names = [name.strip().strip("'") for name in next(reader)]
-    if len(set(names)) < len(names):
-        raise UserError(f"{path}: two columns have the same name; rename one")
+    quote = "'" if text.lstrip().startswith("'") else '"'
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quotechar=quote,
+        skipinitialspace=True,
+        strict=True,
+    )
+    names: list[str] = []
     while True:
         number = reader.line_num + 1
         try:
             cells = next(reader, None)
             if cells is None:
                 return Table(rows, faults, "a table")
-            if not cells:
+            if not any(cells):
                 continue
-            if len(cells) != len(names):
-                raise UserError(f"{len(cells)} cells, and the header has {len(names)}")
+            if not names:
+                names = [name.strip() for name in cells]
+                if len(set(filter(None, names))) < len(list(filter(None, names))):
+                    raise UserError(f"{path}: two columns have the same name; rename one")
+                continue
+        except csv.Error as error:
+            raise UserError(f"{path}, line {number}: not a row of a table ({error})") from error
+        if len(cells) == len(names):
             rows[number] = {
                 name: read_cell(name, cell) for name, cell in zip(names, cells, strict=True) if name
             }
-        except UserError as fault:
-            faults[number] = str(fault)
-        except csv.Error as error:
-            raise UserError(f"{path}, line {number}: not a row of a table ({error})") from error
+        else:
+            faults[number] = f"{len(cells)} cells, and the header has {len(names)}"
 
 
-LABELS = {"true": True, "1": True, "false": False, "0": False}
-MESSAGES = re.compile(r"""\s*[\[{]\s*\{?\s*(["'])(role|content|from|value)\1""")
+LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 def read_cell(name: str, cell: str) -> Any:
-    """A cell of a table as a value. Raises UserError for messages that are not JSON."""
-    if name in ("label", "better_response_id", "safer_response_id"):
-        value = LABELS.get(cell.strip().lower(), cell)
-        return int(value) if isinstance(value, bool) and name != "label" else value
-    if not MESSAGES.match(cell):
-        return cell
-    try:
-        return json.loads(cell)
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{name!r} looks like messages and is not JSON; write it with json.dumps, not str"
-        ) from error
+    """A cell of a table as a value."""
+    return LABELS.get(cell.strip().lower(), cell) if name == "label" else cell

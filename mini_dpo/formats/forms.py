@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from mini_dpo.data import Prompt, Turn
 from mini_dpo.errors import UserError
-from mini_dpo.formats.conversations import as_prompt, read_turns
+from mini_dpo.formats.conversations import as_prompt, has_text, read_turns, spells_messages
 from mini_dpo.formats.files import Row, says_something
 
 Fields = dict[str, Any]  # of an example, but for its line
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt that is to be answered. line: its line in the file."""
+
+    prompt: Prompt
+    line: int = 0
+
+
 SYSTEM = ("system", "system_prompt", "system_message")
 
 
@@ -32,7 +43,7 @@ class Form:
 
     def fits(self, row: Row) -> bool:
         """Whether a row looks as if it had this form."""
-        return all(name in row for name in self.needs) and self.only(row)
+        return all(row.get(name) is not None and row[name] != [] for name in self.needs) and self.only(row)
 
 
 FORMS: list[Form] = []  # in the order in which they are tried
@@ -57,29 +68,46 @@ def form(
 
 def system_of(row: Row) -> object:
     """The system message that a row has in a column of its own, None without."""
-    return next((row[name] for name in SYSTEM if says_something(row.get(name))), None)
+    found = list(dict.fromkeys(str(row[name]) for name in SYSTEM if has_text(row.get(name))))
+    if len(found) > 1:
+        raise UserError("two columns have different system messages; keep one of them")
+    return next((row[name] for name in SYSTEM if has_text(row.get(name))), None)
 
 
 def has_messages(*names: str) -> Callable[[Row], bool]:
     """Whether one of these columns of a row holds messages."""
-    return lambda row: any(isinstance(row.get(name), (list, dict)) for name in names)
+    return lambda row: any(
+        isinstance(row.get(name), (list, dict)) or spells_messages(row.get(name)) for name in names
+    )
 
 
 def alpaca_prompt(row: Row) -> Prompt:
     """An instruction, and below it, after an empty line, what it is about."""
     said = read_turns("'instruction'", row["instruction"], "user")
-    if says_something(row.get("input")):
-        said += read_turns("'input'", row["input"], "user")
-        said = [Turn("user", "\n\n".join(turn.text for turn in said))]
+    if has_text(row.get("input")):
+        if len(said) > 1:
+            raise UserError("'instruction' is a conversation, and 'input' says something as well; keep one")
+        texts = [said[0].text, *(turn.text for turn in read_turns("'input'", row["input"], "user"))]
+        said = [Turn("user", "\n\n".join(text for text in texts if text.strip()))]
     return as_prompt(
         "'history' and 'instruction'", [*earlier_rounds(row.get("history")), *said], system_of(row)
     )
 
 
 def earlier_rounds(history: object) -> Iterator[Turn]:
-    """[[instruction, response], ...] as turns."""
-    for i, both in enumerate(history if isinstance(history, list) else [], 1):
-        if not isinstance(both, list) or len(both) != 2:  # noqa: PLR2004 (a round)
-            raise UserError(f"'history', round {i} must be a list of an instruction and its response")
+    """[[instruction, response], ...] as turns; also as a JSON text, as a table has it."""
+    if not says_something(history):
+        return
+    if isinstance(history, str):
+        try:
+            history = json.loads(history)
+        except (ValueError, RecursionError):
+            history = None
+    if not isinstance(history, list) or not all(
+        isinstance(both, list) and len(both) == 2  # noqa: PLR2004 (a round)
+        for both in history
+    ):
+        raise UserError("'history' must be a list of rounds, [[instruction, response], ...]")
+    for i, both in enumerate(history, 1):
         yield from read_turns(f"'history', round {i}", both[0], "user")
         yield from read_turns(f"'history', round {i}", both[1], "assistant")

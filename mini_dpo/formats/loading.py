@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 
-from mini_dpo.data import Demonstration, Example, Feedback, Preference
+from mini_dpo.data import Demonstration, Feedback, Preference
 from mini_dpo.errors import UserError
 from mini_dpo.formats import pairs, singles  # noqa: F401 (they fill FORMS)
 from mini_dpo.formats.files import Row, Table, read_table, says_something
-from mini_dpo.formats.forms import FORMS, Form
+from mini_dpo.formats.forms import FORMS, Asked, Form
 
 Say = Callable[[str], None]  # prints a line, or keeps it
 MOST_NAMES = 12  # columns that a line names
+FIRST_ROWS = 1000  # by which the form of a file is recognised
 FORMATS = tuple(dict.fromkeys(form.name for form in FORMS))  # the choices of --format
 CALLED: dict[type, str] = {
     Preference: "pairs",
     Feedback: "single responses",
     Demonstration: "responses to imitate",
+    Asked: "prompts",
 }
 
 
@@ -58,17 +62,24 @@ def load_feedback(
     return load(path, Feedback, say, skip_bad, form)
 
 
-def load(path: str | Path, kind: type[Example], say: Say, skip_bad: bool, name: str | None) -> list[Example]:
+def load_prompts(path: str | Path) -> list[Asked]:
+    """Read a file of prompts, in any of the forms. Raises UserError as `load_preferences` does."""
+    return load(path, Asked, lambda line: None, False, None)
+
+
+def load(path: str | Path, kind: type, say: Say, skip_bad: bool, name: str | None) -> list:
     """A file's examples of one kind, in order."""
     table = read_table(path)
     form = recognise(table.rows.values(), kind, name)
     check_columns(path, table.rows, form, say)
-    found: list[Example] = []
-    faults = dict(table.faults)
+    found: list = []
+    faults, empty = dict(table.faults), 0
     for number, row in table.rows.items():
         try:
             check_needs(row, form)
-            found += [kind(**of_row, line=number) for of_row in form.read(row)]
+            examples = [kind(**of_row, line=number) for of_row in form.read(row)]
+            found += examples
+            empty += not examples
         except UserError as fault:
             faults[number] = str(fault)
     if faults:
@@ -80,6 +91,8 @@ def load(path: str | Path, kind: type[Example], say: Say, skip_bad: bool, name: 
             f"{path}: {'no line can be used' if faults or table.rows else 'the file is empty'}; it needs "
             f"one JSON object a line, like {example_of(kind)}"
         )
+    if empty:
+        say(f"{path}: {empty} rows give no pair, because all scores are the same")
     counted = (
         "" if table.kind == "JSON lines" else f" ({table.kind}; the number of a line is that of the row)"
     )
@@ -88,8 +101,8 @@ def load(path: str | Path, kind: type[Example], say: Say, skip_bad: bool, name: 
 
 
 def recognise(rows: Iterable[Row], kind: type, name: str | None = None) -> Form:
-    """The form of a file's rows: the first that a row fits, or the one of that name. Raises UserError where
-    there is none of that name.
+    """The form of a file's rows: the one that most of the first rows fit (a row has the first that it fits),
+    or the one of that name. Raises UserError where there is none of that name.
     """
     forms = [form for form in FORMS if form.kind is kind]
     if name:
@@ -97,14 +110,16 @@ def recognise(rows: Iterable[Row], kind: type, name: str | None = None) -> Form:
         if not forms:
             others = ", ".join(dict.fromkeys(form.name for form in FORMS if form.kind is kind))
             raise UserError(f"--format {name} is not a form of {CALLED[kind]}; these are {others}")
-    found = next((form for row in rows for form in forms if form.fits(row)), None)
-    return found or next((form for form in forms if form.name == "texts"), forms[-1])
+    fitting = (next((form for form in forms if form.fits(row)), None) for row in islice(rows, FIRST_ROWS))
+    if counts := Counter(form for form in fitting if form):
+        return counts.most_common(1)[0][0]
+    return next((form for form in forms if form.name == "texts"), forms[-1])
 
 
 def holds_pairs(path: str | Path) -> bool:
     """Whether the first row of a file that has a form looks like a preference pair (also if none has)."""
     rows = read_table(path).rows.values()
-    first = next((form for row in rows for form in FORMS if form.fits(row)), None)
+    first = next((form for row in rows for form in FORMS if form.kind is not Asked and form.fits(row)), None)
     if first is None:
         return not any("completion" in row and not {"chosen", "rejected"} & row.keys() for row in rows)
     return first.kind is Preference
@@ -124,7 +139,7 @@ def check_columns(path: str | Path, rows: dict[int, Row], form: Form, say: Say) 
     """Name, once for the file, the columns that nothing reads. Raises UserError where one of them changes the
     meaning: where it is one of MEANING and says something.
     """
-    reads = {*form.needs, *form.also}
+    reads = dict.fromkeys((*form.needs, *form.also))
     if not any(form.fits(row) for row in rows.values()):
         return  # another form: that its own columns are missing is said first
     # where it stands first
@@ -137,17 +152,18 @@ def check_columns(path: str | Path, rows: dict[int, Row], form: Form, say: Say) 
     lines = [number for number in says if says[number]]
     if lines:
         named = dict.fromkeys(name for number in lines for name in says[number])
+        there = [name for name in reads if any(name in row for row in rows.values())]
         raise UserError(
             f"{path}: {', '.join(map(repr, named))} (on {len(lines)} of {len(rows)} lines, "
             f"first: line {lines[0]}) would change what an answer means, and only "
-            f"{', '.join(form.needs)} are read; put that text into the prompt, or take the column "
+            f"{', '.join(there)} are read; put that text into the prompt, or take the column "
             "out of the file if no answer depends on it"
         )
     if unread:
         names = sorted(unread, key=unread.__getitem__)
         say(
             f"{path}: not read: "
-            f"{', '.join(name[:60] for name in names[:MOST_NAMES])}"
+            f"{', '.join(' '.join(name.split())[:60] for name in names[:MOST_NAMES])}"
             f"{f' and {len(names) - MOST_NAMES} more' if len(names) > MOST_NAMES else ''}"
         )
 
@@ -165,6 +181,8 @@ def check_needs(row: Row, form: Form) -> None:
             ):
                 other = "; responses to imitate are for --sft-data"
             raise UserError(f"no {name!r} (keys found: {found}){other}")
+    if form.kind is Demonstration and isinstance(row.get("label"), bool):
+        raise UserError("a 'label': responses that are liked or not are for --data, with --loss kto")
     if not form.only(row):
         raise UserError(f"not {form.about}, which other lines have")
 

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any
 
 from mini_dpo.data import Preference, Prompt
 from mini_dpo.errors import UserError
 from mini_dpo.formats.conversations import (
-    as_prompt,
     common_beginning,
+    has_text,
     is_transcript,
     read_prompt,
     read_response,
-    read_transcript,
     read_turns,
 )
-from mini_dpo.formats.files import Row, json_kind
+from mini_dpo.formats.files import Row
 from mini_dpo.formats.forms import Fields, alpaca_prompt, form, has_messages, system_of
 
 
@@ -37,23 +35,36 @@ def sharegpt_pair(row: Row) -> Iterator[Fields]:
     yield pair(prompt, *(read_response(f"{name!r}", row[name]) for name in ("chosen", "rejected")))
 
 
+def two_sides(row: Row) -> Iterator[Fields]:
+    """A prompt and one more turn on each side, or two whole conversations that begin alike.
+
+    A prompt that stands apart is then what both begin with, or at least one of their common turns.
+    """
+    sides = [read_turns(f"{name!r}", row[name], "assistant") for name in ("chosen", "rejected")]
+    apart = next((name for name in ("prompt", "instruction") if has_text(row.get(name))), "prompt")
+    before = read_turns(f"{apart!r}", row[apart], "user") if has_text(row.get(apart)) else []
+    if all(said[0].role == "assistant" for said in sides):
+        sides = [before + said for said in sides]
+    prompt, chosen, rejected = common_beginning(sides[0], sides[1], system_of(row))
+    known = sides[0][:-1]
+    if before != known[: len(before)] and not (len(before) == 1 and before[0] in known):
+        raise UserError(f"{apart!r} is not what 'chosen' and 'rejected' begin with")
+    if has_text(row.get("messages")) and read_turns("'messages'", row["messages"], "user") != sides[0]:
+        raise UserError("'messages' is not the conversation of 'chosen'")
+    yield pair(prompt, chosen, rejected)
+
+
 @form(
     Preference,
     "messages",
     "TRL's conversational form",
     "chosen rejected",
-    "prompt messages",
+    "prompt instruction messages",
     has_messages("prompt", "chosen", "rejected"),
 )
 def messages_pair(row: Row) -> Iterator[Fields]:
-    """Messages: a prompt and one more on each side, or two whole conversations that begin alike."""
-    sides = [read_turns(f"{name!r}", row[name], "assistant") for name in ("chosen", "rejected")]
-    before = read_turns("'prompt'", row["prompt"], "user") if row.get("prompt") else []
-    if all(said[0].role == "assistant" for said in sides):
-        sides = [before + said for said in sides]
-    elif before and any(said[: len(before)] != before for said in sides) and before[0] not in sides[0]:
-        raise UserError("'prompt' is not what 'chosen' and 'rejected' begin with")
-    yield pair(*common_beginning(sides[0], sides[1], system_of(row)))
+    """Lists of messages."""
+    return two_sides(row)
 
 
 @form(
@@ -65,15 +76,13 @@ def messages_pair(row: Row) -> Iterator[Fields]:
     lambda row: is_transcript(row.get("prompt") or row["chosen"]),
 )
 def transcript_pair(row: Row) -> Iterator[Fields]:
-    """Two whole transcripts that begin alike, or a transcript and what the assistant says next."""
-    if row.get("prompt"):
-        prompt = as_prompt("'prompt'", read_transcript("'prompt'", row["prompt"]), system_of(row))
-        yield pair(
-            prompt, *(read_response(f"{name!r}", row[name]).strip() for name in ("chosen", "rejected"))
-        )
-    else:
-        sides = [read_transcript(f"{name!r}", row[name]) for name in ("chosen", "rejected")]
-        yield pair(*common_beginning(sides[0], sides[1], system_of(row)))
+    """Two whole transcripts, or a transcript and what the assistant says next, after a blank."""
+    for fields in two_sides(row):
+        yield {
+            **fields,
+            "chosen": fields["chosen"].removeprefix(" "),
+            "rejected": fields["rejected"].removeprefix(" "),
+        }
 
 
 @form(Preference, "alpaca", "Alpaca's form", "instruction chosen rejected", "input history")
@@ -105,9 +114,10 @@ def stackexchange_pair(row: Row) -> Iterator[Fields]:
 
 def numbered_pair(row: Row, which: str) -> Iterator[Fields]:
     """response_0 and response_1, of which the column `which` names the chosen one."""
-    if row[which] not in (0, 1) or isinstance(row[which], (bool, float)):
-        raise UserError(f"{which!r} must be 0 or 1, not {str(row[which])[:40]}")
-    names = [f"response_{i}" for i in (row[which], 1 - row[which])]
+    better = {"0": 0, "1": 1}.get(str(row[which]).removesuffix(".0"))
+    if better is None:
+        raise UserError(f"{which!r} must be 0 or 1, not {str(row[which])[:40]!r}")
+    names = [f"response_{i}" for i in (better, 1 - better)]
     yield pair(
         read_prompt("'prompt'", row["prompt"], system_of(row)),
         *(read_response(f"{name!r}", row[name]) for name in names),
@@ -140,38 +150,33 @@ def ranked_responses(row: Row) -> tuple[Prompt, list[tuple[float, str]]]:
     """The prompt, and each response with its score, the best first: from `responses` and `scores`, or from
     the objects of `completions`.
     """
-    prompt = read_prompt("the prompt", row.get("prompt") or row.get("instruction"), system_of(row))
-    responses: list[Any]
-    scores: list[Any]
-    if "completions" in row:
-        found = [one if isinstance(one, dict) else {} for one in as_list(row, "completions")]
+    prompts = [row[name] for name in ("prompt", "instruction") if has_text(row.get(name))]
+    if len(prompts) != 1:
+        raise UserError("either 'prompt' or 'instruction' must say what was asked, and not both")
+    prompt = read_prompt("the prompt", prompts[0], system_of(row))
+    responses, scores = row.get("responses"), row.get("scores")
+    if isinstance(row.get("completions"), list):
+        if responses or scores:
+            raise UserError("there are 'completions', and 'responses' or 'scores' as well; keep one form")
+        found = [one if isinstance(one, dict) else {} for one in row["completions"]]
         responses = [one.get("response") for one in found]
         scores = [
-            next((one[k] for k in ("overall_score", "score", "rating") if k in one), None) for one in found
+            next((one[key] for key in ("overall_score", "score", "rating") if key in one), None)
+            for one in found
         ]
-    else:
-        responses, scores = as_list(row, "responses"), as_list(row, "scores")
-    if len(responses) != len(scores):
-        raise UserError(f"{len(responses)} responses and {len(scores)} scores")
+    if not isinstance(responses, list) or not isinstance(scores, list) or len(responses) != len(scores):
+        raise UserError("there must be as many scores as responses, each in a list")
     for i, score in enumerate(scores, 1):
         if isinstance(score, bool) or not isinstance(score, (int, float)) or score != score:
-            raise UserError(f"the score of response {i} must be a number, not {json_kind(score)}")
-    ranked = zip(
-        scores, (read_response(f"response {i}", one) for i, one in enumerate(responses, 1)), strict=True
-    )
-    return prompt, sorted(ranked, key=lambda both: -both[0])
-
-
-def as_list(row: Row, name: str) -> list:
-    """A column that must be a list."""
-    if not isinstance(row[name], list):
-        raise UserError(f"{name!r} must be a list, not {json_kind(row[name])}")
-    return row[name]
+            raise UserError(f"the score of response {i} must be a number, not {str(score)[:40]}")
+    texts = [read_response(f"response {i}", one) for i, one in enumerate(responses, 1)]
+    return prompt, sorted(zip(scores, texts, strict=True), key=lambda both: -both[0])
 
 
 def is_ranked(row: Row) -> bool:
-    """Whether a row has several responses with scores."""
-    return isinstance(row.get("completions"), list) or {"responses", "scores"} <= row.keys()
+    """Whether a row has several responses with scores, and does not say itself which is chosen."""
+    lists = [isinstance(row.get(name), list) for name in ("responses", "scores", "completions")]
+    return (all(lists[:2]) or lists[2]) and not any(has_text(row.get(name)) for name in ("chosen", "label"))
 
 
 RANKED = "prompt instruction responses scores completions"

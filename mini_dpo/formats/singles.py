@@ -1,4 +1,5 @@
-"""The forms in which people keep single responses: liked or not (feedback), or to imitate (demonstrations).
+"""The forms in which people keep single responses: liked or not (feedback), to imitate
+(demonstrations); and prompts alone.
 
 As in `pairs`, each function takes a row to the fields of its examples. (Of two decorators, the lower one is
 tried first.)
@@ -11,9 +12,9 @@ from collections.abc import Iterator
 
 from mini_dpo.data import Demonstration, Feedback
 from mini_dpo.errors import UserError
-from mini_dpo.formats.conversations import last_answer, read_messages, read_prompt, read_response, read_turns
+from mini_dpo.formats.conversations import has_text, last_answer, read_prompt, read_response, read_turns
 from mini_dpo.formats.files import Row
-from mini_dpo.formats.forms import Fields, alpaca_prompt, form, has_messages, system_of
+from mini_dpo.formats.forms import Asked, Fields, alpaca_prompt, form, has_messages, system_of
 
 # --- feedback
 
@@ -50,7 +51,7 @@ def labelled(row: Row) -> Iterator[Fields]:
 def labelled_messages(row: Row) -> Iterator[Fields]:
     """A conversation, and whether its last response is liked."""
     prompt, completion = last_answer(
-        "'messages'", read_messages("'messages'", row["messages"]), system_of(row)
+        "'messages'", read_turns("'messages'", row["messages"], "user"), system_of(row)
     )
     yield {"prompt": prompt, "completion": completion, "label": liked(row)}
 
@@ -58,7 +59,7 @@ def labelled_messages(row: Row) -> Iterator[Fields]:
 @form(Feedback, "sharegpt", "ShareGPT's form", "conversations label")
 def labelled_sharegpt(row: Row) -> Iterator[Fields]:
     """The same under ShareGPT's name."""
-    said = read_messages("'conversations'", row["conversations"])
+    said = read_turns("'conversations'", row["conversations"], "user")
     prompt, completion = last_answer("'conversations'", said, system_of(row))
     yield {"prompt": prompt, "completion": completion, "label": liked(row)}
 
@@ -94,17 +95,20 @@ def completed(row: Row) -> Iterator[Fields]:
     yield {"prompt": prompt, "response": response}
 
 
-@form(Demonstration, "messages", "TRL's conversational form", "messages")
+@form(Demonstration, "messages", "TRL's conversational form", "messages", "prompt")
 def conversation(row: Row) -> Iterator[Fields]:
     """A whole conversation, which ends in a response."""
-    prompt, response = last_answer("'messages'", read_messages("'messages'", row["messages"]), system_of(row))
+    said = read_turns("'messages'", row["messages"], "user")
+    if has_text(row.get("prompt")) and read_turns("'prompt'", row["prompt"], "user")[-1] not in said:
+        raise UserError("'prompt' is not in 'messages'")
+    prompt, response = last_answer("'messages'", said, system_of(row))
     yield {"prompt": prompt, "response": response}
 
 
 @form(Demonstration, "sharegpt", "ShareGPT's form", "conversations")
 def sharegpt(row: Row) -> Iterator[Fields]:
     """The same under ShareGPT's name."""
-    said = read_messages("'conversations'", row["conversations"])
+    said = read_turns("'conversations'", row["conversations"], "user")
     prompt, response = last_answer("'conversations'", said, system_of(row))
     yield {"prompt": prompt, "response": response}
 
@@ -120,3 +124,36 @@ def question(row: Row) -> Iterator[Fields]:
     """A question and its answer."""
     prompt = read_prompt("'question'", row["question"], system_of(row))
     yield {"prompt": prompt, "response": read_response("'response'", row["response"])}
+
+
+# --- prompts alone
+
+
+@form(Asked, "texts", "texts", "prompt")
+def asked(row: Row) -> Iterator[Fields]:
+    """A prompt."""
+    yield {"prompt": read_prompt("'prompt'", row["prompt"], system_of(row))}
+
+
+@form(Asked, "messages", "conversations", "messages")
+def asked_messages(row: Row) -> Iterator[Fields]:
+    """A conversation that waits for an answer."""
+    yield {"prompt": read_prompt("'messages'", row["messages"], system_of(row))}
+
+
+@form(Asked, "sharegpt", "ShareGPT's form", "conversations")
+def asked_sharegpt(row: Row) -> Iterator[Fields]:
+    """The same under ShareGPT's name."""
+    yield {"prompt": read_prompt("'conversations'", row["conversations"], system_of(row))}
+
+
+@form(Asked, "alpaca", "Alpaca's form", "instruction", "input history")
+def asked_alpaca(row: Row) -> Iterator[Fields]:
+    """An instruction, perhaps with an input."""
+    yield {"prompt": alpaca_prompt(row)}
+
+
+@form(Asked, "orca", "Orca's form", "question")
+def asked_question(row: Row) -> Iterator[Fields]:
+    """A question."""
+    yield {"prompt": read_prompt("'question'", row["question"], system_of(row))}

@@ -72,6 +72,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint, or a folder from Hugging Face, onto the CPU. No code in it is run. Raises UserError
     if it is neither.
     """
+    path = Path(path)
     if is_published(path):
         return read_published(path)
     payload = read_archive(path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from mini_dpo.corpus.fitting import describe_choice, fitted_context, without_oldest_turns
+from mini_dpo.corpus.fitting import describe_choice, fitted_context
 from mini_dpo.corpus.remarks import proposed_weights
+from mini_dpo.corpus.shortening import without_oldest_turns
 from mini_dpo.corpus.splits import (
     Corpus,
     at_most,
@@ -84,10 +84,8 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
         torch.manual_seed(settings.seed)
         model = GPT(model_config(settings, tokenizer.vocab_size))
     if own and settings.truncate == "oldest-turns":
-        shorter = partial(
-            without_oldest_turns, tokenizer=tokenizer, context=model.config.context, sft_on=settings.sft_on
-        )
-        own = (shorter(own[0]), shorter(own[1]))
+        first, second = without_oldest_turns(own, tokenizer, model.config.context, settings.sft_on)
+        own = (first, second)
     corpus = at_most(
         own_corpus(own, model.config.context) if own else toy_corpus(tokenizer, model.config.context),
         settings.eval_examples,

@@ -67,7 +67,9 @@ def problems(settings: Settings, given: Collection[str] = ()) -> Iterator[str]:
         )
     if settings.skip_bad and not (settings.data or settings.sft_data):
         yield "--skip-bad is about your own files; give --data or --sft-data, or leave it out"
-    if (extra := present(("format", "sft_on", "truncate"))) and not (settings.data or settings.sft_data):
+    if "sft_on" in given and not settings.sft_data:
+        yield "--sft-on is about the conversations of --sft-data; give that, or leave it out"
+    if (extra := present(("format", "truncate"))) and not (settings.data or settings.sft_data):
         yield f"{flags(extra)} is about your own files; give --data or --sft-data, or leave it out"
     if settings.held_out and not (settings.data or settings.sft_data):
         yield (

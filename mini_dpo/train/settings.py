@@ -85,7 +85,7 @@ class Settings:
     )
     sft_on: str = option(
         str,
-        "of a conversation with several turns of the assistant, imitate all of them, or the last only",
+        "of a conversation in --sft-data with several turns of the assistant, imitate all, or the last only",
         "all",
         ("all", "last"),
         group=DATA,
