@@ -198,30 +198,42 @@ def read_unchanged(path: Path, summary: dict) -> str:
 
 
 def read_archive(path: Path) -> Any:
-    """Read what torch.save wrote, onto the CPU. No code in the file is run.
+    """Read what torch.save wrote, onto the CPU. No code in it is run. Raises UserError as `check_archive`."""
+    check_archive(path)
+    with damaged(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
-    Such a file is a zip archive of uncompressed entries, each with a checksum. Raises UserError if there is
-    no such file, if a checksum is wrong, or if an entry would unpack to more than the file holds.
+
+def check_archive(path: Path) -> None:
+    """Check a file that torch.save wrote, a zip archive of uncompressed entries, each with a checksum.
+
+    Raises UserError if there is no such file, if a checksum is wrong, or if an entry would unpack to more
+    than the file holds.
     """
     size = size_of(path)
+    with damaged(path), zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if (
+            any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            or sum(entry.file_size for entry in entries) > size
+        ):
+            raise ValueError("compressed")
+        if len({entry.filename for entry in entries}) < len(entries):
+            raise ValueError("an entry stands in it twice")
+        if broken := archive.testzip():
+            raise ValueError(f"{broken} is damaged")
+
+
+@contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """Inside this context, whatever goes wrong is a UserError: a damaged or foreign file fails in many ways,
+    none with a class of its own.
+    """
     try:
-        with open(path, "rb") as file:
-            with zipfile.ZipFile(file) as archive:
-                entries = archive.infolist()
-                if (
-                    any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-                    or sum(entry.file_size for entry in entries) > size
-                ):
-                    raise ValueError("compressed")
-                if len({entry.filename for entry in entries}) < len(entries):
-                    raise ValueError("an entry stands in it twice")
-                if damaged := archive.testzip():
-                    raise ValueError(f"{damaged} is damaged")
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+        yield
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # a damaged or foreign file fails in many ways, none with a class of its own
+    except Exception as error:
         raise UserError(
             f"{path}: not a checkpoint of mini_dpo, or a damaged one ({type(error).__name__}: "
             f"{str(error)[:100]})"

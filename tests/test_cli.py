@@ -11,6 +11,7 @@ from mini_dpo.bench import __main__ as bench
 from mini_dpo.check import __main__ as check
 from mini_dpo.cli import ELSEWHERE, parser_for
 from mini_dpo.errors import UserError, did_you_mean
+from mini_dpo.export import __main__ as export
 from mini_dpo.losses import LOSSES, find_loss
 from mini_dpo.plot import __main__ as plot
 from mini_dpo.report import __main__ as report
@@ -25,6 +26,7 @@ COMMANDS = {
     "compare": compare,
     "exact": exact,
     "plot": plot,
+    "export": export,
     "report": report,
     "sample": sample,
     "show": show,

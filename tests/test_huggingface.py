@@ -265,7 +265,7 @@ WEIGHTS = {
         lambda w: w.update({"transformer.h.x.ln_1.weight": torch.ones(2)}),
         "transformer.h.x.ln_1.weight",
     ),
-    "no tensor": (lambda w: w.update({"step": 3}), "not a file of tensors"),
+    "no tensor": (lambda w: w.update({"step": 3}), "'step' is no tensor"),
 }
 
 
@@ -574,12 +574,13 @@ print(after - before, sum(p.nbytes for p in model.parameters()) // 1024)
 """
 
 
+@needs_gpt2
 @pytest.mark.parametrize("as_bin", [False, True])
 def test_loading_takes_little_more_memory_than_the_weights(tmp_path, as_bin):
-    """Of a model of 40 million parameters, 160 MB."""
+    """Of a model of 40 million parameters, 160 MB. Two thirds are the embedding, which gets longer."""
     if not as_bin:
         safetensors()
-    saved_model(tmp_path / "run", n_layer=13, n_embd=512, n_head=8)
+    saved_model(tmp_path / "run", "gpt2", n_layer=4, n_embd=512, n_head=8)
     export(tmp_path / "run" / "sft.pt", tmp_path / "out", sft=True, as_bin=as_bin)
     (tmp_path / "run" / "sft.pt").unlink()
     done = subprocess.run([sys.executable, "-c", LOAD, str(tmp_path / "out")], capture_output=True, text=True)

@@ -93,7 +93,8 @@ def joined_parts(content: object) -> object:
     if not isinstance(content, list) or not content:
         return content
     texts = [p.get("text") if isinstance(p, Mapping) and p.get("type") == "text" else None for p in content]
-    return "".join(texts) if all(isinstance(text, str) for text in texts) else content  # type: ignore[arg-type]
+    said = [text for text in texts if isinstance(text, str)]
+    return "".join(said) if len(said) == len(content) else content
 
 
 def is_transcript(value: object) -> bool:

@@ -72,7 +72,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint, or a folder from Hugging Face, onto the CPU. No code in it is run. Raises UserError
     if it is neither.
     """
-    path = Path(path)
     if is_published(path):
         return read_published(path)
     payload = read_archive(path)
@@ -105,11 +104,11 @@ def load_own(path: Path, run: str) -> dict[str, Any]:
     return payload
 
 
-def load_model(path: Path, **changes: Any) -> tuple[GPT, Tokenizer]:
+def load_model(path: str | Path, **changes: Any) -> tuple[GPT, Tokenizer]:
     """The model in a checkpoint and its tokenizer. changes: fields of its config to replace, say
     dropout=0.
     """
-    return build_model(path, load_checkpoint(path), **changes)
+    return build_model(Path(path), load_checkpoint(Path(path)), **changes)
 
 
 def check_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
@@ -129,7 +128,7 @@ def check_weights(path: Path, model: GPT, weights: dict[str, Any]) -> None:
         raise UserError(
             f"{path}: the weights do not fit the model they claim to be: other names, shapes or types"
         )
-    if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+    if not all(bool(part.isfinite().all()) for weight in weights.values() for part in weight.split(2**10)):
         raise UserError(f"{path}: a weight is not a finite number; the file is of no use")
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.errors import UserError, expecting
-from mini_dpo.files import LARGEST_JSON, read_archive, read_bytes, size_of
+from mini_dpo.files import LARGEST_JSON, check_archive, read_bytes, size_of
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.tokenizer import load_tokenizer
 from mini_dpo.vocabularies import in_letters
@@ -32,6 +34,7 @@ WEIGHTS = (
 )
 PUBLISHED_VOCABULARY = 50_257  # tokens: GPT-2's 50,256 and end-of-text
 MOST_NAMES = 4  # that a line names
+FIRST = ("wte.weight", "lm_head.weight")  # the largest tensors
 
 # What a config.json must say, or leave out, for the model to be GPT-2's architecture.
 ARCHITECTURE: dict[str, tuple] = {
@@ -80,13 +83,8 @@ def read_published(folder: Path) -> dict[str, Any]:
             "a model with a vocabulary of its own cannot be read"
         )
     check_vocabulary(folder, in_letters(tokenizer.encoding._mergeable_ranks))
-    weights = renamed(folder, shape)
-    new = tokenizer.vocab_size - shape.vocab_size
-    if new:
-        embedding = weights["wte.weight"]  # (V, C)
-        weights["wte.weight"] = torch.cat([embedding, embedding.mean(0, keepdim=True).expand(new, -1)])
     return {
-        "model": weights,
+        "model": renamed(folder, shape, tokenizer.vocab_size - shape.vocab_size),
         "config": {**vars(shape), "vocab_size": tokenizer.vocab_size},
         "tokenizer": tokenizer.name,
         "stage": ours["stage"] if ours.get("stage") in ("sft", "dpo") else "base",
@@ -193,31 +191,52 @@ def has_safetensors() -> bool:
     return True
 
 
-def renamed(folder: Path, shape: GPTConfig) -> dict[str, Tensor]:
-    """The weights under our names, in float32, each matrix as (outputs, inputs).
+def renamed(folder: Path, shape: GPTConfig, new: int) -> dict[str, Tensor]:
+    """The weights under our names, in float32, each matrix as (outputs, inputs), the embedding with `new`
+    more rows. The embedding is the largest tensor, so it comes first: to make it longer takes a copy of it.
     Raises UserError for a tensor that is missing, left over, or of another shape.
     """
     weights: dict[str, Tensor] = {}
     left_over: list[str] = []
     output: Tensor | None = None
     layers = shape.n_layer
-    for file in weight_files(folder):
-        for name, tensor in tensors(file):
-            ours = name.removeprefix("transformer.")
-            if ours == "lm_head.weight":
-                output = tensor
-            elif not ours.endswith((".attn.bias", ".attn.masked_bias")):  # the mask
-                block = ours.split(".")[1:2] if ours.startswith("h.") else ["0"]
-                if not block[0].isdecimal() or int(block[0]) >= layers or ours in weights:
-                    left_over.append(name)
-                else:
-                    weights[ours] = as_ours(ours, tensor)
-    missing = f"h.{layers - 1}.ln_1.weight"
-    if missing not in weights:
-        raise UserError(f"{folder}: the tensor {missing} is missing; config.json has n_layer {layers}")
+    for name, tensor in tensors(weight_files(folder)):
+        ours = name.removeprefix("transformer.")
+        block = ours.split(".")[1:2] if ours.startswith("h.") else ["0"]
+        if ours == "lm_head.weight":
+            output = tensor
+        elif ours.endswith((".attn.bias", ".attn.masked_bias")):  # the mask
+            continue
+        elif not block[0].isdecimal() or int(block[0]) >= layers or ours in weights:
+            left_over.append(name)
+        elif ours == "wte.weight" and new and tensor.shape == (shape.vocab_size, shape.n_embd):
+            weights[ours] = with_mean_rows(tensor.to(torch.float32), new)
+        else:
+            weights[ours] = as_ours(ours, tensor)
+        del tensor
+        if output is not None and "wte.weight" in weights:
+            if not torch.equal(output.float(), weights["wte.weight"][: len(output)]):
+                raise UserError(
+                    f"{folder}: lm_head.weight is not the embedding; only a tied output matrix can be read"
+                )
+            output = None
+    check_shapes(folder, replace(shape, vocab_size=shape.vocab_size + new), weights, left_over)
+    return weights
+
+
+def with_mean_rows(embedding: Tensor, new: int) -> Tensor:
+    """An embedding (V, C) with so many more rows, each the mean of the others: (V + new, C)."""
+    return torch.cat([embedding, embedding.mean(0, keepdim=True).expand(new, -1)])
+
+
+def check_shapes(folder: Path, shape: GPTConfig, weights: dict[str, Tensor], left_over: list[str]) -> None:
+    """Raise UserError unless the weights are those of this shape. left_over: names that are none of them."""
+    last = f"h.{shape.n_layer - 1}.ln_1.weight"
+    if last not in weights:  # said first, since a shape with very many blocks takes long to build
+        raise UserError(f"{folder}: the tensor {last} is missing; config.json has n_layer {shape.n_layer}")
     with torch.device("meta"):  # shapes without numbers
         wanted = {name: tuple(weight.shape) for name, weight in GPT(shape).state_dict().items()}
-    left_over += [name for name in weights if name not in wanted]
+    left_over = left_over + [name for name in weights if name not in wanted]
     for what, names in (("missing", wanted.keys() - weights.keys()), ("more than GPT-2 has", left_over)):
         if names:
             listed = ", ".join(sorted(names)[:MOST_NAMES])
@@ -227,52 +246,74 @@ def renamed(folder: Path, shape: GPTConfig) -> dict[str, Tensor]:
             raise UserError(
                 f"{folder}: {name} has the shape {tuple(weights[name].shape)}, and needs {expected}"
             )
-    if output is not None and not torch.equal(output.float(), weights["wte.weight"]):
-        raise UserError(
-            f"{folder}: lm_head.weight is not the embedding; only a tied output matrix can be read"
-        )
-    return {name: weights[name] for name in wanted}
 
 
 def as_ours(name: str, tensor: Tensor) -> Tensor:
-    """A tensor in float32; a matrix of a block from (inputs, outputs) to (outputs, inputs)."""
+    """A tensor in float32, copied out of its file; a matrix of a block from (inputs, outputs) to (outputs,
+    inputs).
+    """
     matrix = name.startswith("h.") and name.endswith(".weight") and tensor.dim() == 2  # noqa: PLR2004
-    return (tensor.t() if matrix else tensor).to(torch.float32).contiguous()
+    moved = (tensor.t() if matrix else tensor).to(torch.float32).contiguous()
+    return moved.clone() if moved.data_ptr() == tensor.data_ptr() else moved
 
 
-def tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file with their names, one at a time. Raises UserError for a file that is damaged."""
-    size_of(file)
-    with open(file, "rb") as opened:
-        refuse_pointer(file, opened.read(64))
+def tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of all files with their names, one at a time, the embedding first. A file is opened anew
+    for each, so that what was read before does not stay in memory. Raises UserError for a damaged file.
+    """
+    where: list[tuple[str, Path, Callable[[], Any]]] = []
+    for file in files:
+        size_of(file)
+        with open(file, "rb") as opened:
+            refuse_pointer(file, opened.read(64))
+        reopen = reader_of(file)
+        where += [(name, file, reopen) for name in reopen()]
+    for name, file, reopen in sorted(where, key=lambda item: not item[0].endswith(FIRST)):
+        tensor = reopen()[name]()
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            raise UserError(f"{file}: {name[:60]!r} is no tensor with all its numbers")
+        yield name, tensor
+
+
+def reader_of(file: Path) -> Callable[[], dict[str, Callable[[], Any]]]:
+    """A function that opens a file of weights and gives, for each name, what reads the tensor."""
     if file.suffix == ".safetensors":
-        yield from safe_tensors(file)
-        return
+        return partial(open_safetensors, file)
     if zipfile.is_zipfile(file):
-        held = read_archive(file)
-    else:  # as torch wrote files before version 1.6
-        with expecting(file, "weights that can be read"):
-            try:
-                held = torch.load(file, map_location="cpu", weights_only=True)
-            except Exception as error:  # a damaged file fails in many ways, none with a class of its own
-                raise ValueError(f"{type(error).__name__}: {str(error)[:100]}") from error
-    if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
-        raise UserError(f"{file}: not a file of tensors")
-    for name in list(held):
-        yield str(name), held.pop(name)
+        check_archive(file)
+        return partial(open_archive, file)
+    held = load_pickled(file)  # as torch wrote files before version 1.6: all or nothing
+    return lambda: {str(name): partial(held.pop, name) for name in list(held)}
 
 
-def safe_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """The same for a file in the format of safetensors."""
+def open_safetensors(file: Path) -> dict[str, Callable[[], Any]]:
+    """A file in the format of safetensors, which holds no code."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise UserError(f"{file}: needs another package: pip install safetensors") from error
     try:
-        with safe_open(file, framework="pt") as held:
-            for name in held.keys():  # noqa: SIM118 (it is no dict)
-                yield name, held.get_tensor(name)
+        held = safe_open(file, framework="pt")
+        return {name: partial(held.get_tensor, name) for name in held.keys()}  # noqa: SIM118 (it is no dict)
     except SafetensorError as error:
         raise UserError(
             f"{file}: damaged, or not safetensors ({str(error)[:100]}); fetch it again"
         ) from error
+
+
+def open_archive(file: Path) -> dict[str, Callable[[], Any]]:
+    """A file as torch writes it; the tensors stay in the file until they are copied."""
+    held = load_pickled(file, mmap=True)
+    return {str(name): partial(held.get, name) for name in held}
+
+
+def load_pickled(file: Path, **how: Any) -> dict:
+    """A dictionary that torch.save wrote. No code in the file is run."""
+    with expecting(file, "weights that can be read"):
+        try:
+            held = torch.load(file, map_location="cpu", weights_only=True, **how)
+        except Exception as error:  # a damaged file fails in many ways, none with a class of its own
+            raise ValueError(f"{type(error).__name__}: {str(error)[:100]}") from error
+        if not isinstance(held, dict):
+            raise ValueError("another value")
+        return held
