@@ -3,10 +3,10 @@
 A space of K responses to one prompt is a last dimension of size K; prompts, if there are several, come before
 it. Policies are given by their log-probabilities. All results are in nats, or in units of reward.
 
-    P(a over b) = sigmoid(r(a) - r(b))                       Bradley & Terry 1952, Biometrika 39
-    J(pi)       = E_pi[r] - beta KL(pi || ref)               the objective; Rafailov et al. 2023,
-    arXiv:2305.18290, eq. 3 pi*(y)      = ref(y) exp(r(y) / beta) / Z                its maximiser, eq. 4 r(y)
-    = beta log(pi*(y) / ref(y)) + beta log Z     the same, turned inside out, eq. 5
+    P(a over b) = sigmoid(r(a) - r(b))                     Bradley & Terry 1952, Biometrika 39
+    J(pi)       = E_pi[r] - beta KL(pi || ref)             the objective; arXiv:2305.18290, eq. 3
+    pi*(y)      = ref(y) exp(r(y) / beta) / Z              its maximiser, eq. 4
+    r(y)        = beta log(pi*(y) / ref(y)) + beta log Z   the same, turned inside out, eq. 5
 """
 
 from __future__ import annotations
