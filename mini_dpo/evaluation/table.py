@@ -41,12 +41,17 @@ def closing_rows(summary: dict) -> list[list[str]]:
 
 def closing_table(summary: dict) -> str:
     """The summary as a table, standard errors in parentheses, with remarks below."""
-    labels, *columns = zip(*closing_rows(summary), strict=True)
+    return "\n".join([table_of(closing_rows(summary)), "", *closing_remarks(summary)])
+
+
+def table_of(rows: list[list[str]]) -> str:
+    """Rows of cells as text, in columns."""
+    labels, *columns = zip(*rows, strict=True)
     lines = [f"{label:42}" for label in labels]
     for column in columns:
         width = max(20, *map(len, column))
         lines = [line + f"{text:{width}}" for line, text in zip(lines, column, strict=True)]
-    return "\n".join([line.rstrip() for line in lines] + [""] + closing_remarks(summary))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def cell(column: dict, key: str, form: str) -> str:

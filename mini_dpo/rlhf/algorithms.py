@@ -1,0 +1,120 @@
+"""How a policy learns from scored responses: REINFORCE, RLOO, GRPO, PPO.
+
+All maximise J = E[score] - beta KL(policy || reference). The KL divergence is part of the *reward*: a token costs
+beta (log pi - log ref), the estimator k1, without a gradient of its own. (As a term of the loss, k1 has no gradient
+in expectation, and k3 has a wrong one: arXiv:2510.01555, 2512.21852.)
+
+    REINFORCE   -A log pi(y)              A = return - the mean of the other responses in the batch
+    RLOO        the ratio pi / pi_old      A = return - the mean of the k - 1 others to the same prompt
+                clipped, of the sequence                                            (arXiv:2402.14740)
+    GRPO        the ratio clipped, of      A = (return - mean) / deviation, of the prompt's k
+                each token                                                          (arXiv:2402.03300)
+    PPO         the ratio clipped, of      A from a value network, by generalised advantage estimation
+                each token                                             (arXiv:1707.06347, 1506.02438)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mini_dpo.rlhf.rollout import Rollout
+
+CLIP = 0.2  # how far a ratio may leave 1 and still be pushed (arXiv:1707.06347, and for RLOO TRL's default)
+LAMBDA = 0.95  # of generalised advantage estimation; gamma is 1: only the end is rewarded (N+)
+VALUE_WEIGHT = 0.1  # of the value network's loss (N+)
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # log-probs of the tokens now, their advantages -> the loss, ()
+
+
+# --- returns and advantages, none of which has a gradient
+
+
+def returns_of(rollout: Rollout, beta: float) -> Tensor:
+    """score - beta log(policy / reference) of each response: (S,), units of reward."""
+    return rollout.scores - beta * rollout.per_response(rollout.log_ratios)
+
+
+def token_rewards(rollout: Rollout, beta: float) -> Tensor:
+    """The same, token by token: the KL divergence's share of each, and the score at the last one: (R,)."""
+    rewards = -beta * rollout.log_ratios
+    last = rollout.batch.lengths.cumsum(0) - 1  # (S,), the number of each response's last token
+    return rewards.index_add(0, last, rollout.scores.to(rewards.dtype))
+
+
+def leave_one_out(returns: Tensor, k: int) -> Tensor:
+    """Each return less the mean of the k - 1 others of its group: (S,) -> (S,). The baseline does not contain the
+    response itself, so that it does not bend the gradient.
+    """
+    groups = returns.view(-1, k)  # (S / k, k)
+    others = (groups.sum(1, keepdim=True) - groups) / (k - 1)
+    return (groups - others).flatten()
+
+
+def standardised(returns: Tensor, k: int) -> Tensor:
+    """Each return less its group's mean, in its group's standard deviations: (S,) -> (S,)."""
+    groups = returns.view(-1, k)
+    return ((groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)).flatten()
+
+
+def generalised_advantages(rewards: Tensor, values: Tensor, lengths: Tensor, lam: float = LAMBDA) -> Tensor:
+    """Generalised advantage estimation with gamma 1: (R,), (R,), (S,) -> (R,).
+
+    A_t = delta_t + lam A_{t+1}, with delta_t = reward_t + value_{t+1} - value_t. The value after the last token is 0.
+    With lam = 1 it is the sum of the rewards still to come, less the value.
+    """
+    advantages = torch.zeros_like(rewards)
+    for part in torch.arange(len(rewards)).split(lengths.tolist()):
+        following, value = rewards.new_zeros(()), rewards.new_zeros(())
+        for t in reversed(part.tolist()):
+            following = rewards[t] + value - values[t] + lam * following
+            value = values[t]
+            advantages[t] = following
+    return advantages
+
+
+def whitened(values: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 over all tokens of the batch: (R,) -> (R,). Of advantages, and not of rewards
+    (N+; arXiv:2404.10719 finds it among what PPO needs to win).
+    """
+    return (values - values.mean()) / (values.std() + 1e-8)
+
+
+# --- losses, whose gradient is the policy's
+
+
+def clipped(log_ratio: Tensor, advantages: Tensor) -> Tensor:
+    """-min(r A, clip(r) A) with r = pi / pi_old: PPO's loss, elementwise. Beyond 1 +- CLIP nothing is gained."""
+    ratio = log_ratio.exp()
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages)
+
+
+def reinforce_loss(rollout: Rollout, advantages: Tensor, logps: Tensor) -> Tensor:
+    """-A log pi(y), the mean over responses. advantages: (S,). logps: (R,), with gradient."""
+    return -(advantages * rollout.per_response(logps)).mean()
+
+
+def rloo_loss(rollout: Rollout, advantages: Tensor, logps: Tensor) -> Tensor:
+    """PPO's loss of whole responses. At the first pass its gradient is REINFORCE's. advantages: (S,)."""
+    return clipped(rollout.per_response(logps - rollout.logps), advantages).mean()
+
+
+def grpo_loss(rollout: Rollout, advantages: Tensor, logps: Tensor) -> Tensor:
+    """PPO's loss of tokens, the mean over each response's tokens, then over responses. advantages: (S,)."""
+    per_token = clipped(logps - rollout.logps, advantages[rollout.batch.index.owners])  # (R,)
+    return (rollout.per_response(per_token) / rollout.batch.lengths).mean()
+
+
+def ppo_loss(rollout: Rollout, advantages: Tensor, logps: Tensor) -> Tensor:
+    """PPO's loss of tokens, the mean over all of them. advantages: (R,)."""
+    return clipped(logps - rollout.logps, advantages).mean()
+
+
+def value_loss(values: Tensor, before: Tensor, targets: Tensor) -> Tensor:
+    """Half the squared error of the value network, the larger of two: as it is, and with the change since the
+    rollout clipped (N+). All (R,) -> ().
+    """
+    near = before + (values - before).clamp(-CLIP, CLIP)
+    return 0.5 * torch.maximum((values - targets) ** 2, (near - targets) ** 2).mean()
