@@ -15,6 +15,7 @@ from mini_dpo.export import __main__ as export
 from mini_dpo.losses import LOSSES, find_loss
 from mini_dpo.plot import __main__ as plot
 from mini_dpo.report import __main__ as report
+from mini_dpo.rlhf import __main__ as rlhf
 from mini_dpo.sample import SampleSettings
 from mini_dpo.train import __main__ as train
 from mini_dpo.train.settings import Settings
@@ -28,6 +29,7 @@ COMMANDS = {
     "plot": plot,
     "export": export,
     "report": report,
+    "rlhf": rlhf,
     "sample": sample,
     "show": show,
     "train": train,

@@ -7,7 +7,7 @@ python -m mini_dpo.rlhf runs/1 --algorithm ppo --reward true      PPO on the jud
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +20,7 @@ from mini_dpo.corpus.splits import Corpus
 from mini_dpo.errors import UserError
 from mini_dpo.evaluation.measuring import answer_length, evaluate
 from mini_dpo.evaluation.table import closing_rows, table_of
-from mini_dpo.files import read_json, write_json, write_jsonl
+from mini_dpo.files import locked, read_json, write_json, write_jsonl
 from mini_dpo.losses import find_loss
 from mini_dpo.model import GPT
 from mini_dpo.optimizers import LoopConfig
@@ -78,10 +78,20 @@ def main() -> None:
         raise UserError(f"{run}: a reward model is fitted to pairs, and this run has none")
     folder = Path(settings.out) if settings.out else run / f"{settings.algorithm}-{settings.reward}"
     (folder / "reward").mkdir(parents=True, exist_ok=True)
-    sft = load_frozen(run / "sft.pt", begun.device)
-    judge = fit_reward(settings, folder, tokenizer, sft, corpus, begun.id)
-    policy = fit_policy(settings, folder, tokenizer, sft, judge, corpus, begun)
-    compare(settings, run, folder, tokenizer, sft, policy, corpus, begun)
+    with locked(folder):
+        keep_settings(folder, {**asdict(settings), "out": None, "run": begun.id})
+        sft = load_frozen(run / "sft.pt", begun.device)
+        judge = fit_reward(settings, folder, tokenizer, sft, corpus, begun.id)
+        policy = fit_policy(settings, folder, tokenizer, sft, judge, corpus, begun)
+        compare(settings, run, folder, tokenizer, sft, policy, corpus, begun)
+
+
+def keep_settings(folder: Path, settings: dict) -> None:
+    """Write the settings into the folder, or find them there. Raises UserError if it has others."""
+    path = folder / "config.json"
+    if path.exists() and read_json(path) != settings:
+        raise UserError(f"{folder} was made with other settings; choose another --out")
+    write_json(path, settings)
 
 
 def check(settings: RlhfSettings) -> None:
@@ -90,7 +100,7 @@ def check(settings: RlhfSettings) -> None:
         if getattr(settings, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} must be positive, not {getattr(settings, name)}")
     k = ALGORITHMS[settings.algorithm].k
-    if settings.responses < 2 or settings.responses % k:
+    if settings.responses <= 1 or settings.responses % k:
         raise UserError(f"--responses must be a multiple of {k}, 2 at least, not {settings.responses}")
     if not 0 <= settings.seed < 2**31:
         raise UserError(f"--seed must be in [0, 2^31), not {settings.seed}")
@@ -188,7 +198,9 @@ def compare(
     """Measure the policy on the run's held-out prompts and print its table, with the run's own beside it."""
     dpo = find_loss("dpo")
     hyper = {**dpo.hyperparameters, "beta": settings.beta}
-    summary, samples = evaluate(sft, policy, dpo, hyper, tokenizer, corpus.held_out, begun.seed, scoring(begun))
+    summary, samples = evaluate(
+        sft, policy, dpo, hyper, tokenizer, corpus.held_out, begun.seed, scoring(begun)
+    )
     summary["loss"] = settings.algorithm
     write_jsonl(folder / "samples.jsonl", samples)
     write_json(folder / "summary.json", summary)

@@ -1,8 +1,8 @@
 """How a policy learns from scored responses: REINFORCE, RLOO, GRPO, PPO.
 
-All maximise J = E[score] - beta KL(policy || reference). The KL divergence is part of the *reward*: a token costs
-beta (log pi - log ref), the estimator k1, without a gradient of its own. (As a term of the loss, k1 has no gradient
-in expectation, and k3 has a wrong one: arXiv:2510.01555, 2512.21852.)
+All maximise J = E[score] - beta KL(policy || reference). The KL divergence is part of the *reward*: a token
+costs beta (log pi - log ref), the estimator k1, without a gradient of its own. (As a term of the loss, k1 has
+no gradient in expectation, and k3 has a wrong one: arXiv:2510.01555, 2512.21852.)
 
     REINFORCE   -A log pi(y)              A = return - the mean of the other responses in the batch
     RLOO        the ratio pi / pi_old      A = return - the mean of the k - 1 others to the same prompt
@@ -45,8 +45,8 @@ def token_rewards(rollout: Rollout, beta: float) -> Tensor:
 
 
 def leave_one_out(returns: Tensor, k: int) -> Tensor:
-    """Each return less the mean of the k - 1 others of its group: (S,) -> (S,). The baseline does not contain the
-    response itself, so that it does not bend the gradient.
+    """Each return less the mean of the k - 1 others of its group: (S,) -> (S,). The baseline does not contain
+    the response itself, so that it does not bend the gradient.
     """
     groups = returns.view(-1, k)  # (S / k, k)
     others = (groups.sum(1, keepdim=True) - groups) / (k - 1)
@@ -62,17 +62,18 @@ def standardised(returns: Tensor, k: int) -> Tensor:
 def generalised_advantages(rewards: Tensor, values: Tensor, lengths: Tensor, lam: float = LAMBDA) -> Tensor:
     """Generalised advantage estimation with gamma 1: (R,), (R,), (S,) -> (R,).
 
-    A_t = delta_t + lam A_{t+1}, with delta_t = reward_t + value_{t+1} - value_t. The value after the last token is 0.
-    With lam = 1 it is the sum of the rewards still to come, less the value.
+    A_t = delta_t + lam A_{t+1}, with delta_t = reward_t + value_{t+1} - value_t. The value after the last
+    token is 0. With lam = 1 it is the sum of the rewards still to come, less the value.
     """
-    advantages = torch.zeros_like(rewards)
-    for part in torch.arange(len(rewards)).split(lengths.tolist()):
-        following, value = rewards.new_zeros(()), rewards.new_zeros(())
-        for t in reversed(part.tolist()):
-            following = rewards[t] + value - values[t] + lam * following
-            value = values[t]
-            advantages[t] = following
-    return advantages
+    advantages: list[float] = []
+    for r, v in zip(rewards.split(lengths.tolist()), values.split(lengths.tolist()), strict=True):
+        deltas = (r + torch.cat([v[1:], v.new_zeros(1)]) - v).tolist()
+        following, backwards = 0.0, []
+        for delta in reversed(deltas):
+            following = delta + lam * following
+            backwards.append(following)
+        advantages += reversed(backwards)
+    return rewards.new_tensor(advantages)
 
 
 def whitened(values: Tensor) -> Tensor:
@@ -86,7 +87,9 @@ def whitened(values: Tensor) -> Tensor:
 
 
 def clipped(log_ratio: Tensor, advantages: Tensor) -> Tensor:
-    """-min(r A, clip(r) A) with r = pi / pi_old: PPO's loss, elementwise. Beyond 1 +- CLIP nothing is gained."""
+    """-min(r A, clip(r) A) with r = pi / pi_old: PPO's loss, elementwise. Beyond 1 +- CLIP nothing is
+    gained.
+    """
     ratio = log_ratio.exp()
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages)
 

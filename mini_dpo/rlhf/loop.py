@@ -1,4 +1,5 @@
-"""The loop of policy optimisation: sample, score, learn. It looks like training.py's, and differs in where the data
+"""The loop of policy optimisation: sample, score, learn. It looks like training.py's, and differs in where
+the data
 come from: each step's are written by the policy of that step.
 """
 
@@ -82,8 +83,9 @@ def optimise(
 ) -> None:
     """Train the policy for `config.steps` steps, in place; log, save, and go on where a checkpoint left off.
 
-    The prompts and the responses of a step depend on the seed and the step alone. Raises TrainingFailed if a loss,
-    a gradient or a weight is no finite number, KeyboardInterrupt after Ctrl-C (once a checkpoint is written).
+    The prompts and the responses of a step depend on the seed and the step alone. Raises TrainingFailed if a
+    loss, a gradient or a weight is no finite number, KeyboardInterrupt after Ctrl-C (once a checkpoint is
+    written).
     """
     parameters = list(learner.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)

@@ -37,7 +37,9 @@ class ScalarModel(GPT):
 
 
 def last_places(batch: Batch) -> Tensor:
-    """The place in the row of each response's last token: (S,). It is the end-of-text of a finished response."""
+    """The place in the row of each response's last token: (S,). It is the end-of-text of a finished
+    response.
+    """
     places = (batch.layout.branches > 0).nonzero().flatten()  # (R,), the response tokens
     return places[batch.lengths.cumsum(0) - 1]
 
@@ -69,8 +71,8 @@ def mean_score(model: ScalarModel, responses: Sequence[Encoded], rows: int = 64)
 
 @torch.no_grad()
 def calibration(model: ScalarModel, pairs: Sequence[EncodedPair], bins: int = 5) -> tuple[float, list[str]]:
-    """(The share of held-out pairs whose chosen response has the larger score, a line a bin: what the model says of
-    its answer, and how often it is right.)
+    """(The share of held-out pairs whose chosen response has the larger score, a line a bin: what the model
+    says of its answer, and how often it is right.)
     """
     model.eval()
     both = [collate([pair.chosen, pair.rejected]) for pair in pairs]

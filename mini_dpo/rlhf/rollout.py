@@ -44,8 +44,9 @@ class Rollout:
         return self.logps - self.ref_logps
 
     def k3(self) -> Tensor:
-        """The estimator k3 of the KL divergence of each token, r - 1 - log r with r = reference / policy: (R,). It is
-        never negative. It is logged, and not trained on: as a loss its gradient is another (arXiv:2510.01555).
+        """The estimator k3 of the KL divergence of each token, r - 1 - log r with r = reference / policy:
+        (R,). It is never negative. It is logged, and not trained on: as a loss its gradient is another
+        (arXiv:2510.01555).
         """
         return self.log_ratios.neg().exp() - 1 + self.log_ratios
 
@@ -63,8 +64,8 @@ def roll_out(
     missing_end: float,
     seed: int,
 ) -> Rollout:
-    """Draw k responses to each prompt from the policy, at temperature 1: then the log-probs that are scored are
-    those that were drawn from.
+    """Draw k responses to each prompt from the policy, at temperature 1: then the log-probs that are scored
+    are those that were drawn from.
 
     numbers: which prompts these are, for `score`. missing_end: the score of a response without end-of-text: a
     fixed low one, because the reward model has never seen a text that does not end (N+).
