@@ -51,7 +51,7 @@ class RlhfSettings:
     beta: float = option(float, "price of a nat of KL divergence, in units of reward", 0.3)
     steps: int = option(int, "steps of policy optimisation", 200)
     lr: float = option(float, "peak learning rate of the policy", 3e-4)
-    reward_lr: float = option(float, "peak learning rate of the reward model", 3e-4)
+    reward_lr: float = option(float, "peak learning rate of the reward model", 1e-3)
     reward_epochs: float = option(float, "passes over the preferences", 1.0)
     responses: int = option(int, "responses a step; rloo and grpo write 4 to a prompt", 128)
     seed: int = option(int, "of the heads, the order of the prompts and the responses", 0)
