@@ -218,6 +218,8 @@ def check_archive(path: Path) -> None:
             or sum(entry.file_size for entry in entries) > size
         ):
             raise ValueError("compressed")
+        if min(entry.header_offset for entry in entries) > 0:
+            raise ValueError("something stands before its first entry")  # which another reader might read
         if len({entry.filename for entry in entries}) < len(entries):
             raise ValueError("an entry stands in it twice")
         if broken := archive.testzip():

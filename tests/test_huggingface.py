@@ -207,9 +207,9 @@ CONFIGS = {
     "another vocabulary": ({"vocab_size": 50265}, "vocab_size is 50265"),
     "no size": ({"n_layer": "gone"}, "'n_layer'"),
     "a size that is none": ({"n_layer": 2.5}, "n_layer must be a whole number"),
-    "more layers": ({"n_layer": 3}, "h.2.ln_1.weight is missing; config.json has n_layer 3"),
-    "many layers": ({"n_layer": 4800}, "h.4799.ln_1.weight is missing"),
-    "fewer layers": ({"n_layer": 1}, "12 tensors are more than GPT-2 has: transformer.h.1."),
+    "more layers": ({"n_layer": 3}, "12 tensors are missing: h.2.ln_1.weight"),
+    "many layers": ({"n_layer": 4800}, "config.json has n_layer 4800, and there are 28 tensors in all"),
+    "fewer layers": ({"n_layer": 1}, "12 tensors are more than GPT-2 has: h.1."),
     "other channels": ({"n_embd": 32}, "has the shape (667, 16), and needs (667, 32)"),
     "a shorter context": ({"n_positions": 20}, "wpe.weight has the shape (40, 16), and needs (20, 16)"),
 }
@@ -242,7 +242,46 @@ def change_weights(folder, change):
 
 
 FIRST = "transformer.h.0.attn.c_attn.weight"
+
+
+def set_to(name, value):
+    return lambda w: w.update({f"transformer.{name}": value})
+
+
 WEIGHTS = {
+    "no numbers": (set_to("ln_f.bias", "text"), "is no tensor with all its numbers"),
+    "numbers elsewhere": (
+        set_to("ln_f.bias", torch.zeros(16, device="meta")),
+        "is no tensor with all its numbers",
+    ),
+    "sparse": (set_to("ln_f.bias", torch.zeros(16).to_sparse()), "is no tensor with all its numbers"),
+    "whole numbers": (set_to("ln_f.bias", torch.zeros(16).long()), "is of the type torch.int64"),
+    "complex numbers": (set_to("ln_f.bias", torch.zeros(16) * 1j), "is of the type torch.complex64"),
+    "a number without a shape": (set_to("ln_f.bias", torch.tensor(1.0)), "has the shape (), and needs (16,)"),
+    "a shape without the memory": (
+        set_to("wpe.weight", torch.zeros(1).expand(10**6, 10**6)),
+        "has the shape (1000000, 1000000)",
+    ),
+    "an output matrix that is cut": (
+        lambda w: w.update({"lm_head.weight": w["transformer.wte.weight"][:5]}),
+        "has the shape (5, 16)",
+    ),
+    "two output matrices": (
+        lambda w: w.update(
+            dict.fromkeys(("lm_head.weight", "transformer.lm_head.weight"), w["transformer.wte.weight"])
+        ),
+        "more than GPT-2 has: lm_head.weight",
+    ),
+    "a name that is no text": (lambda w: w.update({7: torch.zeros(1)}), "a name in it is no text"),
+    "a name of two lines": (lambda w: w.update({"a\nb": torch.zeros(1)}), "more than GPT-2 has: 'a\\nb'"),
+    "many digits": (
+        lambda w: w.update({"h." + "9" * 5000 + ".x": torch.zeros(1)}),
+        "more than GPT-2 has: h.999",
+    ),
+    "masks without end": (
+        lambda w: w.update({f"h.0.{i}.attn.bias": torch.zeros(1) for i in range(3000)}),
+        "3000 tensors are more",
+    ),
     "one is missing": (lambda w: w.pop(FIRST), "1 tensors are missing: h.0.attn.c_attn.weight"),
     "one is left over": (
         lambda w: w.update(score=torch.zeros(2)),
@@ -254,7 +293,7 @@ WEIGHTS = {
     ),
     "not transposed": (
         lambda w: w.update({FIRST: w[FIRST].t()}),
-        "has the shape (16, 48), and needs (48, 16)",
+        "has the shape (48, 16), and needs (16, 48)",
     ),
     "not finite": (lambda w: w[FIRST].fill_(float("nan")), "not a finite number"),
     "another output matrix": (
@@ -263,9 +302,9 @@ WEIGHTS = {
     ),
     "a block without a number": (
         lambda w: w.update({"transformer.h.x.ln_1.weight": torch.ones(2)}),
-        "transformer.h.x.ln_1.weight",
+        "more than GPT-2 has: h.x.ln_1.weight",
     ),
-    "no tensor": (lambda w: w.update({"step": 3}), "'step' is no tensor"),
+    "no tensor": (lambda w: w.update({"step": 3}), "more than GPT-2 has: step"),
 }
 
 
@@ -304,6 +343,56 @@ def test_another_vocabulary_is_refused_before_its_ids_are_read_as_other_words(to
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     (folder / "tokenizer.json").write_text(json.dumps(content))
     refused(folder, "another vocabulary than")
+
+
+def test_what_a_tensor_carries_beside_its_numbers_changes_nothing(toy_folder, tmp_path):
+    """An attribute must not stand in for a method: a square matrix would stay on its side."""
+    folder = copied(toy_folder[1], tmp_path / "m")
+    name = "transformer.h.0.attn.c_proj.weight"
+    square = torch.nn.Parameter(torch.randn(16, 16))
+    square.dim, square.t, square.to = torch.Size, 3, 4
+    change_weights(folder, lambda w: w.update({name: square}))
+    model, _ = load_model(folder)
+    assert torch.equal(model.h[0].attn.c_proj.weight, torch.Tensor.t(square.detach()))
+
+
+def test_the_last_tokens_are_markers_only_where_something_says_so(toy_folder, tmp_path):
+    """A GPT-2 with tokens of somebody else's has as many rows."""
+    folder = copied(toy_folder[1], tmp_path / "swapped")
+    content = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(
+        content.replace("<|user|>", "<|x|>").replace("<|assistant|>", "<|user|>")
+    )
+    refused(folder, "another vocabulary than")
+    other = copied(toy_folder[1], tmp_path / "lower")
+    (other / "tokenizer.json").write_text(
+        content.replace('"normalizer": null', '"normalizer": {"type": "Lowercase"}')
+    )
+    refused(other, "another vocabulary than")
+
+
+@needs_gpt2
+def test_tokens_that_nothing_calls_markers_are_not_read_as_such(tmp_path):
+    saved_model(tmp_path / "run", "gpt2")
+    export(tmp_path / "run" / "sft.pt", tmp_path / "out", sft=True, as_bin=True)
+    change_config(tmp_path / "out", mini_dpo="gone")
+    load_model(tmp_path / "out")  # tokenizer.json says it
+    (tmp_path / "out" / "tokenizer.json").unlink()
+    refused(tmp_path / "out", "its last tokens may be any")
+
+
+def test_a_folder_that_is_both_a_run_and_a_model_is_not_guessed_at(toy_folder, tmp_path):
+    folder = copied(toy_folder[1], tmp_path / "m")
+    saved_model(folder)
+    refused(folder, "both a run (sft.pt) and a published model")
+
+
+def test_an_archive_with_something_before_it_is_refused(toy_folder, tmp_path):
+    """Python's reader and torch's would not find the same entries in it."""
+    folder = copied(toy_folder[1], tmp_path / "m")
+    content = (folder / "pytorch_model.bin").read_bytes()
+    (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + b"\0" * 60 + content)
+    refused(folder, "something stands before its first entry")
 
 
 def test_an_index_names_only_files_of_its_folder(toy_folder, tmp_path):
@@ -483,9 +572,23 @@ def test_the_chat_template_gives_our_ids(pretrained, name):
         assert theirs.encode(said, add_special_tokens=False) == ours.encode_prompt(tuple(turns))
 
     holds()
-    for bad in ({"role": "tool", "content": "x"}, {"role": "user", "content": "a <|assistant|> b"}):
-        with pytest.raises(Exception, match="the roles are|spells the marker"):
-            theirs.apply_chat_template([bad], tokenize=False)
+    user, assistant, system = ({"role": role, "content": "x"} for role in ("user", "assistant", "system"))
+    for bad in (
+        [{"role": "tool", "content": "x"}],
+        [{"role": "user", "content": "a <|assistant|> b"}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+        [user, user],
+        [assistant],
+        [system, assistant],
+        [user, system],
+        [user, {**assistant, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}],
+    ):
+        with pytest.raises(
+            Exception, match="the roles are|spells|must be a text|only texts|missing|follows|first"
+        ):
+            theirs.apply_chat_template(bad, tokenize=False)
+    assert "{{ 7*7 }}" in theirs.apply_chat_template([{**user, "content": "{{ 7*7 }}"}], tokenize=False)
 
 
 @needs_gpt2
@@ -563,26 +666,37 @@ def test_all_files_of_a_folder_are_hashed(toy_folder):
 # --- memory
 
 LOAD = """
-import resource, sys
+import re, sys
 from pathlib import Path
 import torch
 from mini_dpo.saving.checkpoint import load_model
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from mini_dpo.tokenizer import load_tokenizer
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+def now():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+load_model(Path(sys.argv[2]))  # what is needed once, whatever the size
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = now()
 model, _ = load_model(Path(sys.argv[1]))
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(after - before, sum(p.nbytes for p in model.parameters()) // 1024)
+print(peak() - before, sum(p.nbytes for p in model.parameters()) // 1024)
 """
 
 
 @needs_gpt2
 @pytest.mark.parametrize("as_bin", [False, True])
 def test_loading_takes_little_more_memory_than_the_weights(tmp_path, as_bin):
-    """Of a model of 40 million parameters, 160 MB. Two thirds are the embedding, which gets longer."""
+    """Of a model of 64 million parameters, 250 MB."""
     if not as_bin:
         safetensors()
-    saved_model(tmp_path / "run", "gpt2", n_layer=4, n_embd=512, n_head=8)
+    saved_model(tmp_path / "run", "gpt2", n_layer=12, n_embd=512, n_head=8)
     export(tmp_path / "run" / "sft.pt", tmp_path / "out", sft=True, as_bin=as_bin)
-    (tmp_path / "run" / "sft.pt").unlink()
-    done = subprocess.run([sys.executable, "-c", LOAD, str(tmp_path / "out")], capture_output=True, text=True)
+    saved_model(tmp_path / "small", "gpt2")
+    export(tmp_path / "small" / "sft.pt", tmp_path / "warm", sft=True, as_bin=as_bin)
+    argv = [sys.executable, "-c", LOAD, str(tmp_path / "out"), str(tmp_path / "warm")]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if "clear_refs" in done.stderr:
+        pytest.skip("this system does not measure the peak of a process anew")
     peak, weights = map(int, done.stdout.split())
+    assert peak > 0.9 * weights, "else nothing was measured"
     assert peak < 1.3 * weights, (peak, weights)

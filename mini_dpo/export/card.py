@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 from typing import Any
 
-from mini_dpo.errors import UserError
+from mini_dpo.errors import UserError, expecting
 from mini_dpo.evaluation.table import closing_table
 from mini_dpo.files import read_json
 from mini_dpo.losses.registry import shown
@@ -64,10 +66,19 @@ def made(run: Path, stage: str) -> list[str]:
     if stage == "dpo":
         told["loss"] = settings.loss.rsplit(":", 1)[-1]
         told |= {name: shown(value) for name, value in settings.loss_options.items()}
-    table = "\n".join(f"| {name} | {value} |" for name, value in told.items() if value is not None)
+    table = "\n".join(f"| {name} | {in_a_cell(value)} |" for name, value in told.items() if value is not None)
     lines = ["## How it was made", f"| | |\n|---|---|\n{table}"]
     try:
         summary = read_json(run / "summary.json")
     except UserError:  # a run that was stopped before it was measured
         return lines
-    return [*lines, "## What was measured", f"```text\n{closing_table(summary)}\n```"]
+    if summary.get("id") != settings.id or summary.get("unfinished"):
+        return lines
+    with expecting(run / "summary.json", "the table of a run"):
+        return [*lines, "## What was measured", f"```text\n{closing_table(summary)}\n```"]
+
+
+def in_a_cell(value: object) -> str:
+    """A value as text in a table of Markdown, where it can be nothing but text."""
+    text = "".join(c if c.isprintable() else " " for c in str(value))[:200]
+    return html.escape(re.sub(r"([\\`*_\[\]|])", r"\\\1", text))

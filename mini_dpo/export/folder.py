@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from mini_dpo.export.card import model_card
 from mini_dpo.export.vocabulary import chat_template, tokenizer_config, tokenizer_json
 from mini_dpo.files import settle_names, write_whole
 from mini_dpo.model import GPTConfig
-from mini_dpo.saving.checkpoint import build_model, find_model, load_checkpoint
-from mini_dpo.saving.huggingface import has_safetensors
+from mini_dpo.saving.checkpoint import build_model, find_model, load_checkpoint, load_own
+from mini_dpo.saving.foreign import has_safetensors
+from mini_dpo.saving.huggingface import is_matrix, is_published
 from mini_dpo.tokenizer import Tokenizer
+from mini_dpo.train.parsing import read_config
 
 
 def export(run: Path, folder: Path, sft: bool, as_bin: bool) -> None:
@@ -30,8 +33,12 @@ def export(run: Path, folder: Path, sft: bool, as_bin: bool) -> None:
         raise UserError(f"{folder} exists; name a new folder")
     if not as_bin and not has_safetensors():
         raise UserError("model.safetensors needs another package: pip install safetensors; or use --bin")
+    if is_published(run):
+        raise UserError(f"{run}: a published model already; name a run's folder or a checkpoint file")
     path = run / "dpo.pt" if (run / "dpo.pt").exists() and not sft else find_model(run)
-    payload = load_checkpoint(path)
+    payload = load_own(path, read_config(run)[0].id) if run.is_dir() else load_checkpoint(path)
+    if payload.get("finished") is False:
+        raise UserError(f"{path}: its training is not finished; go on with it first: --resume {run}")
     model, tokenizer = build_model(path, payload, dropout=0.0)
     weights = {f"transformer.{name}": published(name, w) for name, w in model.state_dict().items()}
     texts = {
@@ -48,7 +55,7 @@ def export(run: Path, folder: Path, sft: bool, as_bin: bool) -> None:
             filled = Path(draft) / "model"
             filled.mkdir()
             for name, text in texts.items():
-                (filled / name).write_text(text, encoding="utf-8", newline="\n")
+                write_text(filled / name, text)
             write_weights(filled, weights, as_bin)
             filled.rename(folder)
             settle_names(folder.parent)
@@ -56,10 +63,15 @@ def export(run: Path, folder: Path, sft: bool, as_bin: bool) -> None:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text. What is no character (in the name of a file, say) is written as an escape."""
+    content = text.encode("utf-8", "backslashreplace")
+    write_whole(path, lambda file: file.write(content))
+
+
 def published(name: str, weight: Tensor) -> Tensor:
     """A weight as it is published: a matrix of a block as (inputs, outputs)."""
-    matrix = name.startswith("h.") and weight.dim() == 2  # noqa: PLR2004
-    return (weight.t() if matrix else weight).contiguous()
+    return (weight.t() if is_matrix(name) else weight).contiguous()
 
 
 def write_weights(folder: Path, weights: dict[str, Tensor], as_bin: bool) -> None:
@@ -71,7 +83,11 @@ def write_weights(folder: Path, weights: dict[str, Tensor], as_bin: bool) -> Non
     from safetensors.torch import save_file
 
     try:
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        path = folder / "model.safetensors"
+        save_file(weights, path, metadata={"format": "pt"})
+        path.chmod((folder / "config.json").stat().st_mode)  # it would be readable for its owner only
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
     except SafetensorError as error:
         raise UserError(f"{folder.parent.parent}: cannot be written ({error}); make room") from error
 

@@ -8,14 +8,12 @@ only.
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 from typing import Any
 
+from mini_dpo.saving.huggingface import MARKERS, markers_of
 from mini_dpo.tokenizer import ASSISTANT, END_OF_TEXT, SYSTEM, USER, Tokenizer
 from mini_dpo.vocabularies import byte_letters, in_letters
-
-MARKERS = (END_OF_TEXT, USER, ASSISTANT, SYSTEM)
 
 # What \w is in tiktoken's regular expressions, written out: in those of Hugging Face it is less.
 WORD = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}"
@@ -26,7 +24,7 @@ TOY_PATTERN = rf" ?[{WORD}]+| ?[^{WORD}{SPACE}]+|[{SPACE}]+"  # vocabularies.PAT
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """The content of a tokenizer.json that gives the ids of this tokenizer, and one token for each marker."""
     ranks = tokenizer.encoding._mergeable_ranks
-    special = {marker: tokenizer.encoding.encode_single_token(marker) for marker in MARKERS}
+    special = markers_of(tokenizer)
     by_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
     split = {"type": "Split", "pattern": {"Regex": TOY_PATTERN}, "behavior": "Isolated", "invert": False}
     pieces: dict[str, Any] = {**by_bytes, "use_regex": True}  # the pattern in ByteLevel is GPT-2's
@@ -84,19 +82,32 @@ def chat_template() -> str:
 
     transformers would turn a marker that a message spells into a control token, so such a message is refused.
     """
-    return (
-        "{%- for message in messages %}"
-        + "{%- for marker in "
-        + json.dumps(MARKERS)
-        + " %}{%- if marker in message.content %}"
-        "{{- raise_exception('a message spells the marker ' + marker) }}{%- endif %}{%- endfor %}"
-        "{%- if message.role == 'assistant' %}"
-        f"{{{{- '{ASSISTANT}' + message.content + '{END_OF_TEXT}' }}}}"
-        f"{{%- elif message.role == 'user' %}}{{{{- '{USER}' + message.content }}}}"
-        f"{{%- elif message.role == 'system' %}}{{{{- '{SYSTEM}' + message.content }}}}"
-        "{%- else %}{{- raise_exception('the roles are system, user and assistant') }}{%- endif %}"
-        "{%- endfor %}"
-        f"{{%- if add_generation_prompt %}}{{{{- '{ASSISTANT}' }}}}{{%- endif %}}"
+    refuse = "{%%- if %s %%}{{- raise_exception('%s') }}{%%- endif %%}"
+    first = "(loop.first or messages[loop.index0 - 1].role == 'system')"
+    return "".join(
+        [
+            refuse % ("tools or documents", "tools and documents cannot be read"),
+            "{%- for message in messages %}",
+            refuse % ("message.content is not string", "the content of a message must be a text"),
+            refuse % ("message.tool_calls or message.reasoning_content", "only texts can be read"),
+            *(
+                refuse % (f"'{marker}' in message.content", f"a message spells {marker}")
+                for marker in MARKERS
+            ),
+            "{%- if message.role == 'assistant' %}",
+            refuse % ("loop.first or messages[loop.index0 - 1].role != 'user'", "an answer follows a user"),
+            f"{{{{- '{ASSISTANT}' + message.content + '{END_OF_TEXT}' }}}}",
+            "{%- elif message.role == 'user' %}",
+            refuse
+            % (f"not {first} and messages[loop.index0 - 1].role != 'assistant'", "an answer is missing"),
+            f"{{{{- '{USER}' + message.content }}}}",
+            "{%- elif message.role == 'system' %}",
+            refuse % ("not loop.first", "a system message comes first"),
+            f"{{{{- '{SYSTEM}' + message.content }}}}",
+            "{%- else %}{{- raise_exception('the roles are system, user and assistant') }}{%- endif %}",
+            "{%- endfor %}",
+            f"{{%- if add_generation_prompt %}}{{{{- '{ASSISTANT}' }}}}{{%- endif %}}",
+        ]
     )
 
 

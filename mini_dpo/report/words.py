@@ -9,6 +9,7 @@ from mini_dpo.report.markup import Markup, element, joined, section, told_prompt
 from mini_dpo.report.reading import Run
 
 LEVELS = 4  # shades on each side of "no difference"
+SMALLEST = 1e-30  # what counts as a difference
 TYPICAL = 0.95  # the share of words that the scale has room for; the few beyond it take its last shade
 THOUSAND = 1000  # from here on a number has no digits after the point
 
@@ -44,7 +45,7 @@ def scale_of(rows: Sequence[dict]) -> float:
     """The value of the darkest shade: a round number that most words stay below."""
     sizes = sorted(abs(value) for row in rows for side in ("chosen", "rejected") for _, value, _ in row[side])
     typical = sizes[int(TYPICAL * (len(sizes) - 1))] if sizes else 0.0
-    if not typical:
+    if typical < SMALLEST:
         return 1.0
     power = 10.0 ** math.floor(math.log10(typical))
     return next(power * n for n in (1, 2, 4, 6, 8, 10) if power * n >= typical)

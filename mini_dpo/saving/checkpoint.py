@@ -25,6 +25,7 @@ from mini_dpo import __version__
 from mini_dpo.errors import UserError, expecting
 from mini_dpo.files import json_line, no_link, read_archive, settle_names, size_of, write_json, write_whole
 from mini_dpo.model import GPT, GPTConfig
+from mini_dpo.saving.foreign import WEIGHTS
 from mini_dpo.saving.huggingface import is_published, read_published
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
 
@@ -171,6 +172,10 @@ def find_model(path: Path) -> Path:
     """
     if is_published(path):
         return path
+    if path.is_dir() and (path / "sft.pt").exists() and any((path / name).exists() for name in WEIGHTS):
+        raise UserError(
+            f"{path}: both a run (sft.pt) and a published model are there; name the file that is meant"
+        )
     checkpoint = path / "sft.pt" if path.is_dir() else path
     if not checkpoint.exists():
         raise UserError(
