@@ -3,7 +3,7 @@
 import signal
 import sys
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 # a command is loading, `python -m mini_dpo.X`: until it can answer, Ctrl-C ends it without a traceback
 if sys.argv[:1] == ["-m"]:
