@@ -25,7 +25,7 @@ from mini_dpo.files import read_json, write_json, write_jsonl
 from mini_dpo.losses import LOSSES
 from mini_dpo.objectives import pair_logps
 from mini_dpo.report import __main__ as report
-from mini_dpo.report.curves import panels, path, thinned, ticks
+from mini_dpo.report.curves import panels, path, thinned, ticks, with_drift
 from mini_dpo.report.markup import element, told_prompt
 from mini_dpo.report.page import page
 from mini_dpo.report.reading import Run, read_run
@@ -511,3 +511,19 @@ def test_the_run_is_read_as_its_files_say(finished):
     found = read_run(finished / "run")
     assert found.finished and found.loss == "dpo" and found.data == "mine.jsonl"
     assert len(found.words) == len(found.samples) == 2 and not found.summary.get("unfinished")
+
+
+def test_the_drift_of_a_pair_is_the_mean_of_its_two_log_ratios_the_other_way_round():
+    rows = [
+        {
+            "stage": "dpo",
+            "step": 1,
+            "rewards/chosen": -0.2,
+            "rewards/rejected": -0.6,
+            "eval_rewards/chosen": 0.1,
+        },
+        {"stage": "sft", "step": 1, "rewards/chosen": 1.0, "rewards/rejected": 1.0},
+    ]
+    first, second = with_drift(rows, beta=0.1)
+    assert first["drift"] == pytest.approx(4.0) and "eval_drift" not in first and "drift" not in second
+    assert with_drift(rows, None) == rows

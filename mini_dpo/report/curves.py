@@ -23,11 +23,18 @@ LOOK = {  # what to look for, by the first metric of a panel
     "noisy labels set a limit below 1.",
     ("dpo", "logps/chosen"): "Look at the distance between the two. Both may fall: most losses train the "
     "difference, and probability then goes to responses that are in no pair.",
+    ("dpo", "drift"): "What the policy has left behind: the mean of log(reference / policy) over both "
+    "responses of a pair. Where the pairs are the reference's own answers, this estimates KL(reference || "
+    "policy).",
     ("dpo", "kl"): "How far the policy has left its reference, as the loss estimates it from responses to "
     "other prompts, and never below 0. Those often become less likely, and then it stays 0; the closing "
     "table has the KL divergence on the policy's own answers.",
 }
-USUAL = {"rewards/margins": 0.0, "rewards/accuracies": 0.5}  # where a policy that learned nothing would be
+USUAL = {
+    "drift": 0.0,
+    "rewards/margins": 0.0,
+    "rewards/accuracies": 0.5,
+}  # where a policy that learned nothing would be
 
 
 class Line(NamedTuple):
@@ -52,6 +59,21 @@ def panels(rows: Sequence[dict]) -> list[Markup]:
             drawing = draw(lines, label, f"step of {what}")
             figures.append(figure(drawing, LOOK[stage, names[0]]))
     return figures
+
+
+def with_drift(rows: Sequence[dict], beta: float | None) -> list[dict]:
+    """The rows, with how far the policy has left the responses of the pairs, in nats.
+    beta: turns a reward into a log-ratio; None where the loss's rewards are no multiples of it.
+    """
+    found = []
+    for row in rows:
+        more: dict[str, float] = {}
+        for prefix in ("", "eval_") if beta and row["stage"] == "dpo" else ():
+            chosen, rejected = (row.get(f"{prefix}rewards/{side}") for side in ("chosen", "rejected"))
+            if chosen is not None and rejected is not None:
+                more[f"{prefix}drift"] = -(chosen + rejected) / (2 * beta)  # type: ignore[operator]
+        found.append({**row, **more})
+    return found
 
 
 def figure(drawing: Markup, look: str) -> Markup:

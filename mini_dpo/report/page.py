@@ -7,7 +7,7 @@ from pathlib import Path
 from mini_dpo.errors import expecting
 from mini_dpo.files import write_whole
 from mini_dpo.report.answers import answers
-from mini_dpo.report.curves import figure, panels
+from mini_dpo.report.curves import figure, panels, with_drift
 from mini_dpo.report.markup import Markup, element, joined, section
 from mini_dpo.report.outcome import cards, figures, headline, lead, results
 from mini_dpo.report.reading import Run, read_run
@@ -62,7 +62,7 @@ def curves(run: Run) -> list[Markup]:
         " held-out examples, which no step trains on.",
         class_="note",
     )
-    pictures, dpo = panels(run.rows), run.summary.get("dpo", {})
+    pictures, dpo = panels(with_drift(run.rows, run.summary.get("token_beta"))), run.summary.get("dpo", {})
     if dpo.get("kl") is not None and not any("kl" in row for row in run.rows):
         error = f" ± {figures(dpo['kl_error'])}" if dpo.get("kl_error") is not None else ""
         big = element("div", element("b", figures(dpo["kl"])), error, " nats a response", class_="big")

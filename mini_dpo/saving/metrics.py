@@ -24,6 +24,7 @@ PANELS: list[tuple[str, list[str], str]] = [
     ("dpo", ["rewards/margins"], "reward margin"),
     ("dpo", ["rewards/accuracies"], "accuracy, share of examples"),
     ("dpo", ["logps/chosen", "logps/rejected"], "log-prob, nats a response"),
+    ("dpo", ["drift"], "log(reference / policy) of pairs, nats"),
     ("dpo", ["kl"], "KL estimate of the loss, nats a response"),
 ]
 
