@@ -55,6 +55,8 @@ def main() -> None:
     settings = ShowSettings(**vars(parser.parse_args()))
     if settings.data and settings.sft_data:
         raise UserError("give --data or --sft-data, not both")
+    if settings.sft_on != "all" and not settings.sft_data:
+        raise UserError("--sft-on is about the conversations of --sft-data; give that, or leave it out")
     own = settings.sft_data or settings.data
     if settings.tokenizer and settings.init_from:
         raise UserError("give --tokenizer or --init-from, not both")

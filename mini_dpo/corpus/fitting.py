@@ -126,9 +126,11 @@ def fitting(
             example.line for e, example in zip(encoded, examples, strict=True) if longest_text(e) > context
         )
         longest = max(longest, *map(longest_text, encoded))
+        shorter = ", and --truncate oldest-turns would shorten conversations"
         report = (
             f"longer than the context of {context} tokens (first: line {too_long[0]}); "
             f"--context {longest} would keep all"
+            f"{shorter if any(not isinstance(e.prompt, str) for e in examples) else ''}"
         )
         if not any(i < (n_train or len(encoded)) for i in kept):
             raise UserError(f"{source}: every example to train on is {report}")

@@ -26,13 +26,22 @@ def without_oldest_turns(
     for file in files:
         for i, example in enumerate(file.examples):
             begun[i < file.n_train].add(same_prompt(example.prompt))
-    return tuple(shortened(file, begun, tokenizer, context, sft_on) for file in files)
+    sources = [file.source for file in files]
+    return tuple(
+        shortened(file, begun, tokenizer, context, sft_on, say=file.source not in sources[:i])
+        for i, file in enumerate(files)
+    )
 
 
 def shortened(
-    file: OwnFile, begun: tuple[set[str], set[str]], tokenizer: Tokenizer, context: int, sft_on: str
+    file: OwnFile,
+    begun: tuple[set[str], set[str]],
+    tokenizer: Tokenizer,
+    context: int,
+    sft_on: str,
+    say: bool,
 ) -> OwnFile:
-    """One of the files. begun: as above; what is shortened is added."""
+    """One of the files. begun: as above; what is shortened is added. say: whether to print how many."""
     examples, encoded, lost = list(file.examples), list(file.encoded), []
     for i, whole in enumerate(file.examples):
         excess = longest_text(encoded[i]) - context
@@ -42,7 +51,7 @@ def shortened(
             examples[i] = replace(whole, prompt=prompt)
             encoded[i] = encode_example(tokenizer, examples[i], sft_on_of(encoded[i], sft_on))
             lost.append(len(turns(whole.prompt)) - len(turns(prompt)))
-    if lost:
+    if lost and say:
         print(
             f"{file.source}: {len(lost)} of {len(examples)} conversations lost their oldest turns, "
             f"{sum(lost)} in all, to fit the context of {context} tokens"

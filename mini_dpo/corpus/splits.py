@@ -159,8 +159,8 @@ def read_own(
     prompts = {e.prompt for examples in (*files, apart) for e in examples}
     if twins := len(prompts) - len({same_prompt(prompt) for prompt in prompts}):
         print(
-            f"{twins} of {len(prompts)} prompts differ from another one by blanks, letter case or Unicode "
-            "form only, or go on from its first words: held out or trained on together"
+            f"{twins} of {len(prompts)} prompts are near copies of another one (other blanks, letter case or "
+            "Unicode form, or the same first turn); near copies are held out or trained on together"
         )
     preferences, demonstrations = hold_out(files, apart, held_out) if held_out else split_by_prompt(*files)
     for examples, path, (train, _) in zip(

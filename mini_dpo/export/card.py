@@ -17,13 +17,16 @@ from mini_dpo.train.parsing import read_config
 
 LOADING = """\
 ```python
-import transformers
+import transformers  # pip install transformers
 
-tokenizer = transformers.AutoTokenizer.from_pretrained("FOLDER")
-model = transformers.AutoModelForCausalLM.from_pretrained("FOLDER")
+folder = "."  # this folder, or the path to it
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+model = transformers.AutoModelForCausalLM.from_pretrained(folder)
 messages = [{"role": "user", "content": "Hello!"}]
 text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-print(tokenizer.decode(model.generate(**tokenizer(text, return_tensors="pt"))[0]))
+ids = tokenizer(text, return_tensors="pt")
+answer = model.generate(**ids, max_new_tokens=50)[0, ids["input_ids"].shape[1] :]  # sampled anew each time
+print(tokenizer.decode(answer, skip_special_tokens=True))
 ```
 """
 

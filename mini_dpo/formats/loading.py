@@ -180,6 +180,8 @@ def check_needs(row: Row, form: Form) -> None:
                 f.fits(row) for f in FORMS if f.kind is Demonstration and f.needs != ("prompt", "completion")
             ):
                 other = "; responses to imitate are for --sft-data"
+            elif form.kind is Demonstration and any(f.fits(row) for f in FORMS if f.kind is Preference):
+                other = "; without --sft-data, SFT imitates the chosen responses of pairs"
             raise UserError(f"no {name!r} (keys found: {found}){other}")
     if form.kind is Demonstration and isinstance(row.get("label"), bool):
         raise UserError("a 'label': responses that are liked or not are for --data, with --loss kto")

@@ -11,7 +11,12 @@ from mini_dpo.model import PRESETS
 
 # Default peak learning rates for narrow and for wide models. The first were searched for on another draw of
 # the toy shop (another seed). The second are a cautious guess.
-LR = {"sft": (8e-3, 5e-4), "dpo": (2e-4, 2e-5), "dpo on the toy shop": (3e-4, 2e-5)}
+LR = {
+    "sft": (8e-3, 5e-4),
+    "sft from a model": (8e-4, 5e-5),
+    "dpo": (2e-4, 2e-5),
+    "dpo on the toy shop": (3e-4, 2e-5),
+}
 
 WIDE = 512  # channels from which a model counts as wide
 
@@ -174,7 +179,8 @@ class Settings:
 
     sft_lr: float | None = option(
         float,
-        f"peak learning rate (default: {LR['sft'][0]:g}; {LR['sft'][1]:g} from {WIDE} channels on)",
+        f"peak learning rate (default: {LR['sft'][0]:g}; {LR['sft'][1]:g} from {WIDE} channels on; "
+        "a tenth of it with --init-from)",
         group=SFT,
     )
     sft_epochs: float | None = option(

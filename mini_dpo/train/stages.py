@@ -45,7 +45,9 @@ def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, 
         Batches(e, collate, settings.batch_size, settings.seed, settings.tokens_per_batch)
         for e in (corpus.responses, corpus.valid_responses)
     )
-    lr = settings.sft_lr or default_lr("sft", model.config.n_embd)
+    lr = settings.sft_lr or default_lr(
+        "sft from a model" if settings.init_from else "sft", model.config.n_embd
+    )
     optimizer = settings.optimizer or (
         "muon" if settings.toy_shop and model.config.n_embd < WIDE else "adamw"
     )
