@@ -312,7 +312,7 @@ def test_a_pair_of_each_form_has_the_ids_and_the_mask_written_by_hand(tmp_path, 
         assert collate([side]).index.targets.tolist() == ids(letter, END)
         assert collate([side]).index.rows.tolist() == [len(prompt) - 1, len(prompt)]
     about = next(form.about for form in FORMS if form.name == name and form.kind is Preference)
-    assert said[-1].endswith(f"mine.jsonl: 1 pairs, read as {about}")
+    assert said[-1].endswith(f"mine.jsonl: 1 pair, read as {about}")
 
 
 SINGLES = {

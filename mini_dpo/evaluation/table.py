@@ -123,7 +123,8 @@ def side_by_side(samples: list[dict], before_heading: str, after_heading: str, w
 
 def prompt_as_text(prompt: str | list[dict[str, str]]) -> str:
     """A prompt as samples.jsonl holds it, for people to read."""
-    return prompt if isinstance(prompt, str) else "\n  ".join(f"{m['role']}: {m['content']}" for m in prompt)
+    text = prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+    return text.replace("\n", "\n  ")
 
 
 def shortened(lines: list[str], most: int = 12) -> list[str]:

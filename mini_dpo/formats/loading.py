@@ -19,10 +19,10 @@ MOST_NAMES = 12  # columns that a line names
 FIRST_ROWS = 1000  # by which the form of a file is recognised
 FORMATS = tuple(dict.fromkeys(form.name for form in FORMS))  # the choices of --format
 CALLED: dict[type, str] = {
-    Preference: "pairs",
-    Feedback: "single responses",
-    Demonstration: "responses to imitate",
-    Asked: "prompts",
+    Preference: "pair{}",
+    Feedback: "single response{}",
+    Demonstration: "response{} to imitate",
+    Asked: "prompt{}",
 }
 
 
@@ -94,9 +94,12 @@ def load(path: str | Path, kind: type, say: Say, skip_bad: bool, name: str | Non
     if empty:
         say(f"{path}: {empty} rows give no pair, because all scores are the same")
     counted = (
-        "" if table.kind == "JSON lines" else f" ({table.kind}; the number of a line is that of the row)"
+        ""
+        if table.kind in ("JSON lines", "a table")
+        else f" ({table.kind}: the number of a line is the row's)"
     )
-    say(f"{path}: {len(found):,} {CALLED[kind]}, read as {form.about}{'' if 'table' in counted else counted}")
+    what = CALLED[kind].format("s" * (len(found) > 1))
+    say(f"{path}: {len(found):,} {what}, read as {form.about}{counted}")
     return found
 
 
@@ -109,7 +112,9 @@ def recognise(rows: Iterable[Row], kind: type, name: str | None = None) -> Form:
         forms = [form for form in forms if form.name == name]
         if not forms:
             others = ", ".join(dict.fromkeys(form.name for form in FORMS if form.kind is kind))
-            raise UserError(f"--format {name} is not a form of {CALLED[kind]}; these are {others}")
+            raise UserError(
+                f"--format {name} is not a form of {CALLED[kind].format('s')}; these are {others}"
+            )
     fitting = (next((form for form in forms if form.fits(row)), None) for row in islice(rows, FIRST_ROWS))
     if counts := Counter(form for form in fitting if form):
         return counts.most_common(1)[0][0]

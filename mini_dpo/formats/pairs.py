@@ -207,7 +207,7 @@ def every_two(row: Row) -> Iterator[Fields]:
             yield pair(prompt, response, other)
 
 
-@form(Preference, "texts", "texts", "prompt chosen rejected")
+@form(Preference, "texts", "plain texts", "prompt chosen rejected")
 def text_pair(row: Row) -> Iterator[Fields]:
     """A prompt and two responses."""
     prompt = read_prompt("'prompt'", row["prompt"], system_of(row))

@@ -33,7 +33,7 @@ def answered(row: Row, name: str) -> tuple:
     return last_answer(f"'prompt' and {name!r}", said, system_of(row))
 
 
-@form(Feedback, "texts", "texts", "prompt completion label")
+@form(Feedback, "texts", "plain texts", "prompt completion label")
 @form(
     Feedback,
     "messages",
@@ -67,7 +67,7 @@ def labelled_sharegpt(row: Row) -> Iterator[Fields]:
 # --- demonstrations
 
 
-@form(Demonstration, "texts", "texts", "prompt response")
+@form(Demonstration, "texts", "plain texts", "prompt response")
 @form(
     Demonstration,
     "messages",
@@ -81,7 +81,7 @@ def demonstrated(row: Row) -> Iterator[Fields]:
     yield {"prompt": prompt, "response": response}
 
 
-@form(Demonstration, "texts", "texts", "prompt completion")
+@form(Demonstration, "texts", "plain texts", "prompt completion")
 @form(
     Demonstration,
     "messages",
@@ -129,7 +129,7 @@ def question(row: Row) -> Iterator[Fields]:
 # --- prompts alone
 
 
-@form(Asked, "texts", "texts", "prompt")
+@form(Asked, "texts", "plain texts", "prompt")
 def asked(row: Row) -> Iterator[Fields]:
     """A prompt."""
     yield {"prompt": read_prompt("'prompt'", row["prompt"], system_of(row))}
