@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import tiktoken
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -16,14 +17,14 @@ from mini_dpo.data import Turn
 from mini_dpo.errors import UserError
 from mini_dpo.export import __main__ as export_command
 from mini_dpo.export.folder import export
-from mini_dpo.export.vocabulary import merges_of, tokenizer_json
+from mini_dpo.export.vocabulary import in_pairs, merges_of, tokenizer_json
 from mini_dpo.generate import generate
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.saving.checkpoint import find_model, load_model, save_checkpoint
-from mini_dpo.saving.huggingface import files_of_model, read_published
+from mini_dpo.saving.huggingface import files_of_model, is_matrix, read_published
 from mini_dpo.tokenizer import load_tokenizer
 from mini_dpo.train import __main__ as train
-from mini_dpo.vocabularies import default_vocabulary
+from mini_dpo.vocabularies import default_vocabulary, in_letters
 from tests.commands import SHORT, preference_file, run
 
 HAS_GPT2 = default_vocabulary() == "gpt2"
@@ -700,3 +701,51 @@ def test_loading_takes_little_more_memory_than_the_weights(tmp_path, as_bin):
     peak, weights = map(int, done.stdout.split())
     assert peak > 0.9 * weights, "else nothing was measured"
     assert peak < 1.3 * weights, (peak, weights)
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_text_is_split_into_the_same_pieces(vocabulary):
+    """With a vocabulary that shows where pieces end (few tokens of the toy's do): it joins the ASCII signs
+    below to whatever byte stands beside them in the same piece.
+    """
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    tokenizer = load_tokenizer(vocabulary)
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    for sign in b"a!1 \n'":
+        for pair in (pair for byte in range(256) for pair in (bytes([sign, byte]), bytes([byte, sign]))):
+            ranks.setdefault(pair, len(ranks))
+    theirs = tokenizer_json(tokenizer)
+    theirs["model"] |= {"vocab": in_letters(ranks), "merges": in_pairs(merges_of(ranks))}
+    theirs = tokenizers.Tokenizer.from_str(json.dumps({**theirs, "added_tokens": []}))
+    pattern = tokenizer.encoding._pat_str
+    ours = tiktoken.Encoding("pieces", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    signs = [chr(code) for code in [*range(0xD800), *range(0xE000, 0x110000)][::211]]
+    signs += "ⅧⒶ²٣‿\u200c\u200d\u0345\x85\x1c\u180e\ufeff"
+    for sign in signs:
+        for text in (f"a{sign}a !{sign}!", f"1{sign}1 {sign}{sign}\n{sign}", f"{sign} {sign}'"):
+            assert theirs.encode(text).ids == ours.encode_ordinary(text), repr(text)
+
+
+def test_one_number_does_not_stand_for_a_whole_tensor(toy_folder, tmp_path):
+    """In a small file of torch it could, and would become gigabytes when it is copied."""
+    model, folder = toy_folder
+    folder = shutil.copytree(folder, tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors"))
+    weights = {n: w.t().contiguous() if is_matrix(n) else w for n, w in model.state_dict().items()}
+    torch.save(weights, folder / "pytorch_model.bin")
+    load_model(folder)
+    weights["wte.weight"] = torch.ones(1).expand(weights["wte.weight"].shape)
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="claim more bytes"):
+        load_model(folder)
+
+
+def test_weights_that_share_memory_in_a_file_are_apart_in_the_model(tmp_path):
+    model = GPT(GPTConfig(vocab_size=667, context=8, n_layer=1, n_head=1, n_embd=8))
+    save_checkpoint(tmp_path / "m.pt", model, "toy")
+    saved = torch.load(tmp_path / "m.pt", weights_only=True)
+    saved["model"]["h.0.ln_1.weight"] = saved["model"]["h.0.ln_2.weight"]
+    torch.save({**saved, "room": torch.zeros(1000)}, tmp_path / "m.pt")
+    block = load_model(tmp_path / "m.pt")[0].h[0]
+    with torch.no_grad():
+        block.ln_1.weight += 1
+    assert bool((block.ln_2.weight == 1).all())

@@ -15,6 +15,7 @@ import hashlib
 import math
 import os
 import tempfile
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GP
     with torch.device("meta"):  # shapes without numbers
         model = GPT(config)
     check_weights(path, model, payload["model"])
-    model.load_state_dict(payload["model"], assign=True)  # the numbers that were read, not a copy
+    model.load_state_dict(apart(payload["model"]), assign=True)  # the numbers that were read, not a copy
     tokenizer = load_tokenizer(payload["tokenizer"])
     if tokenizer.vocab_size != config.vocab_size:
         raise UserError(
@@ -158,6 +159,20 @@ def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GP
             f"{tokenizer.vocab_size}; it was made with another version of mini_dpo"
         )
     return model, tokenizer
+
+
+def apart(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same weights; those that a file keeps in one piece of memory are copied, so that a step on one does
+    not move another.
+    """
+    pieces = {name: weight.untyped_storage() for name, weight in weights.items()}
+    shared = Counter(piece.data_ptr() for piece in pieces.values())
+    return {
+        name: weight.clone()
+        if shared[pieces[name].data_ptr()] > 1 or pieces[name].nbytes() != weight.nbytes
+        else weight
+        for name, weight in weights.items()
+    }
 
 
 def load_frozen(path: Path, device: str) -> GPT:

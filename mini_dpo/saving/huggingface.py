@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.errors import UserError, expecting
+from mini_dpo.files import size_of
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.saving.foreign import WEIGHTS, names_in, plain, read_foreign, weight_files
 from mini_dpo.tokenizer import ASSISTANT, END_OF_TEXT, SYSTEM, USER, Tokenizer, load_tokenizer
@@ -169,12 +170,16 @@ def renamed(folder: Path, shape: GPTConfig, new: int) -> dict[str, Tensor]:
     check_names(folder, [name for name, _, _ in where], wanted, shape.n_layer)
     weights: dict[str, Tensor] = {}
     output: Tensor | None = None
+    left = sum(size_of(file) for file in weight_files(folder))  # bytes that may still be read
     for name, file, reopen in sorted(where, key=lambda item: not item[0].endswith(FIRST)):
         ours = name.removeprefix("transformer.")
         if ours not in wanted and ours != OUTPUT:
             continue  # the mask
         expected = wanted["wte.weight" if ours == OUTPUT else ours]
         tensor = plain(file, name, reopen, expected[::-1] if is_matrix(ours) else expected)
+        left -= 0 if ours == OUTPUT else tensor.nbytes  # the output matrix may be stored as the embedding
+        if left < 0:  # in files of torch, one number can stand for a whole tensor
+            raise UserError(f"{folder}: its weights claim more bytes than its files have; fetch it again")
         if ours == OUTPUT:
             output = tensor
         elif ours == "wte.weight" and new:
