@@ -681,7 +681,7 @@ def test_long_samples_are_short_on_the_screen_and_whole_in_the_file(go, here, mo
     assert len(blocks.splitlines()) == 12 + 1 + 12 and max(map(len, blocks.splitlines())) <= 110
     assert blocks.count("more lines in samples.jsonl") == 2 and "word999" not in blocks
     assert closing_table.side_by_side([{"prompt": "a\nb", "sft": "c", "dpo": "d"}], "SFT", "DPO").startswith(
-        "> a\nb\n  SFT"
+        "> a\n  b\n  SFT"
     )
     monkeypatch.setattr(
         measuring,

@@ -105,7 +105,7 @@ def side_by_side(samples: list[dict], before_heading: str, after_heading: str, w
     for sample in samples:
         prompt = prompt_as_text(sample["prompt"])
         if len(prompt) > 4 * width:
-            lines = [piece for line in prompt.split("\n") for piece in textwrap.wrap(line, 2 * width)]
+            lines = [piece for line in prompt.split("\n") for piece in textwrap.wrap(line.strip(), 2 * width)]
             prompt = "\n  ".join(shortened(lines))
         before, after = (
             shortened(textwrap.wrap(sample.get(name, ""), width)) or [""] for name in ("sft", "dpo")
