@@ -28,6 +28,7 @@ try:
 except ImportError:  # Windows, where two processes on one run are not told apart
     fcntl = None  # type: ignore[assignment]
 
+CHECKPOINT = "a checkpoint of mini_dpo"
 LARGEST_LOG = 2**28  # bytes: a line each of more than 500,000 steps
 LARGEST_JSON = 2**24  # bytes: a thousand times what a run's settings or its table need
 
@@ -204,14 +205,14 @@ def read_archive(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def check_archive(path: Path) -> None:
+def check_archive(path: Path, what: str = CHECKPOINT) -> None:
     """Check a file that torch.save wrote, a zip archive of uncompressed entries, each with a checksum.
 
     Raises UserError if there is no such file, if a checksum is wrong, or if an entry would unpack to more
-    than the file holds.
+    than the file holds. what: as `damaged`.
     """
     size = size_of(path)
-    with damaged(path), zipfile.ZipFile(path) as archive:
+    with damaged(path, what), zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if (
             any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
@@ -227,9 +228,9 @@ def check_archive(path: Path) -> None:
 
 
 @contextmanager
-def damaged(path: Path) -> Iterator[None]:
-    """Inside this context, whatever goes wrong is a UserError: a damaged or foreign file fails in many ways,
-    none with a class of its own.
+def damaged(path: Path, what: str = CHECKPOINT) -> Iterator[None]:
+    """Inside this context, whatever goes wrong is a UserError, that the file is not `what`: a damaged or
+    foreign file fails in many ways, none with a class of its own.
     """
     try:
         yield
@@ -237,8 +238,7 @@ def damaged(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:
         raise UserError(
-            f"{path}: not a checkpoint of mini_dpo, or a damaged one ({type(error).__name__}: "
-            f"{str(error)[:100]})"
+            f"{path}: not {what}, or a damaged one ({type(error).__name__}: {str(error)[:100]})"
         ) from error
 
 

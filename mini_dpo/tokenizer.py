@@ -20,7 +20,7 @@ from mini_dpo.data import Prompt, Turn, turns
 from mini_dpo.errors import UserError
 from mini_dpo.vocabularies import gpt2_vocabulary, toy_vocabulary
 
-END_OF_TEXT, USER, ASSISTANT, SYSTEM = "<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>"
+MARKERS = END_OF_TEXT, USER, ASSISTANT, SYSTEM = "<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>"
 
 
 class Tokenizer:
@@ -82,8 +82,8 @@ def load_tokenizer(name: str) -> Tokenizer:
         ranks, pattern = gpt2_vocabulary()
     else:
         raise UserError(f"there is no tokenizer called {name!r}; choose toy or gpt2")
-    markers = [END_OF_TEXT, USER, ASSISTANT, SYSTEM]  # for gpt2 the first gets GPT-2's own id, 50256
-    special_tokens = {marker: len(ranks) + i for i, marker in enumerate(markers)}
+    # for gpt2 the first gets GPT-2's own id, 50256
+    special_tokens = {marker: len(ranks) + i for i, marker in enumerate(MARKERS)}
     return Tokenizer(
         name, tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special_tokens)
     )

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo.batches import pack
+from mini_dpo.batches import Encoded, collate, pack
 from mini_dpo.exact import END, LONGEST_RESPONSE, PROMPTS, every_response, list_responses, make_reference
 from mini_dpo.logprobs import response_logps, token_logps
 from mini_dpo.optimizers import LoopConfig
@@ -344,6 +344,14 @@ def test_the_score_is_read_at_the_last_token_of_each_response(trees):
     torch.testing.assert_close(scores_of(model, batch), torch.stack(alone))
 
 
+def test_the_score_of_a_conversation_is_read_at_its_end_however_much_of_it_is_trained_on():
+    """Of a demonstration of several turns some response tokens are no targets."""
+    masked = [Encoded([1], [2, 3, 4, 2], [True, False, False, True]), Encoded([1, 2], [3, 4], [False, True])]
+    plain = [sequence._replace(trained=None) for sequence in masked]
+    assert torch.equal(last_places(collate(masked)), last_places(collate(plain)))
+    assert last_places(collate(plain)).tolist() == [4, 8]
+
+
 def scalar_model():
     torch.manual_seed(0)
     return ScalarModel(tiny_gpt(1)).double().eval()
@@ -493,8 +501,8 @@ def planted_bugs():
         "the score at the token before the last": (
             reward_file,
             "last_places",
-            "cumsum(0) - 1",
-            "cumsum(0) - 2",
+            "cumsum(0) - 1)",
+            "cumsum(0) - 2)",
             lambda tea: test_the_score_is_read_at_the_last_token_of_each_response(),
         ),
     }

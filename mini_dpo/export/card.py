@@ -45,9 +45,8 @@ def model_card(run: Path, stage: str, model: GPT, tokenizer: Tokenizer) -> str:
         *(made(run, stage) if run.is_dir() else []),
         "## Load it",
         LOADING.rstrip(),
-        "Text from a user should be encoded with `split_special_tokens=True`: otherwise a "
-        "text that spells a marker "
-        "becomes that marker. The chat template refuses such messages.",
+        "Text from a user should be encoded with `split_special_tokens=True`: otherwise a text that spells a "
+        "marker becomes that marker. The chat template refuses such messages.",
     ]
     return "\n\n".join(lines) + "\n"
 

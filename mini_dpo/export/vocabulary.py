@@ -11,8 +11,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from mini_dpo.saving.huggingface import MARKERS, markers_of
-from mini_dpo.tokenizer import ASSISTANT, END_OF_TEXT, SYSTEM, USER, Tokenizer
+from mini_dpo.saving.huggingface import markers_of
+from mini_dpo.tokenizer import ASSISTANT, END_OF_TEXT, MARKERS, SYSTEM, USER, Tokenizer
 from mini_dpo.vocabularies import byte_letters, in_letters
 
 # What \w is in tiktoken's regular expressions, written out: in those of Hugging Face it is less.

@@ -86,6 +86,9 @@ def unpack(path: str | Path, content: bytes) -> bytes:
     return unpacked
 
 
+GIT_LFS = b"version https://git-lfs"
+POINTER = "a Git LFS pointer, which stands for the file; fetch the file itself (git lfs pull)"
+
 # How files begin that hold no rows that can be read here.
 FIRST_BYTES = {
     b"BZh": "compressed with bzip2; unpack it first (bunzip2)",
@@ -93,8 +96,7 @@ FIRST_BYTES = {
     b"\x28\xb5\x2f\xfd": "compressed with Zstandard; unpack it first (unzstd)",
     b"PK\x03\x04": "a zip archive, or a table of Excel's; unpack it, or export its rows",
     b"ARROW1": "an Arrow file; with pandas, read_feather(OLD).to_json(NEW, orient='records', lines=True)",
-    b"version https://git-lfs": "a Git LFS pointer, which stands for the file; fetch the file "
-    "itself (git lfs pull)",
+    GIT_LFS: POINTER,
     b"\xff\xfe": "UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8 OLD > NEW)",
     b"\xfe\xff": "UTF-16 text; convert it (iconv -f UTF-16 -t UTF-8 OLD > NEW)",
     b"{\0": "UTF-16 text; convert it (iconv -f UTF-16LE -t UTF-8 OLD > NEW)",
@@ -167,8 +169,7 @@ def parse_line(line: bytes) -> Row:
 
 def read_values(path: str | Path, text: str) -> Iterator[Row]:
     """The objects of a JSON array, or objects that take several lines each. Raises UserError, with the line,
-    at the
-    first that is none: what is after it cannot be found.
+    at the first that is none: what is after it cannot be found.
     """
     decoder, at, gap = json.JSONDecoder(object_pairs_hook=each_key_once), 0, re.compile(r"[\s,]*")
     array = text.lstrip().startswith("[")

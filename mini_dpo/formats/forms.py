@@ -9,7 +9,7 @@ from typing import Any
 
 from mini_dpo.data import Prompt, Turn
 from mini_dpo.errors import UserError
-from mini_dpo.formats.conversations import as_prompt, has_text, read_turns, spells_messages
+from mini_dpo.formats.conversations import as_prompt, has_text, read_prompt, read_turns, spells_messages
 from mini_dpo.formats.files import Row, says_something
 
 Fields = dict[str, Any]  # of an example, but for its line
@@ -68,10 +68,15 @@ def form(
 
 def system_of(row: Row) -> object:
     """The system message that a row has in a column of its own, None without."""
-    found = list(dict.fromkeys(str(row[name]) for name in SYSTEM if has_text(row.get(name))))
+    found = {str(row[name]): row[name] for name in SYSTEM if has_text(row.get(name))}
     if len(found) > 1:
         raise UserError("two columns have different system messages; keep one of them")
-    return next((row[name] for name in SYSTEM if has_text(row.get(name))), None)
+    return next(iter(found.values()), None)
+
+
+def prompt_in(row: Row, name: str) -> Prompt:
+    """The prompt in a column of a row, below the row's system message."""
+    return read_prompt(repr(name), row[name], system_of(row))
 
 
 def has_messages(*names: str) -> Callable[[Row], bool]:

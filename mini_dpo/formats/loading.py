@@ -11,7 +11,7 @@ from pathlib import Path
 from mini_dpo.data import Demonstration, Feedback, Preference
 from mini_dpo.errors import UserError
 from mini_dpo.formats import pairs, singles  # noqa: F401 (they fill FORMS)
-from mini_dpo.formats.files import Row, Table, read_table, says_something
+from mini_dpo.formats.files import Row, read_table, says_something
 from mini_dpo.formats.forms import FORMS, Asked, Form
 
 Say = Callable[[str], None]  # prints a line, or keeps it
@@ -231,6 +231,3 @@ def example_of(kind: type) -> str:
     names: Sequence[str] = [field.name for field in fields(kind) if field.name != "line"]
     line = "{" + ", ".join(f'"{name}": ' + ("true" if name == "label" else '"..."') for name in names) + "}"
     return f"{line}, or, for a pair, {example_of(Preference)}" if kind is Feedback else line
-
-
-__all__ = ["FORMATS", "Table", "holds_pairs", "load_demonstrations", "load_feedback", "load_preferences"]

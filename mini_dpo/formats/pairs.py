@@ -20,7 +20,7 @@ from mini_dpo.formats.conversations import (
     read_turns,
 )
 from mini_dpo.formats.files import Row
-from mini_dpo.formats.forms import Fields, alpaca_prompt, form, has_messages, system_of
+from mini_dpo.formats.forms import Fields, alpaca_prompt, form, has_messages, prompt_in, system_of
 
 
 def pair(prompt: Prompt, chosen: str, rejected: str) -> Fields:
@@ -28,11 +28,15 @@ def pair(prompt: Prompt, chosen: str, rejected: str) -> Fields:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
+def pair_in(row: Row, prompt: Prompt, chosen: str = "chosen", rejected: str = "rejected") -> Fields:
+    """The same, the two responses being in these columns of a row."""
+    return pair(prompt, *(read_response(repr(name), row[name]) for name in (chosen, rejected)))
+
+
 @form(Preference, "sharegpt", "ShareGPT's form", "conversations chosen rejected")
 def sharegpt_pair(row: Row) -> Iterator[Fields]:
     """A conversation so far, and two messages that could come next."""
-    prompt = read_prompt("'conversations'", row["conversations"], system_of(row))
-    yield pair(prompt, *(read_response(f"{name!r}", row[name]) for name in ("chosen", "rejected")))
+    yield pair_in(row, prompt_in(row, "conversations"))
 
 
 def two_sides(row: Row) -> Iterator[Fields]:
@@ -40,7 +44,7 @@ def two_sides(row: Row) -> Iterator[Fields]:
 
     A prompt that stands apart is then what both begin with, or at least one of their common turns.
     """
-    sides = [read_turns(f"{name!r}", row[name], "assistant") for name in ("chosen", "rejected")]
+    sides = [read_turns(repr(name), row[name], "assistant") for name in ("chosen", "rejected")]
     apart = next((name for name in ("prompt", "instruction") if has_text(row.get(name))), "prompt")
     before = read_turns(f"{apart!r}", row[apart], "user") if has_text(row.get(apart)) else []
     if all(said[0].role == "assistant" for said in sides):
@@ -88,16 +92,13 @@ def transcript_pair(row: Row) -> Iterator[Fields]:
 @form(Preference, "alpaca", "Alpaca's form", "instruction chosen rejected", "input history")
 def alpaca_pair(row: Row) -> Iterator[Fields]:
     """An instruction, perhaps with an input, and two responses."""
-    yield pair(
-        alpaca_prompt(row), *(read_response(f"{name!r}", row[name]) for name in ("chosen", "rejected"))
-    )
+    yield pair_in(row, alpaca_prompt(row))
 
 
 @form(Preference, "orca", "Orca's form", "question chosen rejected")
 def question_pair(row: Row) -> Iterator[Fields]:
     """A question and two responses."""
-    prompt = read_prompt("'question'", row["question"], system_of(row))
-    yield pair(prompt, *(read_response(f"{name!r}", row[name]) for name in ("chosen", "rejected")))
+    yield pair_in(row, prompt_in(row, "question"))
 
 
 @form(
@@ -108,8 +109,7 @@ def question_pair(row: Row) -> Iterator[Fields]:
 )
 def stackexchange_pair(row: Row) -> Iterator[Fields]:
     """A question, the answer with more votes, and one with fewer."""
-    prompt = read_prompt("'question'", row["question"], system_of(row))
-    yield pair(prompt, *(read_response(f"{name!r}", row[name]) for name in ("response_j", "response_k")))
+    yield pair_in(row, prompt_in(row, "question"), "response_j", "response_k")
 
 
 def numbered_pair(row: Row, which: str) -> Iterator[Fields]:
@@ -117,11 +117,7 @@ def numbered_pair(row: Row, which: str) -> Iterator[Fields]:
     better = {"0": 0, "1": 1}.get(str(row[which]).removesuffix(".0"))
     if better is None:
         raise UserError(f"{which!r} must be 0 or 1, not {str(row[which])[:40]!r}")
-    names = [f"response_{i}" for i in (better, 1 - better)]
-    yield pair(
-        read_prompt("'prompt'", row["prompt"], system_of(row)),
-        *(read_response(f"{name!r}", row[name]) for name in names),
-    )
+    yield pair_in(row, prompt_in(row, "prompt"), f"response_{better}", f"response_{1 - better}")
 
 
 @form(
@@ -210,5 +206,4 @@ def every_two(row: Row) -> Iterator[Fields]:
 @form(Preference, "texts", "plain texts", "prompt chosen rejected")
 def text_pair(row: Row) -> Iterator[Fields]:
     """A prompt and two responses."""
-    prompt = read_prompt("'prompt'", row["prompt"], system_of(row))
-    yield pair(prompt, *(read_response(f"{name!r}", row[name]) for name in ("chosen", "rejected")))
+    yield pair_in(row, prompt_in(row, "prompt"))

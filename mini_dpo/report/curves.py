@@ -30,11 +30,8 @@ LOOK = {  # what to look for, by the first metric of a panel
     "other prompts, and never below 0. Those often become less likely, and then it stays 0; the closing "
     "table has the KL divergence on the policy's own answers.",
 }
-USUAL = {
-    "drift": 0.0,
-    "rewards/margins": 0.0,
-    "rewards/accuracies": 0.5,
-}  # where a policy that learned nothing would be
+# Where a policy that learned nothing would be.
+USUAL = {"drift": 0.0, "rewards/margins": 0.0, "rewards/accuracies": 0.5}
 
 
 class Line(NamedTuple):

@@ -140,7 +140,7 @@ def fit_policy(
 ) -> GPT:
     """The policy after policy optimisation. It is also kept as `policy.pt`."""
     algorithm = ALGORITHMS[settings.algorithm]
-    centre = mean_score(judge, corpus.responses[:512])
+    centre = mean_score(judge, corpus.responses[:512]) if settings.reward == "learned" else 0.0
     pairs = cast(list[EncodedPair], corpus.preferences)
     prompts = list(dict.fromkeys(tuple(pair.chosen.prompt) for pair in pairs))
     texts = [tokenizer.decode(prompt[1:-1]) for prompt in prompts]

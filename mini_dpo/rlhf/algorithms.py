@@ -15,8 +15,6 @@ no gradient in expectation, and k3 has a wrong one: arXiv:2510.01555, 2512.21852
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -25,8 +23,6 @@ from mini_dpo.rlhf.rollout import Rollout
 CLIP = 0.2  # how far a ratio may leave 1 and still be pushed (arXiv:1707.06347, and for RLOO TRL's default)
 LAMBDA = 0.95  # of generalised advantage estimation; gamma is 1: only the end is rewarded (N+)
 VALUE_WEIGHT = 0.1  # of the value network's loss (N+)
-
-Loss = Callable[[Tensor, Tensor], Tensor]  # log-probs of the tokens now, their advantages -> the loss, ()
 
 
 # --- returns and advantages, none of which has a gradient

@@ -5,7 +5,7 @@ come from: each step's are written by the policy of that step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,18 +38,21 @@ from mini_dpo.training import check_finite, fetch
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How to learn. passes: over the responses of a step. k: responses to a prompt."""
+    """How to learn. loss: of a rollout, its advantages and the log-probs now. passes: over the responses of a
+    step. k: responses to a prompt.
+    """
 
     name: str
+    loss: Callable[[Rollout, Tensor, Tensor], Tensor]
     passes: int
     k: int
 
 
 ALGORITHMS = {
-    "rloo": Algorithm("rloo", passes=1, k=4),
-    "ppo": Algorithm("ppo", passes=4, k=1),
-    "grpo": Algorithm("grpo", passes=1, k=4),
-    "reinforce": Algorithm("reinforce", passes=1, k=1),
+    "rloo": Algorithm("rloo", rloo_loss, passes=1, k=4),
+    "ppo": Algorithm("ppo", ppo_loss, passes=4, k=1),
+    "grpo": Algorithm("grpo", grpo_loss, passes=1, k=4),
+    "reinforce": Algorithm("reinforce", reinforce_loss, passes=1, k=1),
 }
 
 
@@ -148,7 +151,7 @@ def learn(
     for _ in range(algorithm.passes):
         optimizer.zero_grad()
         logps = token_logps(learner.policy, rollout.batch)  # (R,)
-        loss = LOSSES[algorithm.name](rollout, advantages, logps)
+        loss = algorithm.loss(rollout, advantages, logps)
         if learner.value is not None:
             values = learner.value.at(rollout.batch, rollout.batch.index.rows)  # (R,)
             loss = loss + VALUE_WEIGHT * value_loss(values, before, targets)
@@ -168,9 +171,6 @@ def learn(
         "unfinished": (~rollout.finished).float().mean(),
         "response_tokens": rollout.batch.lengths.float().mean(),
     }
-
-
-LOSSES = {"rloo": rloo_loss, "ppo": ppo_loss, "grpo": grpo_loss, "reinforce": reinforce_loss}
 
 
 @torch.no_grad()

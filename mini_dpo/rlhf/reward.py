@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mini_dpo.batches import Batch, Encoded, EncodedPair, PairBatch, collate
+from mini_dpo.batches import Batch, Batches, Encoded, EncodedPair, PairBatch, collate, collate_pairs
 from mini_dpo.model import GPT
 from mini_dpo.objectives import Outcome
 from mini_dpo.theory.bradley_terry import preference_probability, wins
@@ -37,11 +37,12 @@ class ScalarModel(GPT):
 
 
 def last_places(batch: Batch) -> Tensor:
-    """The place in the row of each response's last token: (S,). It is the end-of-text of a finished
-    response.
+    """The place in the row of each response's last token, trained on or not: (S,). It is the end-of-text of a
+    finished response.
     """
-    places = (batch.layout.branches > 0).nonzero().flatten()  # (R,), the response tokens
-    return places[batch.lengths.cumsum(0) - 1]
+    sizes = [n for size in batch.layout.sizes for n in size]  # of each prompt and of its responses
+    of_response = [i > 0 for size in batch.layout.sizes for i in range(len(size))]
+    return (torch.tensor(sizes).cumsum(0) - 1)[torch.tensor(of_response)]
 
 
 def scores_of(model: ScalarModel, batch: Batch) -> Tensor:
@@ -65,19 +66,21 @@ def mean_score(model: ScalarModel, responses: Sequence[Encoded], rows: int = 64)
     the SFT data (N+).
     """
     model.eval()
-    batches = [collate(responses[i : i + rows]) for i in range(0, len(responses), rows)]
+    batches = Batches(responses, collate, rows, seed=0).once()
     return float(torch.cat([scores_of(model, batch) for batch in batches]).mean())
 
 
 @torch.no_grad()
-def calibration(model: ScalarModel, pairs: Sequence[EncodedPair], bins: int = 5) -> tuple[float, list[str]]:
+def calibration(
+    model: ScalarModel, pairs: Sequence[EncodedPair], bins: int = 5, rows: int = 64
+) -> tuple[float, list[str]]:
     """(The share of held-out pairs whose chosen response has the larger score, a line a bin: what the model
     says of its answer, and how often it is right.)
     """
     model.eval()
-    both = [collate([pair.chosen, pair.rejected]) for pair in pairs]
-    scores = torch.stack([scores_of(model, batch) for batch in both])  # (N, 2)
-    chosen, rejected = scores.unbind(1)
+    batches = Batches(pairs, collate_pairs, rows, seed=0).once()
+    scores = torch.cat([scores_of(model, batch.sequences) for batch in batches])  # (2N,)
+    chosen, rejected = scores[0::2], scores[1::2]
     sure = preference_probability(torch.maximum(chosen, rejected), torch.minimum(chosen, rejected))  # (N,)
     right = wins(chosen, rejected)  # (N,)
     lines = []

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mini_dpo.errors import UserError, expecting
-from mini_dpo.files import LARGEST_JSON, check_archive, read_bytes, size_of
-from mini_dpo.formats.files import each_key_once
+from mini_dpo.files import LARGEST_JSON, check_archive, damaged, read_bytes, size_of
+from mini_dpo.formats.files import GIT_LFS, POINTER, each_key_once
 
 # In the order in which they are looked for. An index names the files over which the tensors are spread.
 WEIGHTS = (
@@ -25,6 +25,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+PUBLISHED = "weights that can be read"
 Reopen = Callable[[], dict[str, Callable[[], Any]]]  # opens a file: what reads each tensor, by name
 
 
@@ -44,10 +45,8 @@ def read_foreign(path: Path) -> dict[str, Any]:
 
 def refuse_pointer(path: Path, content: bytes) -> None:
     """Raise UserError if a file is what Git LFS leaves in place of the file."""
-    if content.startswith(b"version https://git-lfs"):
-        raise UserError(
-            f"{path}: a Git LFS pointer, which stands for the file; fetch the file itself (git lfs pull)"
-        )
+    if content.startswith(GIT_LFS):
+        raise UserError(f"{path}: {POINTER}")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -97,7 +96,7 @@ def reader_of(file: Path) -> Reopen:
     if file.suffix == ".safetensors":
         return partial(open_safetensors, file)
     if zipfile.is_zipfile(file):
-        check_archive(file)
+        check_archive(file, PUBLISHED)
         return partial(open_archive, file)
     held = load_pickled(file)  # as torch wrote files before version 1.6: all or nothing
     return lambda: {name: partial(held.pop, name) for name in list(held)}
@@ -126,11 +125,8 @@ def open_archive(file: Path) -> dict[str, Callable[[], Any]]:
 
 def load_pickled(file: Path, **how: Any) -> dict:
     """A dictionary that torch.save wrote. No code in the file is run."""
-    with expecting(file, "weights that can be read"):
-        try:
-            held = torch.load(file, map_location="cpu", weights_only=True, **how)
-        except Exception as error:  # a damaged file fails in many ways, none with a class of its own
-            raise ValueError(f"{type(error).__name__}: {str(error)[:100]}") from error
+    with damaged(file, PUBLISHED):
+        held = torch.load(file, map_location="cpu", weights_only=True, **how)
         if not isinstance(held, dict):
             raise ValueError("another value")
         return held

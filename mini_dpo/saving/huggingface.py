@@ -21,11 +21,10 @@ from mini_dpo.errors import UserError, expecting
 from mini_dpo.files import size_of
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.saving.foreign import WEIGHTS, names_in, plain, read_foreign, weight_files
-from mini_dpo.tokenizer import ASSISTANT, END_OF_TEXT, SYSTEM, USER, Tokenizer, load_tokenizer
+from mini_dpo.tokenizer import MARKERS, Tokenizer, load_tokenizer
 from mini_dpo.vocabularies import in_letters
 
 PUBLISHED_VOCABULARY = 50_257  # tokens: GPT-2's 50,256 and end-of-text
-MARKERS = (END_OF_TEXT, USER, ASSISTANT, SYSTEM)
 MOST_NAMES = 4  # that a line names
 OUTPUT = "lm_head.weight"
 FIRST = ("wte.weight", OUTPUT)  # the largest tensors
@@ -59,8 +58,7 @@ def read_published(folder: Path) -> dict[str, Any]:
 
     The markers of a conversation get new rows of the embedding: the mean of the others. The logit of such a
     row is the mean of the others' logits z, so by Jensen's inequality, V exp(mean z) <= sum exp(z), a new
-    token has at most the probability 1 / (V + 3). A row of zeros has the logit 0, and GPT-2's logits are far
-    below 0.
+    token has at most the probability 1 / (V + 3). A row of zeros has the logit 0, wherever the others are.
 
     Memory: the weights and one tensor more. Raises UserError, with the key or the tensor, for another
     architecture, another vocabulary, and for files that are damaged or missing.
@@ -149,9 +147,8 @@ def check_vocabulary(folder: Path, tokenizer: Tokenizer, with_markers: bool, sai
             said = said or markers
     if with_markers and not said:
         raise UserError(
-            f"{folder}: its last tokens may be any, and would be read as the markers of a "
-            "conversation; only what "
-            "mini_dpo exported can be read with as many"
+            f"{folder}: its last tokens may be any, and would be read as the markers of a conversation; "
+            "only what mini_dpo exported can be read with as many"
         )
 
 
@@ -165,12 +162,13 @@ def renamed(folder: Path, shape: GPTConfig, new: int) -> dict[str, Tensor]:
     The embedding is the largest tensor, so it comes first: to make it longer takes a copy of it.
     Raises UserError for a tensor that is missing, left over, or of another shape or type.
     """
-    where = [(name, file, reopen) for file in weight_files(folder) for name, reopen in names_in(file)]
+    files = weight_files(folder)
+    where = [(name, file, reopen) for file in files for name, reopen in names_in(file)]
     wanted = shapes_of(folder, shape, len(where))
     check_names(folder, [name for name, _, _ in where], wanted, shape.n_layer)
     weights: dict[str, Tensor] = {}
     output: Tensor | None = None
-    left = sum(size_of(file) for file in weight_files(folder))  # bytes that may still be read
+    left = sum(map(size_of, files))  # bytes that may still be read
     for name, file, reopen in sorted(where, key=lambda item: not item[0].endswith(FIRST)):
         ours = name.removeprefix("transformer.")
         if ours not in wanted and ours != OUTPUT:
