@@ -19,18 +19,14 @@ measured.
 from __future__ import annotations
 
 import json
-import math
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import torch
-
-from mini_dpo.theory.bradley_terry import wins
 from mini_dpo.vocabularies import DATA
+from mini_dpo.worlds.world import World, choose, label_accuracy, rows_of
 
 NAMES = "Ada Basil Clara Dexter Edith Felix Greta Hugo Ines Jasper Mabel Otto Pearl Rosa Silas Zelda".split()
 ITEMS = "teapot kite umbrella lantern globe telescope harmonica compass kettle puppet doormat clock".split()
@@ -112,39 +108,17 @@ class Complaint:
 KINDS = {"name": NAMES, "item": ITEMS, "day": DAYS, "problem": PROBLEMS}
 
 
-@dataclass(frozen=True)
-class Marks:
-    """The judge's three marks; `reward` is their sum."""
-
-    facts: float
-    tone: float
-    length: float
-
-    @property
-    def reward(self) -> float:
-        return self.facts + self.tone + self.length
-
-    @property
-    def marks(self) -> dict[str, float]:
-        """The reward and what it is made of, by name."""
-        return {"reward": self.reward, **asdict(self)}
-
-
-Judge = Callable[[str, str], Marks]
-Value = TypeVar("Value")
-
-
-def judge(prompt: str, response: str) -> Marks:
-    """The true reward of a response to one of the shop's prompts. Raises ValueError for any other prompt."""
+def judge(prompt: str, response: str) -> dict[str, float]:
+    """The marks of a response to one of the shop's prompts. Raises ValueError for any other prompt."""
     facts = read_prompt(prompt)
     if facts is None:
         raise ValueError(f"the judge only knows prompts of the shop's own kind, not {prompt!r}")
-    facts_mark = 2 * sum(judge_fact(response, truth, KINDS[kind]) for kind, truth in asdict(facts).items())
+    facts_mark = 2.0 * sum(judge_fact(response, truth, KINDS[kind]) for kind, truth in asdict(facts).items())
     text = response.lower()
     polite = sum(phrase in text for phrase in POLITE_PHRASES)
     curt = sum(phrase in text for phrase in CURT_PHRASES)
     too_long = max(0, len(response.split()) - FREE_WORDS)
-    return Marks(facts=facts_mark, tone=max(-4, polite - curt), length=max(-6.0, -too_long / 5))
+    return {"facts": facts_mark, "tone": max(-4, polite - curt), "length": max(-6.0, -too_long / 5)}
 
 
 def judge_fact(response: str, truth: str, values: Sequence[str]) -> int:
@@ -179,38 +153,15 @@ def prompt_pattern(template: str) -> re.Pattern[str]:
 PROMPT_PATTERNS = [prompt_pattern(template) for template in PROMPT_FORMS]
 
 
-def win_rate(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> float:
-    """How often the judge prefers ours to theirs on the same prompt; ties count half."""
-    # (N, 2), in float32: 8 - 1.2 is 7 - 0.2
-    rewards = torch.tensor(
-        [
-            [judge(prompt, text).reward for text in texts]
-            for prompt, *texts in zip(prompts, ours, theirs, strict=True)
-        ]
-    )
-    return float(wins(*rewards.T).mean())
-
-
-def choose(rng: random.Random, values: Sequence[Value], weights: Sequence[float] | None = None) -> Value:
-    """One of the values, each as likely as the others or as its weight says."""
-    weights = weights or [1 / len(values)] * len(values)
-    u = rng.random()
-    for value, weight in zip(values, weights, strict=True):
-        if u < weight:
-            return value
-        u -= weight
-    return values[-1]
-
-
 def write_prompt(rng: random.Random) -> str:
     """A random prompt."""
     facts = {kind: choose(rng, values) for kind, values in KINDS.items()}
     return choose(rng, PROMPT_FORMS).format(**facts)
 
 
-def write_response(rng: random.Random, facts: Complaint) -> str:
+def write_response(rng: random.Random, prompt: str) -> str:
     """A random answer: each fact right, absent or wrong, in a mood, with none to three ramblings."""
-    told = {kind: tell(rng, truth, KINDS[kind]) for kind, truth in asdict(facts).items()}
+    told = {kind: tell(rng, truth, KINDS[kind]) for kind, truth in asdict(facts_of(prompt)).items()}
     knows = {kind: value is not None for kind, value in told.items()}
     mood = choose(rng, [POLITE, PLAIN, CURT], MOODS)
 
@@ -243,53 +194,25 @@ def tell(rng: random.Random, truth: str, values: Sequence[str]) -> str | None:
     return choose(rng, [value for value in values if value != truth])
 
 
-def preference(rng: random.Random, prompt: str, facts: Complaint) -> dict[str, str]:
-    """Two different answers to a prompt as chosen and rejected, drawn from their true rewards."""
-    a = b = write_response(rng, facts)
-    while b == a:
-        b = write_response(rng, facts)
-    p = 1 / (1 + math.exp(judge(prompt, b).reward - judge(prompt, a).reward))  # P(a over b)
-    chosen, rejected = (a, b) if rng.random() < p else (b, a)
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+SHOP = World(
+    "shop",
+    "answers to complaints that name the right facts, politely, in few words",
+    write_prompt,
+    write_response,
+    judge,
+    {"facts": "facts, -8 to 8", "tone": "tone, -4 to 4", "length": "length, -6 to 0"},
+)
 
 
-# split: SFT examples, preference pairs
-SPLIT_SIZES = {"train": (4000, 4000), "valid": (200, 200), "test": (256, 256)}
+# --- the files in data/
 
 
-def make_data(folder: Path, seed: int = 1) -> None:
-    """Write `sft.SPLIT.jsonl` and `preferences.SPLIT.jsonl` for each split. No prompt is in two splits."""
-    rng = random.Random(seed)
-    prompts = distinct_prompts(rng)
-    for split, (n_sft, n_pairs) in SPLIT_SIZES.items():
-        sft = [
-            {"prompt": prompt, "response": write_response(rng, facts_of(prompt))}
-            for prompt, _ in zip(prompts, range(n_sft), strict=False)
-        ]
-        pairs = [
-            preference(rng, prompt, facts_of(prompt))
-            for prompt, _ in zip(prompts, range(n_pairs), strict=False)
-        ]
-        for name, rows in ((f"sft.{split}.jsonl", sft), (f"preferences.{split}.jsonl", pairs)):
+def make_data(folder: Path) -> None:
+    """Write `sft.SPLIT.jsonl` and `preferences.SPLIT.jsonl` for each split."""
+    for split, kinds in rows_of(SHOP).items():
+        for kind, rows in zip(("sft", "preferences"), kinds, strict=True):
             text = "".join(json.dumps(row) + "\n" for row in rows)
-            (folder / name).write_text(text, encoding="utf-8", newline="\n")
-
-
-def distinct_prompts(rng: random.Random) -> Iterator[str]:
-    """Prompts without end, no prompt twice."""
-    seen = set()
-    while True:
-        prompt = write_prompt(rng)
-        if prompt not in seen:
-            seen.add(prompt)
-            yield prompt
-
-
-def label_accuracy(rows: Sequence[dict[str, str]]) -> float:
-    """The share of preferences that agree with the true reward; ties count half. The rest is noise of the
-    draw.
-    """
-    return win_rate(judge, *([row[key] for row in rows] for key in ("prompt", "chosen", "rejected")))
+            (folder / f"{kind}.{split}.jsonl").write_text(text, encoding="utf-8", newline="\n")
 
 
 def main() -> None:
@@ -297,6 +220,12 @@ def main() -> None:
     for path in sorted(DATA.glob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         noise = (
-            f", {label_accuracy(rows):.3f} of the labels agree with the judge" if "chosen" in rows[0] else ""
+            f", {label_accuracy(judge, rows):.3f} of the labels agree with the judge"
+            if "chosen" in rows[0]
+            else ""
         )
         print(f"{path.name:25} {len(rows):4} lines{noise}")
+
+
+if __name__ == "__main__":
+    main()
