@@ -1,4 +1,4 @@
-"""Every loss on the toy shop, from the same SFT model, in one table.
+"""Every loss in a world, by default the toy shop, from the same SFT model, in one table.
 
     python -m mini_dpo.compare                 train what is missing, then print the table and draw it
     python -m mini_dpo.compare --losses dpo,ipo,simpo
@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mini_dpo.cli import Escaped, option, parser_for, run_command
-from mini_dpo.corpus.splits import HeldOut, toy_corpus
+from mini_dpo.corpus.parts import HeldOut
+from mini_dpo.corpus.worlds import world_corpus
 from mini_dpo.errors import TrainingFailed, UserError, flag
 from mini_dpo.evaluation.table import number
 from mini_dpo.files import no_link, read_json
 from mini_dpo.losses import LOSSES, find_loss
-from mini_dpo.model import PRESETS
 from mini_dpo.plot.comparison import draw_compare
 from mini_dpo.progress import clock
-from mini_dpo.tokenizer import load_tokenizer
+from mini_dpo.saving.checkpoint import load_model
 from mini_dpo.train.closing import measured
 from mini_dpo.train.parsing import TOY_DEFAULTS, parse, read_config
 from mini_dpo.train.preparing import input_digests
@@ -85,6 +85,7 @@ class CompareSettings:
     out: str = option(
         str, "the folder of the comparison, gone on with if it is there", "runs/compare", metavar="PATH"
     )
+    world: str = option(str, "the world to train in, a name or file.py:NAME", "shop", metavar="NAME")
     tune: bool = option(bool, "search for each loss's hyperparameters on validation prompts instead", False)
     epochs: float = option(float, "passes over the preferences", EPOCHS["dpo"][0])
     seed: int = option(int, "of everything", 0)
@@ -92,7 +93,7 @@ class CompareSettings:
 
 def main() -> None:
     parser = parser_for(
-        CompareSettings, "compare", "Train every loss on the toy shop from the same SFT model, and compare."
+        CompareSettings, "compare", "Train every loss in a world from the same SFT model, and compare."
     )
     settings = CompareSettings(**vars(parser.parse_args()))
     names = settings.losses.split(",") if settings.losses else list(LOSSES)
@@ -104,7 +105,7 @@ def main() -> None:
     # finds a number out of range before training
     parse(["--epochs", str(settings.epochs), "--seed", str(settings.seed)])
     folder = Path(settings.out)
-    train_aloud(folder / "sft", ["--stage", "sft", "--seed", str(settings.seed)])
+    train_aloud(folder / "sft", ["--stage", "sft", *common(settings)])
     if settings.tune:
         tune(settings, folder, [variant.name for variant in losses])
         return
@@ -132,8 +133,13 @@ def main() -> None:
 
 def arguments_of(settings: CompareSettings, name: str) -> list[str]:
     """The flags of `train` for a loss, from the SFT model of the comparison."""
-    sft, epochs, seed = f"{Path(settings.out)}/sft", str(settings.epochs), str(settings.seed)
-    return ["--stage", "dpo", "--init-from", sft, "--loss", name, "--epochs", epochs, "--seed", seed]
+    sft, epochs = f"{Path(settings.out)}/sft", str(settings.epochs)
+    return ["--stage", "dpo", "--init-from", sft, "--loss", name, "--epochs", epochs, *common(settings)]
+
+
+def common(settings: CompareSettings) -> list[str]:
+    """The flags that all runs of the comparison have."""
+    return ["--world", settings.world, "--seed", str(settings.seed)]
 
 
 def train_aloud(folder: Path, arguments: Sequence[str]) -> None:
@@ -174,8 +180,8 @@ def train_once(folder: Path, arguments: Sequence[str], held_out: HeldOut | None 
     if measured(folder):
         return None
     begun = (folder / "config.json").exists()
-    name = dict(itertools.pairwise(arguments)).get("--loss", "")
-    again = ["--loss", name] if ".py:" in name else []
+    code = [pair for pair in itertools.pairwise(arguments) if ".py:" in pair[1] and pair[0][:2] == "--"]
+    again = [text for pair in code for text in pair]  # to be named again
     folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with (
@@ -250,7 +256,8 @@ def tune(settings: CompareSettings, folder: Path, names: Sequence[str]) -> None:
     """Train every setting of SEARCH, measure each on the validation prompts, and print the best of
     each loss.
     """
-    valid = toy_corpus(load_tokenizer("toy"), PRESETS["toy"].context, "valid").held_out
+    sft, tokenizer = load_model(folder / "sft" / "sft.pt")
+    valid = world_corpus(settings.world, tokenizer, sft.config.context, "valid").held_out
     best = {}
     for name in names:
         scores = {}

@@ -8,6 +8,7 @@ python -m mini_dpo.sample runs/1 --prompts mine.txt -n 4 --out answers.jsonl
 from __future__ import annotations
 
 import json
+import random
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,8 @@ from mini_dpo.model import GPT
 from mini_dpo.saving.checkpoint import build_model, find_model, load_model, load_own
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.train.parsing import read_config
-from mini_dpo.worlds.shop import judge, read_prompt
+from mini_dpo.worlds.finding import WORLDS
+from mini_dpo.worlds.world import reward
 
 ROWS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz")  # how names of files end that hold rows
 BATCH = 32  # answers that a model writes at a time
@@ -43,7 +45,7 @@ class SampleSettings:
     prompt: str | None = option(
         str,
         "answer this and stop; without it and --prompts, a conversation with each model, a line from the "
-        "keyboard at a time, until exit, an empty line or Ctrl-D (the toy shop's models know single letters: "
+        "keyboard at a time, until exit, an empty line or Ctrl-D (the models of a world know single prompts: "
         "with them, every line begins anew)",
     )
     system: str | None = option(str, "a system message, before the first prompt")
@@ -92,7 +94,7 @@ def main() -> None:
     check(settings)
     models = load_models(run)
     if settings.prompt is None and settings.prompts is None:
-        converse(models, settings, single=knows_single_prompts(run))
+        converse(models, settings, world=world_of(run))
     else:
         answer_all(models, settings)
 
@@ -137,21 +139,22 @@ def load_models(run: Path) -> dict[str, tuple[GPT, Tokenizer]]:
     return {name: load_model(path, dropout=0.0) for name, path in paths.items()}
 
 
-def knows_single_prompts(run: Path) -> bool:
-    """Whether the models of a run were trained on the toy shop, where nobody answers an answer."""
-    return (run / "config.json").exists() and (run / "sft.pt").exists() and read_config(run)[0].toy_shop
+def world_of(run: Path) -> str | None:
+    """The name of the world that the models of a run were trained in, where nobody answers an answer."""
+    is_run = (run / "config.json").exists() and (run / "sft.pt").exists()
+    return read_config(run)[0].world if is_run else None
 
 
 # --- prompts
 
 
-def converse(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings, single: bool) -> None:
+def converse(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings, world: str | None) -> None:
     """Answer each prompt as it is typed. Each model has a conversation of its own, with its own answers.
-    single: every prompt begins a new conversation.
+    world: of the models; every prompt begins a new conversation there.
     """
     before: dict[str, tuple[Turn, ...]] = {}  # what was said to and by each model
-    for i, text in enumerate(typed_prompts(single)):
-        if text == "new" or single:
+    for i, text in enumerate(typed_prompts(world)):
+        if text == "new" or world:
             before.clear()
         if text == "new":
             continue
@@ -175,16 +178,15 @@ def conversation(system: str | None, before: Sequence[Turn], text: str) -> Promp
     return (*first, *before, Turn("user", text)) if first or before else text
 
 
-def typed_prompts(single: bool) -> Iterator[str]:
+def typed_prompts(world: str | None) -> Iterator[str]:
     """Prompts from the keyboard (or a pipe), one a line."""
     keyboard = sys.stdin.isatty()
     if keyboard:
         with suppress(ImportError):
             import readline  # noqa: F401 (gives `input` its arrow keys and history)
         print(
-            "A prompt a line; exit or an empty line ends. The toy shop expects, for "
-            'example:\n  "Ada here. On Friday you sold me a kettle, and now it bites."'
-            if single
+            f"A prompt a line; exit or an empty line ends.{example_of(world)}"
+            if world
             else "A conversation, a line at a time; new begins another one, exit or an empty line ends."
         )
     while True:
@@ -195,6 +197,13 @@ def typed_prompts(single: bool) -> Iterator[str]:
         if not prompt or (keyboard and prompt.strip() in ("exit", "quit")):
             return
         yield prompt
+
+
+def example_of(world: str) -> str:
+    """A prompt that a world expects. Worlds in files are not run here."""
+    if world not in WORLDS:
+        return ""
+    return f' {world} expects, for example:\n  "{WORLDS[world].write_prompt(random.Random(0))}"'
 
 
 def answer_all(models: dict[str, tuple[GPT, Tokenizer]], settings: SampleSettings) -> None:
@@ -302,10 +311,19 @@ def reply(
                 "tokens": len(ids),
                 "seed": seeds[k],
             }
-            if isinstance(prompt, str) and read_prompt(prompt) is not None:  # the judge knows the prompt
-                row["marks"] = judge(prompt, text).marks
+            if isinstance(prompt, str) and (marks := marks_of(prompt, text)):
+                row["marks"] = marks
             rows[k // settings.n].append(row)
     return rows
+
+
+def marks_of(prompt: str, response: str) -> dict[str, float]:
+    """The marks of the world whose judge knows the prompt, with the true reward first; {} if none does."""
+    for world in WORLDS.values():
+        with suppress(ValueError):
+            marks = world.judge(prompt, response)
+            return {"reward": reward(marks), **marks, **world.count(prompt, response)}
+    return {}
 
 
 def reply_as_text(row: dict, as_json: bool) -> str:
@@ -314,9 +332,8 @@ def reply_as_text(row: dict, as_json: bool) -> str:
         return json.dumps(row)
     text = row["response"] + ("" if row["finished"] else f" [cut after {row['tokens']} tokens]")
     if "marks" in row:
-        text += "\n(true reward {reward:.1f}: facts {facts}, tone {tone:.1f}, length {length:.1f})".format(
-            **row["marks"]
-        )
+        whole, *parts = (f"{name} {value:.1f}" for name, value in row["marks"].items())
+        text += f"\n(true {whole}: {', '.join(parts)})"
     margin = f"{row['model']:>5}  "
     width = max(20, get_terminal_size().columns - len(margin))
     lines = [

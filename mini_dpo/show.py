@@ -13,7 +13,7 @@ from typing import Any
 from mini_dpo.batches import Encoded, collate
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.corpus.fitting import encode_example
-from mini_dpo.corpus.splits import TOY_PREFERENCES
+from mini_dpo.corpus.worlds import TOY_PREFERENCES
 from mini_dpo.errors import UserError
 from mini_dpo.formats.loading import (
     FORMATS,

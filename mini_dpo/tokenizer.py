@@ -18,7 +18,7 @@ import tiktoken
 
 from mini_dpo.data import Prompt, Turn, turns
 from mini_dpo.errors import UserError
-from mini_dpo.vocabularies import gpt2_vocabulary, toy_vocabulary
+from mini_dpo.vocabularies import WORDS, gpt2_vocabulary, toy_vocabulary, word_vocabulary
 
 MARKERS = END_OF_TEXT, USER, ASSISTANT, SYSTEM = "<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>"
 
@@ -71,15 +71,15 @@ class Tokenizer:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer called "toy" (embedded, needs no network) or "gpt2" (fetched once by tiktoken, then
-    cached).
-
-    Raises UserError for another name, or where GPT-2's vocabulary is neither cached nor to be had.
+    """The tokenizer called "toy" (embedded), "gpt2" (fetched once by tiktoken, then cached) or "words [...]"
+    (a world's own, spelt out). Raises UserError for another name, or where GPT-2's is not to be had.
     """
     if name == "toy":
         ranks, pattern = toy_vocabulary()
     elif name == "gpt2":
         ranks, pattern = gpt2_vocabulary()
+    elif name.startswith(WORDS):
+        ranks, pattern = word_vocabulary(name)
     else:
         raise UserError(f"there is no tokenizer called {name!r}; choose toy or gpt2")
     # for gpt2 the first gets GPT-2's own id, 50256

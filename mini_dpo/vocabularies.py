@@ -18,7 +18,7 @@ from pathlib import Path
 
 import tiktoken
 
-from mini_dpo.errors import UserError
+from mini_dpo.errors import UserError, expecting
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 TOY_VOCABULARY = DATA / "toy.tiktoken"
@@ -34,6 +34,30 @@ PATTERN = r" ?\w+| ?[^\w\s]+|\s+"
 def toy_vocabulary() -> tuple[dict[bytes, int], str]:
     """The toy's byte sequences with their ranks, and the pattern that splits text into pieces."""
     return read_vocabulary(TOY_VOCABULARY), PATTERN
+
+
+WORDS = "words "  # begins the name of a vocabulary of words; the words follow, in JSON
+MOST_WORDS = 20_000  # and bytes
+
+
+def name_of_words(texts: Iterable[str]) -> str:
+    """A vocabulary of the words in these texts, as the name that `load_tokenizer` takes. The name is all that
+    there is of such a vocabulary, so that a checkpoint, which keeps the name, needs no file beside it.
+    """
+    words = {piece for text in texts for piece in re.findall(PATTERN, text)}
+    return WORDS + json.dumps(sorted(word for word in words if len(word.encode()) > 1))
+
+
+def word_vocabulary(name: str) -> tuple[dict[bytes, int], str]:
+    """The vocabulary that such a name spells: the 256 bytes and the words. A word that is not in it is
+    written in bytes. Raises UserError for a name that spells none.
+    """
+    with expecting("the name of the vocabulary", "a list of words"):
+        words = json.loads(name.removeprefix(WORDS))
+        tokens = [*(bytes([b]) for b in range(256)), *(word.encode() for word in words)]
+        if len(tokens) > MOST_WORDS or len(set(tokens)) < len(tokens) or b"" in tokens:
+            raise ValueError(f"{MOST_WORDS:,} tokens at most, each another one, and none empty")
+    return {token: i for i, token in enumerate(tokens)}, PATTERN
 
 
 def default_vocabulary() -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from mini_dpo import compare
 from mini_dpo.compare import COLUMNS, SEARCH, comparison_table
-from mini_dpo.corpus.splits import TOY_PREFERENCES
+from mini_dpo.corpus.worlds import TOY_PREFERENCES
 from mini_dpo.evaluation import measuring
 from mini_dpo.files import read_json, write_json
 from mini_dpo.losses import LOSSES

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mini_dpo import devices, model, reference, training
 from mini_dpo.batches import Batches, Encoded, collate_pairs, pack
-from mini_dpo.corpus.splits import HeldOut
+from mini_dpo.corpus.parts import HeldOut
 from mini_dpo.devices import autocast, one_line, out_of_memory, pick_device, send, trouble_with
 from mini_dpo.errors import UserError
 from mini_dpo.evaluation import measuring

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mini_dpo import generate, logprobs, objectives
 from mini_dpo.batches import Encoded, EncodedPair
-from mini_dpo.corpus.splits import HeldOut
+from mini_dpo.corpus.parts import HeldOut
 from mini_dpo.data import Preference
 from mini_dpo.evaluation import measuring as evaluation
 from mini_dpo.evaluation.measuring import (
@@ -31,7 +31,7 @@ from mini_dpo.losses import LOSSES, PairLogps, Responses
 from mini_dpo.objectives import preference_metrics
 from mini_dpo.reference import freeze
 from mini_dpo.theory.bradley_terry import kl, wins
-from mini_dpo.worlds.shop import Marks, win_rate
+from mini_dpo.worlds.world import win_rate
 from tests.oracles import response_logp
 from tests.strategies import tiny_gpt
 
@@ -203,7 +203,7 @@ def test_ties_count_half_everywhere(pairs):
     add up to 1.
     """
     expected = fmean(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs)
-    judge = lambda prompt, response: Marks(facts=float(response), tone=0, length=0)  # noqa: E731
+    judge = lambda prompt, response: {"facts": float(response)}  # noqa: E731
     ours, theirs = zip(*pairs, strict=True)
     assert win_rate(judge, ["p"] * len(pairs), ours, theirs) == pytest.approx(expected)
     a, b, zero = torch.tensor(ours), torch.tensor(theirs), torch.zeros(len(pairs))
@@ -239,7 +239,7 @@ def test_the_summary_has_the_paired_error_of_the_gain_and_the_marks_of_each_answ
     """
 
     def judge(prompt, response):
-        return Marks(facts=100 * int(prompt[-1]), tone=len(response), length=-0.25)
+        return {"facts": 100 * int(prompt[-1]), "tone": len(response), "length": -0.25}
 
     prompts = ["00", "01", "10", "11"]
     summary, samples = evaluate(
@@ -259,7 +259,7 @@ def test_the_summary_has_the_paired_error_of_the_gain_and_the_marks_of_each_answ
     for sample in samples:
         for name in ("sft", "dpo"):
             verdict = judge(sample["prompt"], sample[name])
-            assert sample["marks"][name] == {**vars(verdict), "reward": verdict.reward}
+            assert sample["marks"][name] == {**verdict, "reward": sum(verdict.values())}
     rewards = {name: [sample["marks"][name]["reward"] for sample in samples] for name in ("sft", "dpo")}
     gains = [ours - theirs for ours, theirs in zip(rewards["dpo"], rewards["sft"], strict=True)]
     assert dpo["reward_gain"] == pytest.approx(fmean(gains)) == pytest.approx(dpo["reward"] - sft["reward"])
@@ -276,7 +276,7 @@ def test_the_summary_has_the_paired_error_of_the_gain_and_the_marks_of_each_answ
 
 
 def test_a_single_held_out_prompt_has_numbers_without_errors():
-    judge = lambda prompt, response: Marks(facts=1, tone=0, length=0)  # noqa: E731
+    judge = lambda prompt, response: {"length": 1, "tone": 2}  # noqa: E731
     summary, _ = evaluate(
         small_gpt(2).float(),
         small_gpt(1).float(),

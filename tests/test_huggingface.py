@@ -12,7 +12,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mini_dpo.corpus.splits import fingerprints
+from mini_dpo.corpus.worlds import fingerprints
 from mini_dpo.data import Turn
 from mini_dpo.errors import UserError
 from mini_dpo.export import __main__ as export_command

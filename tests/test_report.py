@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mini_dpo.batches import EncodedPair, collate_pairs, encode
 from mini_dpo.cli import ESCAPES
-from mini_dpo.corpus.splits import HeldOut
+from mini_dpo.corpus.parts import HeldOut
 from mini_dpo.data import Preference
 from mini_dpo.errors import UserError
 from mini_dpo.evaluation.table import closing_rows

@@ -18,6 +18,7 @@ from mini_dpo.saving.checkpoint import save_checkpoint
 from mini_dpo.tokenizer import load_tokenizer
 from mini_dpo.train.parsing import parse
 from mini_dpo.worlds.shop import judge
+from mini_dpo.worlds.world import reward
 from tests.commands import run
 
 SHOP = "Ada here. On Friday you sold me a kettle, and now it bites."
@@ -93,7 +94,7 @@ def test_a_file_of_prompts_as_text_and_as_json(go, tmp_path):
         assert {"prompt", "model", "response", "finished", "tokens", "seed"} == row.keys() - {"marks"}
         assert ("marks" in row) == (row["prompt"] == SHOP) and row["tokens"] <= 12
         if "marks" in row:
-            assert row["marks"]["reward"] == judge(SHOP, row["response"]).reward
+            assert row["marks"]["reward"] == reward(judge(SHOP, row["response"]))
     for form in ("p.jsonl", "p"):
         assert go("--prompts", form, "-n", 3, "--json") == (0, out, "")
     assert go("--prompts", "p.jsonl", "-n", 3, "--out", "a.jsonl") == (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo.corpus.splits import TOY_PREFERENCES, TOY_SFT
+from mini_dpo.corpus.worlds import TOY_PREFERENCES, TOY_SFT
 from mini_dpo.formats.loading import load_demonstrations, load_preferences
 from mini_dpo.worlds import shop
 from mini_dpo.worlds.shop import (
@@ -23,6 +23,7 @@ from mini_dpo.worlds.shop import (
     read_prompt,
     write_response,
 )
+from mini_dpo.worlds.world import SPLIT_SIZES, reward
 
 facts = st.builds(Complaint, *map(st.sampled_from, (NAMES, ITEMS, DAYS, PROBLEMS)))
 ADA = PROMPT_FORMS[0].format(name="Ada", item="kettle", day="Friday", problem="bites")
@@ -46,7 +47,7 @@ def test_the_committed_files_are_what_the_command_makes(tmp_path):
 def test_no_prompt_stands_in_two_places():
     prompts = [e.prompt for path in TOY_SFT.values() for e in load_demonstrations(path)]
     prompts += [p.prompt for path in TOY_PREFERENCES.values() for p in load_preferences(path)]
-    assert len(prompts) == len(set(prompts)) == sum(sum(sizes) for sizes in shop.SPLIT_SIZES.values())
+    assert len(prompts) == len(set(prompts)) == sum(sum(sizes) for sizes in SPLIT_SIZES.values())
 
 
 @pytest.mark.parametrize(
@@ -67,19 +68,19 @@ def test_no_prompt_stands_in_two_places():
 )
 def test_marks_worked_out_by_hand(response, marks):
     verdict = judge(ADA, response)
-    assert (verdict.facts, verdict.tone) == marks[:2] and verdict.length == pytest.approx(marks[2])
-    assert verdict.reward == pytest.approx(sum(marks))
+    assert (verdict["facts"], verdict["tone"]) == marks[:2] and verdict["length"] == pytest.approx(marks[2])
+    assert reward(verdict) == pytest.approx(sum(marks))
 
 
 @given(facts, st.integers(0, 10_000))
 def test_marks_stay_in_their_ranges_and_none_beats_the_best(facts, seed):
     prompt = PROMPT_FORMS[seed % len(PROMPT_FORMS)].format(**vars(facts))
-    verdict = judge(prompt, write_response(random.Random(seed), facts))
-    assert -8 <= verdict.facts <= 8 and -4 <= verdict.tone <= 4 and -6 <= verdict.length <= 0
+    verdict = judge(prompt, write_response(random.Random(seed), prompt))
+    assert -8 <= verdict["facts"] <= 8 and -4 <= verdict["tone"] <= 4 and -6 <= verdict["length"] <= 0
     best = BEST
     for old, new in zip(("Ada", "kettle", "Friday", "bites"), vars(facts).values(), strict=True):
         best = best.replace(old, new)
-    assert judge(prompt, best).reward == 12 >= verdict.reward
+    assert reward(judge(prompt, best)) == 12 >= reward(verdict)
 
 
 @given(st.text())
@@ -96,7 +97,7 @@ def test_labels_are_bradley_terry_draws_from_the_true_reward():
     """
     pairs = load_preferences(TOY_PREFERENCES["train"])
     gaps = sorted(
-        (judge(p.prompt, p.chosen).reward - judge(p.prompt, p.rejected).reward for p in pairs), key=abs
+        (reward(judge(p.prompt, p.chosen)) - reward(judge(p.prompt, p.rejected)) for p in pairs), key=abs
     )
     for half in (gaps[: len(gaps) // 2], gaps[len(gaps) // 2 :]):
         chances = [1 / (1 + math.exp(-abs(gap))) for gap in half if gap]

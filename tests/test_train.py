@@ -13,7 +13,8 @@ import torch
 
 from mini_dpo import compare, exact, logprobs, reference, sample, show
 from mini_dpo.batches import Encoded
-from mini_dpo.corpus.splits import HeldOut, at_most, own_corpus, read_own, same_prompt
+from mini_dpo.corpus.parts import HeldOut, at_most
+from mini_dpo.corpus.splits import own_corpus, read_own, same_prompt
 from mini_dpo.evaluation import measuring
 from mini_dpo.evaluation import table as closing_table
 from mini_dpo.files import write_json

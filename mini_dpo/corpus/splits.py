@@ -1,128 +1,21 @@
-"""Which examples are for training, for watching, and for the closing table: the toy shop's files or the
-user's.
-"""
+"""Which examples of the user's files are for training, and which are held out for the closing table."""
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from mini_dpo.batches import Encoded, EncodedPair
-from mini_dpo.corpus.fitting import OwnFile, encode_example, encode_fitting, fitting, longest_text
+from mini_dpo.batches import Encoded
+from mini_dpo.corpus.fitting import OwnFile, encode_example, fitting, longest_text
+from mini_dpo.corpus.parts import Corpus, HeldOut
 from mini_dpo.corpus.remarks import remarks
 from mini_dpo.data import Demonstration, Preference, Prompt, turns
 from mini_dpo.errors import UserError
-from mini_dpo.feedback import EncodedFeedback, split_pairs
-from mini_dpo.files import sha256_of_file
 from mini_dpo.formats.loading import holds_pairs, load_demonstrations, load_feedback, load_preferences
 from mini_dpo.progress import watched
 from mini_dpo.tokenizer import Tokenizer
-from mini_dpo.vocabularies import DATA
-from mini_dpo.worlds.shop import Judge, judge
-
-TOY_SFT = {split: DATA / f"sft.{split}.jsonl" for split in ("train", "valid", "test")}
-
-TOY_PREFERENCES = {split: DATA / f"preferences.{split}.jsonl" for split in ("train", "valid", "test")}
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What no stage is trained on.
-    prompts: to answer. responses: to imitate.
-    preferences, pairs: the texts and the tokens of the same preferences; empty for SFT alone.
-    judge: gives the true reward; None if nobody knows it.
-    """
-
-    prompts: list[Prompt]
-    responses: list[Encoded]
-    preferences: list[Preference]
-    pairs: list[EncodedPair]
-    judge: Judge | None
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What to train on, what to watch during training (`valid_*`), and what is held out for the end.
-    preferences: pairs, or single responses if the loss takes those.
-    """
-
-    responses: list[Encoded]
-    valid_responses: list[Encoded]
-    preferences: list[EncodedPair] | list[EncodedFeedback]
-    valid_preferences: list[EncodedPair] | list[EncodedFeedback]
-    held_out: HeldOut
-
-
-def files_of(data: str | None, sft_data: str | None, held_out: str | None = None) -> list[Path]:
-    """The files that a run reads: the user's, or the toy shop's."""
-    own = [Path(path) for path in (data, sft_data, held_out) if path]
-    return own or [*TOY_SFT.values(), *TOY_PREFERENCES.values()]
-
-
-def fingerprints(paths: Sequence[Path]) -> dict[str, str]:
-    """The SHA-256 of each file's bytes. Raises UserError where one cannot be read."""
-    return {str(path): sha256_of_file(path) for path in paths}
-
-
-def toy_corpus(tokenizer: Tokenizer, context: int, held_out: str = "test") -> Corpus:
-    """The six files of the shop. The files of training, validation and test have no prompt in common.
-    held_out: which of the three is for the closing table.
-    """
-    sft = {
-        s: encode_fitting(load_demonstrations(path, quiet), tokenizer, context, path.name)
-        for s, path in TOY_SFT.items()
-    }
-    preferences = {split: load_preferences(path, quiet) for split, path in TOY_PREFERENCES.items()}
-    pairs = {
-        s: encode_fitting(examples, tokenizer, context, TOY_PREFERENCES[s].name)
-        for s, examples in preferences.items()
-    }
-    kept = HeldOut(
-        [p.prompt for p in preferences[held_out]],
-        sft[held_out],
-        preferences[held_out],
-        pairs[held_out],
-        judge,
-    )
-    return Corpus(sft["train"], sft["valid"], pairs["train"], pairs["valid"], kept)
-
-
-def quiet(line: str) -> None:
-    """Say nothing of files that everybody has."""
-
-
-def in_single_responses(corpus: Corpus, source: str) -> Corpus:
-    """The same corpus for a loss of single responses: pairs are split in two."""
-    if not corpus.preferences or isinstance(corpus.preferences[0], EncodedFeedback):
-        return corpus
-    valid = cast(list[EncodedPair], corpus.valid_preferences)
-    print(
-        f"{source}: the loss wants single responses, so each of {len(corpus.preferences)} "
-        "pairs is split into a liked and a disliked one"
-    )
-    return replace(corpus, preferences=split_pairs(corpus.preferences), valid_preferences=split_pairs(valid))
-
-
-def at_most(corpus: Corpus, n: int) -> Corpus:
-    """The same corpus with at most n held-out examples of each kind, evenly spread."""
-    kept = corpus.held_out
-    there: list[list[Any]] = [corpus.valid_responses, corpus.valid_preferences]
-    there += [list(dict.fromkeys(kept.prompts)), kept.responses, kept.preferences, kept.pairs]
-    if (most := max(map(len, there))) > n:
-        print(f"of {most} held-out examples, {n} are looked at each time; --eval-examples changes that")
-    responses, preferences, prompts, *others = (
-        [them[i * len(them) // n] for i in range(n)] if len(them) > n else them for them in there
-    )
-    return replace(
-        corpus,
-        valid_responses=responses,
-        valid_preferences=preferences,
-        held_out=HeldOut(prompts, others[0], others[1], others[2], kept.judge),
-    )
 
 
 def read_own(

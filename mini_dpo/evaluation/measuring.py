@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.batches import Batches, Encoded, EncodedPair, collate, collate_pairs
-from mini_dpo.corpus.splits import HeldOut
+from mini_dpo.corpus.parts import HeldOut
 from mini_dpo.data import Prompt, as_text
 from mini_dpo.devices import autocast
 from mini_dpo.formats.conversations import as_json
@@ -23,7 +23,7 @@ from mini_dpo.progress import look, watched
 from mini_dpo.reference import know_reference, reference_logps, score_batches
 from mini_dpo.theory.bradley_terry import wins
 from mini_dpo.tokenizer import Tokenizer
-from mini_dpo.worlds.shop import Judge, win_rate
+from mini_dpo.worlds.world import Judge, reward, win_rate
 
 LONGEST_ANSWER = 512  # tokens, where --max-new-tokens is not given
 
@@ -91,13 +91,14 @@ def evaluate(
         if held_out.responses:
             summary[name] |= named("perplexity", *perplexity(model, held_out.responses, how))
         if held_out.judge:
-            marks[name] = judge_all(
-                held_out.judge, list(map(as_text, prompts)), [sample[name] for sample in samples]
-            )
-            for sample, verdict in zip(samples, marks[name], strict=True):
-                sample.setdefault("marks", {})[name] = verdict
-            for mark in marks[name][0]:
-                summary[name] |= named(mark, *mean_and_error([verdict[mark] for verdict in marks[name]]))
+            texts = list(map(as_text, prompts)), [sample[name] for sample in samples]
+            marks[name] = judge_all(held_out.judge, *texts)
+            counts = count_all(held_out.count, *texts)
+            for sample, verdict, counted in zip(samples, marks[name], counts, strict=True):
+                sample.setdefault("marks", {})[name] = verdict | counted
+            summary[name] |= means_of(marks[name]) | means_of(counts)
+            own = [mark for mark in marks[name][0] if mark != "reward"]  # a single one is the reward again
+            summary["labels"] = held_out.labels or ({mark: mark for mark in own} if len(own) > 1 else {})
         keep(summary, samples)
     if policy is None:
         return summary, samples
@@ -150,11 +151,24 @@ def named(name: str, value: float | None, error: float | None) -> dict[str, floa
 
 
 def judge_all(judge: Judge, prompts: Sequence[str], responses: Sequence[str]) -> list[dict[str, float]]:
-    """The judge's marks for each response."""
-    return [
-        {mark: float(x) for mark, x in judge(prompt, response).marks.items()}
-        for prompt, response in zip(prompts, responses, strict=True)
-    ]
+    """The true reward of each response, and the judge's marks, whose sum it is."""
+    marks = [judge(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    return [{"reward": float(reward(of_one)), **of_one} for of_one in marks]
+
+
+def count_all(
+    count: Judge | None, prompts: Sequence[str], responses: Sequence[str]
+) -> list[dict[str, float]]:
+    """What else is counted of each response."""
+    return [count(p, r) if count else {} for p, r in zip(prompts, responses, strict=True)]
+
+
+def means_of(rows: Sequence[dict[str, float]]) -> dict[str, float | None]:
+    """The mean of each name over the rows that have it, and its standard error."""
+    found: dict[str, float | None] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        found |= named(name, *mean_and_error([row[name] for row in rows if name in row]))
+    return found
 
 
 def answer_prompts(

@@ -18,9 +18,7 @@ def closing_rows(summary: dict) -> list[list[str]]:
     sft, dpo, start = summary["sft"], summary.get("dpo", {}), summary.get("start", "SFT")
     rows = [
         ("true reward", "reward", "{:.2f}"),
-        ("  facts, -8 to 8", "facts", "{:.2f}"),
-        ("  tone, -4 to 4", "tone", "{:.2f}"),
-        ("  length, -6 to 0", "length", "{:.2f}"),
+        *((f"  {label}", mark, "{:.2f}") for mark, label in summary.get("labels", {}).items()),
         (f"  gain over {start}, prompt by prompt", "reward_gain", "{:.2f}"),
         (f"win rate against {start}, ties count half", "win_rate", "{:.3f}"),
         ("KL(policy || reference), nats a response", "kl", "{:.2f}"),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from mini_dpo.batches import collate_pairs
-from mini_dpo.corpus.splits import HeldOut
+from mini_dpo.corpus.parts import HeldOut
 from mini_dpo.devices import autocast
 from mini_dpo.formats.conversations import as_json
 from mini_dpo.logprobs import token_logps

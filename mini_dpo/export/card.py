@@ -35,12 +35,13 @@ def model_card(run: Path, stage: str, model: GPT, tokenizer: Tokenizer) -> str:
     """The text of the card. stage: "sft" or "dpo", the name of the checkpoint. The run's own settings and
     table are in it where `run` is a run's folder.
     """
+    vocabulary = {"gpt2": "GPT-2", "toy": "the toy shop"}.get(tokenizer.name, "its world")
     size = sum(weights.numel() for weights in model.parameters())
     lines = [
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [gpt2, dpo]\n---",
         f"# A GPT-2 of {size:,} parameters, trained with mini_dpo",
         f"It has {model.config.n_layer} blocks, {model.config.n_embd} channels, a context of "
-        f"{model.config.context} tokens and {'GPT-2' if tokenizer.name == 'gpt2' else 'the toy shop'}'s "
+        f"{model.config.context} tokens and {vocabulary}'s "
         "vocabulary, with a token for each of `<|user|>`, `<|assistant|>`, `<|system|>`.",
         *(made(run, stage) if run.is_dir() else []),
         "## Load it",
@@ -54,13 +55,10 @@ def model_card(run: Path, stage: str, model: GPT, tokenizer: Tokenizer) -> str:
 def made(run: Path, stage: str) -> list[str]:
     """How the model was made, and what was measured of it."""
     settings, _ = read_config(run)
+    own = settings.sft_data is not None and settings.data is None  # SFT alone
     told: dict[str, Any] = {
         "begun from": Path(settings.init_from).name if settings.init_from else "random weights",
-        "preferences": Path(settings.data).name
-        if settings.data
-        else "the toy shop"
-        if settings.toy_shop
-        else None,
+        "preferences": None if own else Path(settings.source).name,
         "responses to imitate": Path(settings.sft_data).name if settings.sft_data else None,
         "stage": stage,
         "seed": settings.seed,

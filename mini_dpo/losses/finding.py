@@ -58,16 +58,8 @@ RUN: dict[tuple[Path, bytes], object] = {}  # the modules of files that were run
 
 
 def load_loss(path: str, name: str) -> Loss:
-    """Run a file of the user's own, once for a process, and take one loss from it. Raises UserError, with the
-    line, where that fails.
-    """
-    file = Path(path).resolve()
-    if not file.is_file():
-        raise UserError(f"{path}:{name}: there is no file {path}")
-    key = file, file.read_bytes()
-    if key not in RUN:
-        RUN[key] = run_file(path, file)
-    module = RUN[key]
+    """One loss of a file of the user's own. Raises UserError, with the line, where that fails."""
+    module = module_of(path, name)
     with in_a_line(path):
         found = vars(module).get(name) if name else None
         if not isinstance(found, Loss):
@@ -76,6 +68,17 @@ def load_loss(path: str, name: str) -> Loss:
             raise UserError(f"{path}: {name or 'the name of a function'} {problem} (losses there: {there})")
     LOSSES.update({loss.name: loss for loss in vars(module).values() if isinstance(loss, Loss)})
     return found
+
+
+def module_of(path: str, name: str) -> object:
+    """Run a file of the user's own, once for a process. name: what is wanted of it, for messages."""
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise UserError(f"{path}:{name}: there is no file {path}")
+    key = file, file.read_bytes()
+    if key not in RUN:
+        RUN[key] = run_file(path, file)
+    return RUN[key]
 
 
 def run_file(path: str, file: Path) -> object:

@@ -36,8 +36,10 @@ class Run(NamedTuple):
     @property
     def data(self) -> str:
         """What it was trained on, in a word."""
-        own = self.settings["data"] or self.settings["sft_data"]
-        return Path(own).name if own else "the toy shop"
+        own, world = self.settings["data"] or self.settings["sft_data"], self.settings.get("world") or "shop"
+        if own or world == "shop":
+            return Path(own).name if own else "the toy shop"
+        return f"the world {world.rsplit(':', 1)[-1]}"
 
 
 def read_run(folder: Path) -> Run:

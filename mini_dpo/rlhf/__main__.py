@@ -7,7 +7,7 @@ python -m mini_dpo.rlhf runs/1 --algorithm ppo --reward true      PPO on the jud
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mini_dpo.batches import Batch, Batches, EncodedPair, collate_pairs
 from mini_dpo.cli import option, parser_for, run_command
-from mini_dpo.corpus.splits import Corpus
+from mini_dpo.corpus.parts import Corpus
 from mini_dpo.errors import UserError
 from mini_dpo.evaluation.measuring import answer_length, evaluate
 from mini_dpo.evaluation.table import closing_rows, table_of
@@ -30,11 +30,12 @@ from mini_dpo.rlhf.reward import ScalarModel, calibration, mean_score, reward_ob
 from mini_dpo.saving.checkpoint import load_frozen, save_checkpoint
 from mini_dpo.saving.stages import StageFiles
 from mini_dpo.tokenizer import Tokenizer
-from mini_dpo.train.parsing import read_config
+from mini_dpo.train.parsing import code_of, read_config
 from mini_dpo.train.preparing import prepare
 from mini_dpo.train.settings import Settings
 from mini_dpo.train.stages import scoring
 from mini_dpo.training import train
+from mini_dpo.worlds.world import reward
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class RlhfSettings:
     reward_epochs: float = option(float, "passes over the preferences", 1.0)
     responses: int = option(int, "responses a step; rloo and grpo write 4 to a prompt", 128)
     seed: int = option(int, "of the heads, the order of the prompts and the responses", 0)
+    run_code: bool = option(
+        bool, "run the file of the world or the judge that RUN was made with; only if you know it", False
+    )
     out: str | None = option(str, "the new folder (default: RUN/ALGORITHM-REWARD)", metavar="PATH")
 
 
@@ -71,6 +75,10 @@ def main() -> None:
     settings = RlhfSettings(**given)
     check(settings)
     begun, _ = read_config(run)
+    dpo = find_loss("dpo")
+    begun = replace(begun, loss="dpo", loss_options=dict(dpo.hyperparameters))
+    if (code := code_of(begun)) and not settings.run_code:
+        raise UserError(f"{run} runs code of a file ({', '.join(code.values())}); if you know it: --run-code")
     begun, tokenizer, _, corpus = prepare(begun)
     if settings.reward == "true" and corpus.held_out.judge is None:
         raise UserError("--reward true needs a world whose judge is known, such as the toy shop")
@@ -79,7 +87,7 @@ def main() -> None:
     folder = Path(settings.out) if settings.out else run / f"{settings.algorithm}-{settings.reward}"
     (folder / "reward").mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        keep_settings(folder, {**asdict(settings), "out": None, "run": begun.id})
+        keep_settings(folder, {**asdict(settings), "out": None, "run_code": None, "run": begun.id})
         sft = load_frozen(run / "sft.pt", begun.device)
         judge = fit_reward(settings, folder, tokenizer, sft, corpus, begun.id)
         policy = fit_policy(settings, folder, tokenizer, sft, judge, corpus, begun)
@@ -154,7 +162,7 @@ def fit_policy(
         answers = [tokenizer.decode_response(tokens.tolist()) for tokens in said]
         return torch.tensor(
             [
-                corpus.held_out.judge(texts[i], answer).reward
+                reward(corpus.held_out.judge(texts[i], answer))
                 for i, answer in zip(numbers, answers, strict=True)
             ]
         )

@@ -155,7 +155,7 @@ def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GP
     tokenizer = load_tokenizer(payload["tokenizer"])
     if tokenizer.vocab_size != config.vocab_size:
         raise UserError(
-            f"{path}: a model of {config.vocab_size} tokens, and the tokenizer {tokenizer.name} has "
+            f"{path}: a model of {config.vocab_size} tokens, and the tokenizer {tokenizer.name:.40} has "
             f"{tokenizer.vocab_size}; it was made with another version of mini_dpo"
         )
     return model, tokenizer

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from mini_dpo.corpus.splits import Corpus
+from mini_dpo.corpus.parts import Corpus
 from mini_dpo.errors import UserError, expecting
 from mini_dpo.evaluation.measuring import answer_length, evaluate
 from mini_dpo.evaluation.table import closing_table, heading, side_by_side

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_dpo.cli import add_flag, checked, parser_for
-from mini_dpo.corpus.splits import files_of
+from mini_dpo.corpus.worlds import files_of
 from mini_dpo.devices import NO_DEVICE, pick_device, trouble_with
 from mini_dpo.errors import UserError, expecting, flag, flags
 from mini_dpo.files import read_json
@@ -73,6 +73,7 @@ TOY_DEFAULTS: dict[str, dict] = {
 
 TOY_FILES = {path.name for path in files_of(None, None)}
 PATHS = ("data", "sft_data", "held_out", "init_from", "reference")  # the settings that are paths
+CODE = ("loss", "world", "judge")  # the settings that may name code in a file, FILE.py:NAME
 
 
 def parse(argv: Sequence[str] | None = None) -> Settings:
@@ -92,14 +93,13 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         print(list_losses())
         sys.exit(0)
     if "resume" in given:
-        others = sorted(
-            given.keys() - {"resume", "checkpoint_activations"} - ({"loss"} if ".py:" in loss_name else set())
-        )
+        named = {name for name in CODE if ".py:" in str(given.get(name))}
+        others = sorted(given.keys() - {"resume", "checkpoint_activations"} - named)
         if others:
             raise UserError(
                 f"--resume goes on with a run as it was begun; leave out {flags(others)}, or start a new run"
             )
-        return Settings(**{**given, "loss": file_and_name(loss_name, variant)})
+        return with_full_names(Settings(**given), variant)
     options = {
         name: given.pop(name) for name in {**loss_readers(), **variant.hyperparameters} if name in given
     }
@@ -129,10 +129,13 @@ def config_of(settings: Settings, digests: dict[str, str], folder: Path) -> dict
 
 
 def with_paths(settings: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """The same settings, with `change` applied to each path, also to the path of a loss's file."""
+    """The same settings, with `change` applied to each path, also to those of files with code."""
     changed = {name: change(settings[name]) for name in PATHS if isinstance(settings.get(name), str)}
-    file, colon, name = str(settings.get("loss")).rpartition(".py:")
-    return {**settings, **changed, **({"loss": f"{change(f'{file}.py')}:{name}"} if colon else {})}
+    for name in CODE:
+        file, colon, what = str(settings.get(name)).rpartition(".py:")
+        if colon:
+            changed[name] = f"{change(f'{file}.py')}:{what}"
+    return {**settings, **changed}
 
 
 def read_config(folder: Path) -> tuple[Settings, dict[str, str]]:
@@ -166,6 +169,7 @@ def read_config(folder: Path) -> tuple[Settings, dict[str, str]]:
             settings.steps or settings.epochs,
             settings.sft_steps or settings.sft_epochs,
             settings.init_from or settings.model,
+            settings.data or settings.sft_data or settings.world,
         )
         if None in whole or not all(isinstance(text, str) for item in digests.items() for text in item):
             raise ValueError("incomplete")
@@ -218,31 +222,52 @@ def resolve(settings: Settings, variant: Loss) -> Settings:
     if s.stage == "sft":  # --lr, --steps and --epochs are those of the only stage
         s = replace(s, sft_lr=s.lr, sft_steps=s.steps, sft_epochs=s.epochs, lr=None, steps=None, epochs=None)
     preset = None if s.init_from else s.model or "toy"
-    toy = TOY_DEFAULTS.get(variant.name, {}) if s.toy_shop else {}
+    s = replace(s, world=s.world or (None if s.data or s.sft_data else "shop"))
+    toy = TOY_DEFAULTS.get(variant.name, {}) if s.world else {}
     return replace(
-        s,
+        with_full_names(s, variant),
         data=full_path(s.data),
         sft_data=full_path(s.sft_data),
         held_out=full_path(s.held_out),
         init_from=full_path(s.init_from),
         reference=full_path(s.reference),
         batch_size=None if s.tokens_per_batch else s.batch_size or 32,
-        epochs=s.epochs if s.steps or s.epochs else EPOCHS["dpo"][not s.toy_shop],
-        sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else EPOCHS["sft"][not s.toy_shop],
+        epochs=s.epochs if s.steps or s.epochs else EPOCHS["dpo"][s.world is None],
+        sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else EPOCHS["sft"][s.world is None],
         model=preset,
         # None: `prepare` fills it in
-        tokenizer=s.tokenizer or (None if preset == "toy" and (s.data or s.sft_data) else preset),
+        tokenizer=s.tokenizer or (None if preset == "toy" and s.world != "shop" else preset),
         device=pick_device(s.device),
-        loss=file_and_name(s.loss, variant),
         loss_options={**variant.hyperparameters, **toy, **s.loss_options},
     )
 
 
-def file_and_name(given: str, variant: Loss) -> str:
-    """A loss as the settings keep it: its own name (not an alias), after the full path of its file if it has
-    one.
+def with_full_names(settings: Settings, variant: Loss) -> Settings:
+    """The settings with the full path of each file with code. A loss has its own name there, not an alias."""
+    full: dict[str, Any] = {"loss": variant.name}
+    for name in CODE:
+        path, colon, what = str(getattr(settings, name)).rpartition(".py:")
+        if colon:
+            full[name] = f"{full_path(path + '.py')}:{variant.name if name == 'loss' else what}"
+    return replace(settings, **full)
+
+
+def code_of(settings: Settings) -> dict[str, str]:
+    """The settings that name something in a file of the user's."""
+    return {name: getattr(settings, name) for name in CODE if ".py:" in str(getattr(settings, name))}
+
+
+def refuse_unnamed(settings: Settings, named: Settings, folder: Path, again: str) -> None:
+    """Raise UserError unless the command line, `named`, names all code that a run's settings would run. The
+    folder of a run may come from a stranger.
+    again: the command that goes on, with these names.
     """
-    return f"{full_path(given.rsplit(':', 1)[0])}:{variant.name}" if ".py:" in given else variant.name
+    for name, code in code_of(settings).items():
+        if getattr(named, name) != code:
+            raise UserError(
+                f"{folder} trains with the {name} {code}, and to go on runs that file; if you know "
+                f"it: {again}"
+            )
 
 
 def full_path(path: str | None) -> str | None:

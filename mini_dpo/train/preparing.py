@@ -8,18 +8,12 @@ from pathlib import Path
 import torch
 
 from mini_dpo.corpus.fitting import describe_choice, fitted_context
+from mini_dpo.corpus.parts import Corpus, at_most, in_single_responses
 from mini_dpo.corpus.remarks import proposed_weights
 from mini_dpo.corpus.shortening import without_oldest_turns
-from mini_dpo.corpus.splits import (
-    Corpus,
-    at_most,
-    files_of,
-    fingerprints,
-    in_single_responses,
-    own_corpus,
-    read_own,
-    toy_corpus,
-)
+from mini_dpo.corpus.splits import own_corpus, read_own
+from mini_dpo.corpus.worlds import context_of, files_of, fingerprints, words_of, world_corpus
+from mini_dpo.data import as_text
 from mini_dpo.errors import UserError
 from mini_dpo.feedback import MixedBatches
 from mini_dpo.losses import Loss, find_loss
@@ -28,10 +22,11 @@ from mini_dpo.saving.board import check_board
 from mini_dpo.saving.checkpoint import build_model, find_model, load_checkpoint
 from mini_dpo.saving.huggingface import files_of_model
 from mini_dpo.tokenizer import Tokenizer, load_tokenizer
-from mini_dpo.train.parsing import model_config
+from mini_dpo.train.parsing import code_of, model_config
 from mini_dpo.train.settings import Settings
 from mini_dpo.train.stages import preference_batches
 from mini_dpo.vocabularies import default_vocabulary
+from mini_dpo.worlds.finding import find_judge
 
 
 def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
@@ -50,8 +45,10 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
             settings = replace(settings, start="START")
     else:
         chosen = [name for name in ("tokenizer", "context") if getattr(settings, name) is None]
-        tokenizer = load_tokenizer(settings.tokenizer or default_vocabulary())
-        settings = replace(settings, tokenizer=tokenizer.name)
+        known = settings.tokenizer or (words_of(settings.world) if settings.world else default_vocabulary())
+        tokenizer = load_tokenizer(known)
+        if not settings.world:
+            settings = replace(settings, tokenizer=tokenizer.name)
     variant = find_loss(settings.loss)
     if settings.reference and model:
         reference = load_finished(Path(settings.reference))
@@ -61,8 +58,8 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
         ):
             raise UserError(
                 f"{settings.reference}: the reference must have the tokenizer and the context "
-                f"of --init-from ({tokenizer.name}, {model.config.context} tokens), not "
-                f"{reference['tokenizer']}, {reference['config'].get('context')} tokens"
+                f"of --init-from ({tokenizer.name:.40}, {model.config.context} tokens), not "
+                f"{reference['tokenizer']:.40}, {reference['config'].get('context')} tokens"
             )
     paired, own = settings.stage == "sft" or variant.paired, None
     if settings.data or settings.sft_data:
@@ -82,16 +79,26 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
             print(describe_choice(own, tokenizer, context, chosen))
     if model is None:
         torch.manual_seed(settings.seed)
-        model = GPT(model_config(settings, tokenizer.vocab_size))
+        shape = model_config(settings, tokenizer.vocab_size)
+        if settings.world and settings.context is None:
+            shape = replace(shape, context=max(shape.context, context_of(settings.world, tokenizer)))
+        model = GPT(shape)
     if own and settings.truncate == "oldest-turns":
         first, second = without_oldest_turns(own, tokenizer, model.config.context, settings.sft_on)
         own = (first, second)
+    context = model.config.context
     corpus = at_most(
-        own_corpus(own, model.config.context) if own else toy_corpus(tokenizer, model.config.context),
+        own_corpus(own, context) if own else world_corpus(settings.world or "shop", tokenizer, context),
         settings.eval_examples,
     )
+    if settings.judge:
+        judged = replace(corpus.held_out, judge=find_judge(settings.judge))
+        corpus = replace(corpus, held_out=judged)
+    for judge in (corpus.held_out.judge, corpus.held_out.count):
+        if judge and corpus.held_out.prompts:  # what is wrong with it is found before training
+            judge(as_text(corpus.held_out.prompts[0]), "")
     if not paired:
-        corpus = in_single_responses(corpus, settings.data or "the toy shop")
+        corpus = in_single_responses(corpus, settings.source)
     if "desirable_weight" in settings.loss_options and settings.stage != "sft":
         weights = (settings.loss_options[name] for name in ("desirable_weight", "undesirable_weight"))
         if proposal := proposed_weights(corpus.preferences, *weights):
@@ -148,11 +155,10 @@ def check_batch_room(settings: Settings, corpus: Corpus, variant: Loss) -> None:
 
 def input_digests(settings: Settings) -> dict[str, str]:
     """The SHA-256 of every file that a run with these settings reads (data, models, loss), by path."""
-    inputs = files_of(settings.data, settings.sft_data, settings.held_out)
+    inputs = files_of(settings.data, settings.sft_data, settings.held_out, settings.world)
     if settings.init_from:
         inputs += files_of_model(find_model(Path(settings.init_from)))
     if settings.reference:
         inputs += files_of_model(find_model(Path(settings.reference)))
-    if ".py:" in settings.loss:
-        inputs.append(Path(settings.loss.rsplit(":", 1)[0]))
+    inputs += [Path(code.rsplit(":", 1)[0]) for code in code_of(settings).values()]
     return fingerprints(inputs)

@@ -65,6 +65,12 @@ def problems(settings: Settings, given: Collection[str] = ()) -> Iterator[str]:
             "--sft-data without --data would mix your SFT data with the toy shop's "
             "preferences; give --data, or --stage sft"
         )
+    if settings.world and (extra := present(("data", "sft_data", "held_out", "judge"))):
+        yield f"a world has data and a judge of its own; leave out --world, or {flags(extra)}"
+    if settings.judge and not (settings.data or settings.sft_data):
+        yield "--judge is for your own data, and a world has one; give --data, or leave it out"
+    if settings.precompute_ref and settings.world not in (None, "shop"):
+        yield "--precompute-ref keeps a file beside the data, and this world is made in memory; leave it out"
     if settings.skip_bad and not (settings.data or settings.sft_data):
         yield "--skip-bad is about your own files; give --data or --sft-data, or leave it out"
     if "sft_on" in given and not settings.sft_data:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from mini_dpo.corpus.splits import Corpus, HeldOut, fingerprints
+from mini_dpo.corpus.parts import Corpus, HeldOut
+from mini_dpo.corpus.worlds import fingerprints
 from mini_dpo.devices import keep_freed_memory, lacks, one_line, out_of_memory, own_gpu, trouble_with
 from mini_dpo.errors import TrainingFailed, UserError, flag
 from mini_dpo.fast.compiled import compile_blocks
@@ -31,7 +32,7 @@ from mini_dpo.progress import interrupt, on_signals
 from mini_dpo.saving.checkpoint import new_run, versions
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.train.closing import measure, measured, report
-from mini_dpo.train.parsing import config_of, read_config
+from mini_dpo.train.parsing import code_of, config_of, read_config, refuse_unnamed
 from mini_dpo.train.preparing import input_digests, prepare
 from mini_dpo.train.problems import loss_problems
 from mini_dpo.train.settings import Settings
@@ -49,7 +50,7 @@ def start(settings: Settings, held_out: HeldOut | None = None) -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     begun: Settings | None = None
     if settings.resume:
-        folder, named = Path(settings.resume), settings.loss
+        folder, named = Path(settings.resume), settings
         begun = together(lambda: unchanged_settings(folder, named))
         if measured(folder):
             report(folder, begun)
@@ -90,7 +91,7 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
     shared = f", {processes()} processes" if processes() > 1 else ""
     print(
         f"run {folder}: {sum(p.numel() for p in model.parameters()):,} parameters on "
-        f"{settings.device}{shared}, {settings.data or settings.sft_data or 'the toy shop'}",
+        f"{settings.device}{shared}, {settings.source}",
         flush=True,
     )
     own_gpu(settings.device)
@@ -117,12 +118,11 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
         measure(settings, folder, tokenizer, policy, corpus, sft_seconds, seconds)
 
 
-def unchanged_settings(folder: Path, named: str) -> Settings:
+def unchanged_settings(folder: Path, named: Settings) -> Settings:
     """The settings of a run that is resumed. Raises UserError if there is no run, or if one of its files has
     changed.
 
-    named: the loss on the command line. The folder of a run may come from a stranger, and resuming runs the
-        file of its loss; therefore such a loss must be named again.
+    named: the command line. Files with code (of a loss, a world, a judge) must be named there again.
     """
     settings, digests = read_config(folder)
     for path, digest in fingerprints([Path(path) for path in digests]).items():
@@ -134,11 +134,7 @@ def unchanged_settings(folder: Path, named: str) -> Settings:
         return settings
     if note := torch_note(folder):
         print(note)
-    if ".py:" in settings.loss and named != settings.loss:
-        raise UserError(
-            f"{folder} trains with the loss {settings.loss}, and to go on runs that file; if "
-            f"you know it: {resume_command(folder, settings)}"
-        )
+    refuse_unnamed(settings, named, folder, resume_command(folder, settings))
     for problem in loss_problems(settings, find_loss(settings.loss)):
         raise UserError(f"{folder / 'config.json'}: {problem}")
     if (folder / "dpo.pt").exists() and not (folder / "sft.pt").exists():
@@ -159,7 +155,7 @@ def torch_note(folder: Path) -> str | None:
 
 def resume_command(folder: Path, settings: Settings) -> str:
     """The command that resumes a run."""
-    again = f" --loss {settings.loss}" if ".py:" in settings.loss else ""
+    again = "".join(f" {flag(name)} {code}" for name, code in code_of(settings).items())
     return f"python -m mini_dpo.train --resume {folder}{again}"
 
 

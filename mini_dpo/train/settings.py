@@ -104,6 +104,21 @@ class Settings:
         group=DATA,
     )
 
+    world: str | None = option(
+        str,
+        "the world to train in, in place of your own data: a name that `python -m mini_dpo.worlds` shows, or "
+        "file.py:NAME (default: shop, the toy shop)",
+        metavar="NAME",
+        group=DATA,
+    )
+    judge: str | None = option(
+        str,
+        "a judge of your own for --data, file.py:function: (prompt, answer) to a number, or to a dict of "
+        "marks; with it, true reward and win rate are measured",
+        metavar="NAME",
+        group=DATA,
+    )
+
     init_from: str | None = option(
         str,
         "start from this model instead of random weights: a checkpoint file, a run's folder (its SFT model), "
@@ -271,6 +286,8 @@ class Settings:
     start: str = "SFT"  # the name of the model that preference training starts from, in tables
 
     @property
-    def toy_shop(self) -> bool:
-        """Whether the data are the toy shop's."""
-        return self.data is None and self.sft_data is None
+    def source(self) -> str:
+        """What is trained on, for messages."""
+        if self.world and self.world != "shop":
+            return f"the world {self.world.rsplit(':', 1)[-1]}"
+        return self.data or self.sft_data or "the toy shop"

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from mini_dpo.batches import Batches, collate, collate_pairs
-from mini_dpo.corpus.splits import TOY_PREFERENCES, Corpus
+from mini_dpo.corpus.parts import Corpus
+from mini_dpo.corpus.worlds import TOY_PREFERENCES
 from mini_dpo.evaluation.measuring import How
 from mini_dpo.feedback import MixedBatches, collate_feedback
 from mini_dpo.losses import Loss, find_loss
@@ -48,9 +49,7 @@ def run_sft(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, 
     lr = settings.sft_lr or default_lr(
         "sft from a model" if settings.init_from else "sft", model.config.n_embd
     )
-    optimizer = settings.optimizer or (
-        "muon" if settings.toy_shop and model.config.n_embd < WIDE else "adamw"
-    )
+    optimizer = settings.optimizer or ("muon" if settings.world and model.config.n_embd < WIDE else "adamw")
     config = loop_config(
         settings, batches, lr, settings.sft_steps, settings.sft_epochs, optimizer, weight_decay=0.1
     )
@@ -70,9 +69,7 @@ def run_preferences(
         load_weights(files.checkpoint, policy, saved["model"])
         return policy.eval(), saved.get("seconds", 0.0)
     batches = preference_batches(settings, variant, policy, corpus.preferences)
-    lr = settings.lr or default_lr(
-        "dpo on the toy shop" if settings.toy_shop else "dpo", policy.config.n_embd
-    )
+    lr = settings.lr or default_lr("dpo on the toy shop" if settings.world else "dpo", policy.config.n_embd)
     optimizer = settings.optimizer or "adamw"
     config = loop_config(settings, batches, lr, settings.steps, settings.epochs, optimizer, weight_decay=0.0)
     passes = config.steps * config.accumulate / batches.count(1)

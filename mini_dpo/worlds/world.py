@@ -20,6 +20,7 @@ from mini_dpo.theory.bradley_terry import wins
 
 Judge = Callable[[str, str], dict[str, float]]  # (prompt, response) -> marks by name
 Value = TypeVar("Value")
+PATIENCE = 1000  # draws in vain, until a world is asked no more
 Row = dict[str, str]  # a line of a file: {"prompt", "response"} or {"prompt", "chosen", "rejected"}
 
 # split: SFT examples, preference pairs
@@ -31,7 +32,7 @@ def nothing(prompt: str, response: str) -> dict[str, float]:
     return {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     """A small world with a known reward. The functions that draw use the given random numbers and no others.
 
@@ -44,7 +45,7 @@ class World:
     marks: what the closing table calls each mark.
     count, counts: what else is counted of a response and shown as a mean, with no part in the reward. What
         does not apply to a prompt is left out, and its mean is over the other prompts.
-    write_pair: two different responses to a prompt, to be compared; by default two that `write_response` draws.
+    write_pair: two different responses to a prompt, to be compared; by default two of `write_response`.
     rater: the marks by which people choose, if that is not the judge.
     """
 
@@ -58,9 +59,6 @@ class World:
     counts: dict[str, str] = field(default_factory=dict)
     write_pair: Callable[[random.Random, str], tuple[str, str]] | None = None
     rater: Judge | None = None
-
-    def __hash__(self) -> int:
-        return id(self)
 
 
 def reward(marks: dict[str, float]) -> float:
@@ -90,7 +88,7 @@ def rows_of(world: World, seed: int = 1) -> dict[str, tuple[list[Row], list[Row]
 def distinct_prompts(world: World, rng: random.Random) -> Iterator[str]:
     """Prompts without end, no prompt twice. Raises ValueError if the world has no more of them."""
     seen, tries = set(), 0
-    while tries < 1000:
+    while tries < PATIENCE:
         prompt = world.write_prompt(rng)
         tries += 1
         if prompt not in seen:
@@ -112,7 +110,7 @@ def preference(world: World, rng: random.Random, prompt: str) -> Row:
 def two_responses(world: World, rng: random.Random, prompt: str) -> tuple[str, str]:
     """Two different responses. Raises ValueError if the world writes only one to this prompt."""
     a = world.write_response(rng, prompt)
-    for _ in range(1000):
+    for _ in range(PATIENCE):
         b = world.write_response(rng, prompt)
         if b != a:
             return a, b
