@@ -90,10 +90,11 @@ def encode_conversation(tokenizer: Tokenizer, prompt: Prompt, response: str) -> 
 
 def encode_fitting(
     examples: Sequence[Example], tokenizer: Tokenizer, context: int, source: str, say: Say = print
-) -> list[Any]:
-    """The tokens of those examples, all of one kind, that fit the context."""
+) -> tuple[list[Example], list[Any]]:
+    """Those examples, all of one kind, that fit the context, and their tokens."""
     encoded = [encode_example(tokenizer, example) for example in examples]
-    return [encoded[i] for i in fitting(encoded, examples, context, source, say)]
+    kept = fitting(encoded, examples, context, source, say)
+    return [examples[i] for i in kept], [encoded[i] for i in kept]
 
 
 def longest_text(example: AnyExample) -> int:

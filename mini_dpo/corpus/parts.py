@@ -32,7 +32,7 @@ class HeldOut:
 @dataclass(frozen=True)
 class Corpus:
     """What to train on, what to watch during training (`valid_*`), and what is held out for the end.
-    preferences: pairs, or single responses if the loss takes those.
+    preferences: pairs, or single responses if the loss takes those. prompts: theirs, as texts.
     """
 
     responses: list[Encoded]
@@ -40,6 +40,7 @@ class Corpus:
     preferences: list[EncodedPair] | list[EncodedFeedback]
     valid_preferences: list[EncodedPair] | list[EncodedFeedback]
     held_out: HeldOut
+    prompts: list[Prompt]
 
 
 def in_single_responses(corpus: Corpus, source: str) -> Corpus:

@@ -164,13 +164,14 @@ def chosen_responses(preferences: Sequence[Any]) -> list[Demonstration]:
 def own_corpus(own: tuple[OwnFile, OwnFile], context: int) -> Corpus:
     """The part of the user's files that fits the context. The split does not depend on the context."""
     longest = max(longest_text(e) for file in own for e in file.encoded)
-    train, held_out = [], []  # of each file
+    train, kept_to_train, held_out = [], [], []  # of each file
     for file in own:
         # the chosen responses of the pairs, which were reported already
         said_already = file is own[1] and own[0].examples and file.source == own[0].source
         say = (lambda message: None) if said_already else print
         kept = fitting(file.encoded, file.examples, context, file.source, say, file.n_train, longest)
-        train.append([file.encoded[i] for i in kept if i < file.n_train])
+        kept_to_train.append([i for i in kept if i < file.n_train])
+        train.append([file.encoded[i] for i in kept_to_train[-1]])
         held_out.append([i for i in kept if i >= file.n_train])
     preferences, demonstrations = own
     (encoded, responses), (kept_preferences, kept_responses) = (
@@ -191,6 +192,7 @@ def own_corpus(own: tuple[OwnFile, OwnFile], context: int) -> Corpus:
         )
     asked, numbers = (preferences, held_out[0]) if held_out[0] else (demonstrations, held_out[1])
     prompts = [asked.examples[i].prompt for i in numbers]
+    trained_on = [preferences.examples[i].prompt for i in kept_to_train[0]]
     pairs = ([preferences.examples[i] for i in held_out[0]], kept_preferences) if of_pairs else ([], [])
     return Corpus(
         responses,
@@ -198,4 +200,5 @@ def own_corpus(own: tuple[OwnFile, OwnFile], context: int) -> Corpus:
         encoded,
         kept_preferences,
         HeldOut(prompts, kept_responses, *pairs, judge=None),
+        trained_on,
     )

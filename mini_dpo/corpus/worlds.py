@@ -88,22 +88,10 @@ def world_corpus(name: str, tokenizer: Tokenizer, context: int, held_out: str = 
         [encode_fitting(kind, tokenizer, context, f"{name}, {split}") for kind in examples[split]]
         for split in ("train", "valid", held_out)
     )
-    kept = examples[held_out][1]
-    return Corpus(
-        sft,
-        valid_sft,
-        pairs,
-        valid_pairs,
-        HeldOut(
-            [p.prompt for p in kept],
-            test_sft,
-            kept,
-            test_pairs,
-            world.judge,
-            world.count,
-            {**world.marks, **world.counts},
-        ),
-    )
+    asked, (kept, test) = [p.prompt for p in pairs[0]], test_pairs
+    labels = {**world.marks, **world.counts}
+    held = HeldOut([p.prompt for p in kept], test_sft[1], kept, test, world.judge, world.count, labels)
+    return Corpus(sft[1], valid_sft[1], pairs[1], valid_pairs[1], held, asked)
 
 
 def quiet(line: str) -> None:

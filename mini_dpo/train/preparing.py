@@ -41,7 +41,7 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
     if settings.init_from:
         saved = load_finished(Path(settings.init_from))
         model, tokenizer = build_model(find_model(Path(settings.init_from)), saved, dropout=settings.dropout)
-        if settings.stage == "dpo" and saved.get("stage") != "sft":
+        if settings.goes_on and saved.get("stage") != "sft":
             settings = replace(settings, start="START")
     else:
         chosen = [name for name in ("tokenizer", "context") if getattr(settings, name) is None]
@@ -103,7 +103,7 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
         weights = (settings.loss_options[name] for name in ("desirable_weight", "undesirable_weight"))
         if proposal := proposed_weights(corpus.preferences, *weights):
             print(proposal)
-    if settings.stage != "dpo" and not corpus.responses:
+    if not settings.goes_on and not corpus.responses:
         raise UserError(
             f"{settings.data}: no liked response for SFT to imitate; give --sft-data, or "
             "start from a model that can talk: --stage dpo --init-from"

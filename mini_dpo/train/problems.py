@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from mini_dpo.errors import flag, flags
 from mini_dpo.losses import LOSSES, Loss
+from mini_dpo.processes import processes
 from mini_dpo.theory.probe import try_loss
 from mini_dpo.train.settings import Settings
 
@@ -15,7 +16,9 @@ MOST_EPOCHS = 10_000  # to count the steps, each epoch is planned ahead
 
 SFT_ONLY = ("sft_data", "sft_on", "sft_lr", "sft_steps", "sft_epochs", "dropout")
 
-PREFERENCE_ONLY = ("loss", "reference", "sft_weight", "precompute_ref")
+ONLINE_ONLY = ("rounds", "pairs", "moving_reference")
+
+PREFERENCE_ONLY = (*ONLINE_ONLY, "loss", "reference", "sft_weight", "precompute_ref")
 
 MODEL_FLAGS = ("model", "n_layer", "n_head", "n_embd", "context", "tokenizer")
 
@@ -46,10 +49,19 @@ def problems(settings: Settings, given: Collection[str] = ()) -> Iterator[str]:
     if not 0 <= settings.seed < 2**31:
         yield f"--seed must be in [0, 2^31), not {settings.seed}"
 
-    if settings.stage == "dpo" and settings.init_from is None:
-        yield "--stage dpo needs --init-from: the SFT model to start from, which is also the reference"
-    if settings.stage == "dpo" and (extra := present(SFT_ONLY)):
-        yield f"--stage dpo does not read {flags(extra)}"
+    stage = settings.stage
+    if settings.goes_on and settings.init_from is None:
+        yield f"--stage {stage} needs --init-from: the SFT model to start from, which is also the reference"
+    if settings.goes_on and (extra := present(SFT_ONLY)):
+        yield f"--stage {stage} does not read {flags(extra)}"
+    if stage != "online" and (extra := present(ONLINE_ONLY)):
+        yield f"{flags(extra)} is for --stage online"
+    if stage == "online" and (extra := present(("tokens_per_batch", "precompute_ref", "steps"))):
+        yield f"--stage online does not read {flags(extra)}: each round has --epochs passes over its pairs"
+    if stage == "online" and settings.world is None and settings.judge is None and settings.data:
+        yield "--stage online needs a judge of your data: --judge file.py:function"
+    if stage == "online" and processes() > 1:
+        yield "--stage online trains in one process"
     if settings.stage == "all" and settings.reference:
         yield "--reference goes with --stage dpo; here the reference is the SFT model that this run makes"
     if settings.stage == "sft":
@@ -106,6 +118,8 @@ def loss_problems(settings: Settings, variant: Loss) -> Iterator[str]:
             yield f"--loss {problem}"
     if settings.sft_weight < 0:
         yield f"--sft-weight must be at least 0, not {settings.sft_weight}"
+    if settings.stage == "online" and not variant.paired:
+        yield f"--stage online makes pairs, and --loss {variant.name} wants single responses"
     if variant.mismatched and settings.batch_size == 1:
         yield (
             f"--loss {variant.name} sets each prompt of a batch against another one's "

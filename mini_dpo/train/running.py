@@ -101,7 +101,7 @@ def run(settings: Settings, folder: Path, tokenizer: Tokenizer, model: GPT, corp
     model.recompute = settings.checkpoint_activations
     if settings.compile:
         compile_blocks(model)
-    if settings.stage == "dpo":
+    if settings.goes_on:
         adopt(model, tokenizer, folder / "sft.pt", "sft" if settings.start == "SFT" else "dpo", settings.id)
         sft_seconds = 0.0
     else:

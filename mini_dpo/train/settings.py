@@ -35,9 +35,10 @@ class Settings:
 
     stage: str = option(
         str,
-        "what to run: sft, dpo (needs --init-from), or all, one after the other",
+        "what to run: sft; dpo (needs --init-from); all, one after the other; or online: dpo on pairs that "
+        "the policy writes and a judge labels",
         "all",
-        ("sft", "dpo", "all"),
+        ("sft", "dpo", "all", "online"),
     )
     resume: str | None = option(
         str,
@@ -192,6 +193,19 @@ class Settings:
         group=PREFERENCES,
     )
 
+    rounds: int = option(
+        int, "with --stage online, how often the policy writes new pairs", 3, group=PREFERENCES
+    )
+    pairs: int | None = option(
+        int, "with --stage online, pairs in all (default: as many as the preferences)", group=PREFERENCES
+    )
+    moving_reference: bool = option(
+        bool,
+        "with --stage online, the reference of a round is the policy that wrote it, not the starting model",
+        False,
+        group=PREFERENCES,
+    )
+
     sft_lr: float | None = option(
         float,
         f"peak learning rate (default: {LR['sft'][0]:g}; {LR['sft'][1]:g} from {WIDE} channels on; "
@@ -284,6 +298,11 @@ class Settings:
     loss_options: dict[str, Any] = field(default_factory=dict)
     id: str = ""  # of the run, in all its files, so that a file of another run is recognised
     start: str = "SFT"  # the name of the model that preference training starts from, in tables
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is no SFT in this run: it goes on from a model."""
+        return self.stage in ("dpo", "online")
 
     @property
     def source(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mini_dpo.batches import Batches, collate, collate_pairs
 from mini_dpo.corpus.parts import Corpus
@@ -24,6 +25,7 @@ from mini_dpo.saving.checkpoint import find_model, load_frozen, load_own, load_w
 from mini_dpo.saving.reference_cache import cached_reference
 from mini_dpo.saving.stages import StageFiles
 from mini_dpo.tokenizer import Tokenizer
+from mini_dpo.train.online import OnlineBatches, Rounds, judged
 from mini_dpo.train.parsing import default_lr
 from mini_dpo.train.settings import WIDE, Settings
 from mini_dpo.training import train
@@ -68,15 +70,18 @@ def run_preferences(
     if files.checkpoint.exists() and (saved := load_own(files.checkpoint, settings.id))["finished"]:
         load_weights(files.checkpoint, policy, saved["model"])
         return policy.eval(), saved.get("seconds", 0.0)
-    batches = preference_batches(settings, variant, policy, corpus.preferences)
+    own = online_batches(settings, folder, tokenizer, policy, corpus) if settings.stage == "online" else None
+    to_train = [] if own else corpus.preferences
+    batches = preference_batches(settings, variant, policy, to_train)
     lr = settings.lr or default_lr("dpo on the toy shop" if settings.world else "dpo", policy.config.n_embd)
     optimizer = settings.optimizer or "adamw"
-    config = loop_config(settings, batches, lr, settings.steps, settings.epochs, optimizer, weight_decay=0.0)
-    passes = config.steps * config.accumulate / batches.count(1)
+    steps = own.rounds * own.steps // settings.accumulate if own else settings.steps
+    config = loop_config(settings, batches, lr, steps, settings.epochs, optimizer, weight_decay=0.0)
+    passes = 1 if own else config.steps * config.accumulate / batches.count(1)
     examples, reference = reference_for(
-        settings, variant, policy, corpus.preferences + corpus.valid_preferences, tokenizer, passes
+        settings, variant, policy, [*to_train, *corpus.valid_preferences], tokenizer, passes
     )
-    n = len(corpus.preferences)
+    n = len(to_train)
     batches, valid = (
         preference_batches(settings, variant, policy, these) for these in (examples[:n], examples[n:])
     )
@@ -98,8 +103,23 @@ def run_preferences(
             f"{variant.name} looks at a batch as a whole: {settings.accumulate} accumulated "
             f"batches of {size} are not one that is {settings.accumulate} times as large"
         )
-    seconds = train(policy, objective, batches, config, files, valid if watch else None)
+    batches_or_rounds: Any = own or batches
+    seconds = train(policy, objective, batches_or_rounds, config, files, valid if watch else None)
     return policy.eval(), seconds
+
+
+def online_batches(
+    settings: Settings, folder: Path, tokenizer: Tokenizer, policy: GPT, corpus: Corpus
+) -> OnlineBatches:
+    """Rounds of pairs that the policy writes. Each has as many steps as --epochs passes over its pairs."""
+    size = max(1, (settings.pairs or len(corpus.prompts)) // settings.rounds)
+    a_step = (settings.batch_size or 1) * settings.accumulate
+    steps = math.ceil(size * (settings.epochs or 1) / a_step) * settings.accumulate
+    reference = None if settings.moving_reference else freeze(policy)
+    shape = Rounds(settings.rounds, size, steps, settings.batch_size or 1, settings.seed)
+    return OnlineBatches(
+        policy, reference, tokenizer, corpus, judged(corpus), folder, shape, scoring(settings)
+    )
 
 
 def preference_batches(settings: Settings, variant: Loss, model: GPT, examples: list) -> Batches:
