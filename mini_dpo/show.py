@@ -13,7 +13,7 @@ from typing import Any
 from mini_dpo.batches import Encoded, collate
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.corpus.fitting import encode_example
-from mini_dpo.corpus.worlds import TOY_PREFERENCES
+from mini_dpo.corpus.worlds import TOY_PREFERENCES, words_of, world_examples
 from mini_dpo.errors import UserError
 from mini_dpo.formats.loading import (
     FORMATS,
@@ -35,6 +35,7 @@ class ShowSettings:
         str, "a file of pairs or of single responses (default: the toy shop's pairs)", metavar="PATH"
     )
     sft_data: str | None = option(str, "an SFT file instead", metavar="PATH")
+    world: str | None = option(str, "the pairs of this world instead, a name or file.py:NAME", metavar="NAME")
     format: str | None = option(str, "the form of its rows, if not the one that is recognised", None, FORMATS)
     sft_on: str = option(
         str, "of a conversation to imitate, train on all answers or on the last", "all", ("all", "last")
@@ -53,21 +54,23 @@ def main() -> None:
         ShowSettings, "show", "Print one example token by token, and which tokens are trained on."
     )
     settings = ShowSettings(**vars(parser.parse_args()))
-    if settings.data and settings.sft_data:
-        raise UserError("give --data or --sft-data, not both")
+    if len([given for given in (settings.data, settings.sft_data, settings.world) if given]) > 1:
+        raise UserError("give one of --data, --sft-data and --world")
     if settings.sft_on != "all" and not settings.sft_data:
         raise UserError("--sft-on is about the conversations of --sft-data; give that, or leave it out")
     own = settings.sft_data or settings.data
     if settings.tokenizer and settings.init_from:
         raise UserError("give --tokenizer or --init-from, not both")
-    name = settings.tokenizer or (default_vocabulary() if own else "toy")
+    name = settings.tokenizer or (default_vocabulary() if own else words_of(settings.world or "shop"))
     if settings.init_from:
         name = load_checkpoint(find_model(Path(settings.init_from)))["tokenizer"]
     tokenizer = load_tokenizer(name)
-    path = own or TOY_PREFERENCES["train"]
+    path = own or settings.world or str(TOY_PREFERENCES["train"])
     examples: list[Any]
     names: tuple[str, ...]
-    if settings.sft_data:
+    if settings.world:
+        examples, names = world_examples(settings.world)["train"][1], ("chosen", "rejected")
+    elif settings.sft_data:
         examples, names = load_demonstrations(path, form=settings.format), ("response",)
     elif holds_pairs(path):
         examples, names = load_preferences(path, form=settings.format), ("chosen", "rejected")

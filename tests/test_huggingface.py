@@ -24,12 +24,13 @@ from mini_dpo.saving.checkpoint import find_model, load_model, save_checkpoint
 from mini_dpo.saving.huggingface import files_of_model, is_matrix, read_published
 from mini_dpo.tokenizer import load_tokenizer
 from mini_dpo.train import __main__ as train
-from mini_dpo.vocabularies import default_vocabulary, in_letters
+from mini_dpo.vocabularies import default_vocabulary, in_letters, name_of_words
 from tests.commands import SHORT, preference_file, run
 
 HAS_GPT2 = default_vocabulary() == "gpt2"
 needs_gpt2 = pytest.mark.skipif(not HAS_GPT2, reason="GPT-2's vocabulary is not in TIKTOKEN_CACHE_DIR")
-VOCABULARIES = [pytest.param("toy"), pytest.param("gpt2", marks=needs_gpt2)]
+WORDS = name_of_words(["a kettle bites, and a clock ticks in it", " no o to tot total ally"])
+VOCABULARIES = [pytest.param("toy"), pytest.param(WORDS, id="words"), pytest.param("gpt2", marks=needs_gpt2)]
 
 
 def transformers():

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo import sample
+from mini_dpo import sample, show
 from mini_dpo.corpus.worlds import context_of, words_of, world_corpus
 from mini_dpo.errors import UserError
 from mini_dpo.rlhf import __main__ as rlhf
@@ -180,6 +180,8 @@ def test_the_gallery_shows_every_world(parrot, monkeypatch, capsys):
         assert f"{world.name}: {world.about}" in out
     status, out, _ = run(monkeypatch, capsys, gallery, parrot, "--examples", 1)
     assert status == 0 and out.count("chosen:") == 1 and "of 4,000 labels agree" in out
+    status, out, _ = run(monkeypatch, capsys, show, "--world", parrot)
+    assert status == 0 and out.count("yes, predicted") == 10
 
 
 @given(st.lists(st.text(min_size=1)), st.text())

@@ -13,7 +13,7 @@ from typing import Any
 
 from mini_dpo.saving.huggingface import markers_of
 from mini_dpo.tokenizer import ASSISTANT, END_OF_TEXT, MARKERS, SYSTEM, USER, Tokenizer
-from mini_dpo.vocabularies import byte_letters, in_letters
+from mini_dpo.vocabularies import WORDS, byte_letters, in_letters
 
 # What \w is in tiktoken's regular expressions, written out: in those of Hugging Face it is less.
 WORD = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}"
@@ -28,7 +28,8 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     by_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
     split = {"type": "Split", "pattern": {"Regex": TOY_PATTERN}, "behavior": "Isolated", "invert": False}
     pieces: dict[str, Any] = {**by_bytes, "use_regex": True}  # the pattern in ByteLevel is GPT-2's
-    if tokenizer.name == "toy":
+    words = tokenizer.name.startswith(WORDS)
+    if tokenizer.name == "toy" or words:
         pieces = {"type": "Sequence", "pretokenizers": [split, {**by_bytes, "use_regex": False}]}
     as_it_stands = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
@@ -51,8 +52,9 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
+            "ignore_merges": words,  # a known word is a token, and is not merged
             "vocab": in_letters(ranks) | special,
-            "merges": in_pairs(merges_of(ranks)),
+            "merges": in_pairs(all_merges_of(ranks) if words else merges_of(ranks)),
         },
     }
 
@@ -69,6 +71,18 @@ def merges_of(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
         if len(token) > 1:
             merges.append((parts[0], parts[1]))
     return merges
+
+
+def all_merges_of(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """Every way to make a token of two others, in the order of ranks: what tiktoken does with an unknown word
+    where the vocabulary was not made by merging.
+    """
+    return [
+        (token[:i], token[i:])
+        for token, _ in sorted(ranks.items(), key=lambda item: item[1])
+        for i in range(1, len(token))
+        if token[:i] in ranks and token[i:] in ranks
+    ]
 
 
 def in_pairs(merges: list[tuple[bytes, bytes]]) -> list[list[str]]:

@@ -22,7 +22,7 @@ from mini_dpo.files import size_of
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.saving.foreign import WEIGHTS, names_in, plain, read_foreign, weight_files
 from mini_dpo.tokenizer import MARKERS, Tokenizer, load_tokenizer
-from mini_dpo.vocabularies import in_letters
+from mini_dpo.vocabularies import WORDS, in_letters
 
 PUBLISHED_VOCABULARY = 50_257  # tokens: GPT-2's 50,256 and end-of-text
 MOST_NAMES = 4  # that a line names
@@ -67,7 +67,8 @@ def read_published(folder: Path) -> dict[str, Any]:
     config = read_foreign(path)
     ours = config["mini_dpo"] if isinstance(config.get("mini_dpo"), dict) else {}
     shape = shape_of(path, config)
-    tokenizer = load_tokenizer("toy" if ours.get("tokenizer") == "toy" else "gpt2")
+    name = str(ours.get("tokenizer"))
+    tokenizer = load_tokenizer(name if name == "toy" or name.startswith(WORDS) else "gpt2")
     sizes = (
         (PUBLISHED_VOCABULARY, tokenizer.vocab_size) if tokenizer.name == "gpt2" else (tokenizer.vocab_size,)
     )
