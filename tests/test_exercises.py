@@ -4,15 +4,21 @@ them.
 
 import inspect
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
+from mini_dpo.corpus.worlds import world_corpus
+from mini_dpo.model import GPT, GPTConfig
+from mini_dpo.saving.checkpoint import save_checkpoint
 from tests.commands import run
 from tests.wrong_answers import WRONG
 from tutorials.exercises import __main__ as exercises
 from tutorials.exercises.checking import close, judge, load_checks
+from tutorials.exercises.ladder import PIECES, RUNGS, SURE, Pieces, climb, distance, train_in_the_tea_house
 
-CHAPTERS = range(1, 13)
+CHAPTERS = exercises.CHAPTERS
 ALL = [(chapter, name) for chapter in CHAPTERS for name in load_checks(chapter)]
 
 
@@ -92,12 +98,67 @@ def mean_change(ref_logps, policy_logps): raise NotImplementedError
     assert status == 0 and "chapter  6  +!.  1 of 3 right" in out
 
 
+def test_a_slip_of_type_is_told_and_is_not_taken_for_nothing(monkeypatch, capsys):
+    """torch, too, raises NotImplementedError: for a tensor of whole numbers, say."""
+
+    def slip(logits, ids, mask):
+        return ids.softmax(-1)
+
+    verdict = judge(slip, load_checks(22)["batch_logps"])
+    assert verdict.state == "wrong" and "NotImplementedError" in verdict.text
+
+
+def test_the_ladder_keeps_its_rungs_and_a_wrong_piece_is_felt():
+    """With right pieces training ends where the package's does, and with a wrong one elsewhere."""
+    mine = Pieces(**exercises.right_pieces("tutorials.exercises.solutions"))
+    assert None not in mine
+    (_, alone), *rungs = climb(mine, steps=30)
+    assert [title for title, _ in rungs] == list(RUNGS.values())
+    assert all(value == pytest.approx(alone, rel=1e-6) for _, value in rungs[:-1]) and rungs[-1][1] < SURE
+    for name in list(PIECES)[:-1]:
+        felt = []
+        for answer, _ in WRONG[PIECES[name][0], name]:
+            try:
+                gap = distance(train_in_the_tea_house(mine._replace(**{name: answer}), 30))
+            except Exception:  # it cannot even be run
+                gap = float("nan")
+            felt.append(gap != pytest.approx(alone, rel=1e-6))
+        assert any(felt), name
+    never = mine._replace(respond=lambda p, prompt, end, longest, uniforms: [end])
+    assert list(climb(never, steps=2))[-1][1] > SURE
+
+
+def test_the_ladder_s_command(monkeypatch, capsys, tmp_path):
+    """It stands on right answers only, says which is missing, and aligns the shop with all of them."""
+    monkeypatch.setattr(exercises, "climb", lambda mine: climb(mine, steps=2))
+    status, out, _ = run(monkeypatch, capsys, exercises, "ladder")
+    assert status == 1 and "the next rung: your mask (chapter 2)" in out
+    status, _, err = run(monkeypatch, capsys, exercises, "ladder", "--shop", tmp_path)
+    assert status == 2 and "these are not right yet: your mask" in err
+    pieces = exercises.right_pieces("tutorials.exercises.solutions")
+    monkeypatch.setattr(exercises, "right_pieces", lambda: pieces)
+    out = run(monkeypatch, capsys, exercises, "ladder")[1]
+    assert out.count("MISSES") == 6 and "lands   your sampler" in out, "two steps do not lead far"
+    monkeypatch.setattr(exercises, "world_corpus", lambda *where: few(world_corpus(*where)))
+    torch.manual_seed(0)
+    shape = GPTConfig(vocab_size=667, context=128, n_layer=1, n_head=2, n_embd=16)
+    save_checkpoint(tmp_path / "sft.pt", GPT(shape), "toy")
+    status, out, _ = run(monkeypatch, capsys, exercises, "ladder", "--shop", tmp_path)
+    assert status == 0 and out.index("before:") < out.index("step 2/2") < out.index("after:")
+
+
+def few(corpus):
+    """Two batches of pairs and two prompts."""
+    kept = replace(corpus.held_out, prompts=corpus.held_out.prompts[:2])
+    return replace(corpus, preferences=corpus.preferences[:64], held_out=kept)
+
+
 def test_the_command_s_errors(monkeypatch, capsys):
     write(monkeypatch, 6, "def mean_loss(sums, counts): return 0")
     status, _, err = run(monkeypatch, capsys, exercises, 6)
     assert status == 2 and "chapter_06.py: there is no function learning_rate" in err
     status, _, err = run(monkeypatch, capsys, exercises, 99)
-    assert status == 2 and "chapters 1 to 12" in err
+    assert status == 2 and f"chapters 1 to {CHAPTERS[-1]}, and ladder" in err
 
 
 def test_close_is_close_and_nothing_is_close_to_nan():

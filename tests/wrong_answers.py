@@ -284,6 +284,56 @@ def without_a_look(chosen, rejected):
     return chosen[:-1], chosen[-1][1], rejected[-1][1]
 
 
+# --- chapter 22
+
+
+def looked_up(
+    rows=slice(None, -1), tokens=slice(1, None), scored=lambda mask: mask[:, 1:], total=lambda x: x.sum(1)
+):
+    def answer(logits, ids, mask):
+        chosen = logits[:, rows].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+        return total(chosen.masked_fill(~scored(mask), 0))
+
+    return answer
+
+
+def multiplied(logits, ids, mask):
+    chosen = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    return (chosen * mask[:, 1:]).sum(1)
+
+
+def adam(first=0.9, second=0.95, corrected=True, root=lambda v: v.sqrt() + 1e-8, sign=1):
+    def answer(value, gradient, m, v, t, lr):
+        m, v = first * m + (1 - first) * gradient, second * v + (1 - second) * gradient**2
+        a, b = (m / (1 - first**t), v / (1 - second**t)) if corrected else (m, v)
+        return value - sign * lr * a / root(b), m, v
+
+    return answer
+
+
+def adam_in_place(value, gradient, m, v, t, lr):
+    m.mul_(0.9).add_(0.1 * gradient)
+    v.mul_(0.95).add_(0.05 * gradient**2)
+    return value - lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-8), m.clone(), v.clone()
+
+
+def answering(keeps_end=True, cut=0, reads=lambda prompt, said: prompt + said, grows=False):
+    def answer(probabilities, prompt, end, longest, uniforms):
+        said = []
+        while len(said) < longest + cut:
+            p, u = probabilities(reads(prompt, said)), next(uniforms)
+            token = next((i for i in range(len(p)) if u < sum(p[: i + 1])), len(p) - 1)
+            if token != end or keeps_end:
+                said.append(token)
+            if grows:
+                prompt.append(token)
+            if token == end:
+                break
+        return said
+
+    return answer
+
+
 WRONG = {
     (1, "preference_probability"): [
         (lambda a, b: sigmoid(b - a), "swapped"),
@@ -608,5 +658,27 @@ WRONG = {
         (split_where_they_part, "equal responses are taken for a part of the prompt"),
         (first_turn_only, "the first turn only"),
         (without_a_look, "the roles are not looked at"),
+    ],
+    (22, "batch_logps"): [
+        (looked_up(total=lambda x: x.sum()), "over all rows, or over none"),
+        (looked_up(total=lambda x: x), "over all rows, or over none"),
+        (looked_up(rows=slice(1, None)), "in its own row"),
+        (multiplied, "multiplied with an infinite log-prob"),
+        (lambda *given: looked_up()(*given).detach(), "cuts the answer"),
+        (looked_up(scored=lambda mask: torch.ones_like(mask[:, 1:])), "sum to"),
+    ],
+    (22, "adam_step"): [
+        (adam(corrected=False), "no correction of the bias"),
+        (adam(sign=-1), "the sign is wrong"),
+        (adam_in_place, "in place"),
+        (adam(second=0.999), "a decay rate of 0.999"),
+        (adam(root=lambda v: (v + 1e-4).sqrt()), "no correction of the bias"),
+    ],
+    (22, "respond"): [
+        (answering(keeps_end=False), "before the end is kept"),
+        (answering(cut=1), "one token more or less"),
+        (answering(cut=-1), "one token more or less"),
+        (answering(reads=lambda prompt, said: prompt), "after the prompt alone"),
+        (answering(reads=lambda prompt, said: prompt, grows=True), "changes the caller's list"),
     ],
 }

@@ -558,6 +558,21 @@ def new_rows(figure: Figure, v: dict) -> None:
     right.legend()
 
 
+# --- 22. one thing of your own
+
+
+@drawing(22)
+def pieces(figure: Figure, v: dict) -> None:
+    """How far from the optimum training ends, with right and with wrong pieces."""
+    axes = figure.subplots()
+    names, gaps = list(v["gaps"]), list(v["gaps"].values())
+    axes.barh(range(len(names)), gaps, color=["tab:green", *["tab:red"] * (len(names) - 1)])
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("KL(π* || learned) after 300 steps, nats")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tutorials.pictures", description="Draw a chapter's pictures.", allow_abbrev=False

@@ -1,7 +1,9 @@
 """Check your answers.
 
-python -m tutorials.exercises 4      those of chapter 4
-python -m tutorials.exercises        how far you are
+python -m tutorials.exercises 4                  those of chapter 4
+python -m tutorials.exercises                    how far you are
+python -m tutorials.exercises ladder             your answers in the place of the package's pieces
+python -m tutorials.exercises ladder --shop RUN  the shop, aligned by your pieces alone, from RUN's SFT model
 """
 
 from __future__ import annotations
@@ -10,11 +12,15 @@ import argparse
 import importlib
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 from mini_dpo.cli import run_command
+from mini_dpo.corpus.worlds import world_corpus
 from mini_dpo.errors import UserError
+from mini_dpo.saving.checkpoint import find_model, load_model
 from tutorials.exercises.checking import Verdict, judge, load_checks
+from tutorials.exercises.ladder import LANDED, PIECES, RUNGS, SURE, Pieces, align_the_shop, climb
 
 HERE = Path(__file__).resolve().parent
 CHAPTERS = sorted(int(path.stem[-2:]) for path in HERE.glob("chapter_*.py"))
@@ -57,12 +63,52 @@ def show_chapter(chapter: int) -> bool:
 
 
 def show_all() -> None:
-    """A line a chapter."""
+    """A line a chapter, and the rungs of the ladder that can be stood on."""
     print("+ right, ! wrong, . nothing there yet; python -m tutorials.exercises 1 tells more of chapter 1")
     for chapter in CHAPTERS:
         states = [verdict.state for verdict in judge_chapter(chapter).values()]
         signs = "".join({"right": "+", "wrong": "!", "empty": "."}[state] for state in states)
         print(f"chapter {chapter:2}  {signs}  {states.count('right')} of {len(states)} right")
+    there = right_pieces()
+    print(
+        "the ladder of chapter 22: "
+        + "  ".join(f"{'+' if n in there else '.'} {t}" for n, t in RUNGS.items())
+    )
+
+
+def right_pieces(package: str = "tutorials.exercises") -> dict[str, Callable]:
+    """Those answers of the reader that are pieces of the ladder and are right."""
+    found = {}
+    for name, (chapter, _) in PIECES.items():
+        if judge_chapter(chapter, package)[name].state == "right":
+            found[name] = getattr(importlib.import_module(f"{package}.chapter_{chapter:02}"), name)
+    return found
+
+
+def show_ladder(mine: Pieces) -> bool:
+    """Climb, a line a rung; returns whether everything is the reader's and lands."""
+    below = True
+    for title, value in climb(mine):
+        last = title == RUNGS["respond"]
+        holds = value < SURE if last else value < LANDED
+        what = f"{value:.1f} standard errors from the true mean" if last else f"{value:.1e} nats from pi*"
+        print(f"{'lands' if holds else 'MISSES':7} {title:24} {what}", flush=True)
+        below = below and holds
+    missing = [title for name, title in RUNGS.items() if getattr(mine, name) is None]
+    if missing:
+        print(
+            f"the next rung: {missing[0]}, which must be right first; python -m tutorials.exercises "
+            "shows what is"
+        )
+    return below and not missing
+
+
+def show_shop(mine: Pieces, run: Path) -> None:
+    """Align the shop. Raises UserError if a piece is missing."""
+    if missing := [title for name, title in RUNGS.items() if getattr(mine, name) is None]:
+        raise UserError(f"the shop needs all of your pieces; these are not right yet: {', '.join(missing)}")
+    model, tokenizer = load_model(find_model(run), dropout=0.0)
+    align_the_shop(mine, model, world_corpus("shop", tokenizer, model.config.context), tokenizer)
 
 
 def main() -> None:
@@ -71,13 +117,21 @@ def main() -> None:
         description="Check your answers to a chapter's exercises.",
         allow_abbrev=False,
     )
-    parser.add_argument("chapter", type=int, nargs="?", help="its number (default: an overview)")
-    chapter = parser.parse_args().chapter
-    if chapter is None:
+    parser.add_argument("chapter", nargs="?", help="its number, or ladder (default: an overview)")
+    parser.add_argument("--shop", metavar="RUN", type=Path, help="with ladder: align the shop, from this SFT")
+    asked = parser.parse_args()
+    chapter = int(asked.chapter) if str(asked.chapter).isdecimal() else asked.chapter
+    if chapter == "ladder":
+        mine = Pieces(**right_pieces())
+        if asked.shop:
+            show_shop(mine, asked.shop)
+        elif not show_ladder(mine):
+            sys.exit(1)
+    elif chapter is None:
         show_all()
     elif chapter not in CHAPTERS:
         raise UserError(
-            f"there are exercises for chapters {CHAPTERS[0]} to {CHAPTERS[-1]}, not for {chapter}"
+            f"there are exercises for chapters {CHAPTERS[0]} to {CHAPTERS[-1]}, and ladder, not for {chapter}"
         )
     elif not show_chapter(chapter):
         sys.exit(1)
