@@ -149,8 +149,9 @@ def loss_of(dpo_loss: Callable | None, logps: Tensor, ref: Tensor, w: list[int],
     """The loss of each pair: (..., K), (..., K) -> (..., pairs)."""
     if dpo_loss is not None:
         return dpo_loss(logps[..., w], logps[..., l], ref[..., w], ref[..., l], BETA)
+    both = torch.tensor(w), torch.tensor(l)
     rows = zip(logps, ref, strict=True)
-    return torch.stack([LOSSES["dpo"](pairs_of(p, r, w, l), beta=BETA) for p, r in rows])  # type: ignore[arg-type]
+    return torch.stack([LOSSES["dpo"](pairs_of(p, r, *both), beta=BETA) for p, r in rows])
 
 
 def stepper(pieces: Pieces, policy: GPT, steps: int, lr: float = LR) -> Callable[[int, Tensor], None]:
