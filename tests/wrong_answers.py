@@ -284,6 +284,31 @@ def without_a_look(chosen, rejected):
     return chosen[:-1], chosen[-1][1], rejected[-1][1]
 
 
+# --- chapter 20
+
+
+def grouped(baseline, size=lambda returns, k: k):
+    def answer(returns, k):
+        n = size(returns, k)
+        groups = [returns[i : i + n] for i in range(0, len(returns), n)]
+        return [own - baseline(group, own) for group in groups for own in group]
+
+    return answer
+
+
+def backwards(after=0.0, forget=False, early=False, lam_on_value=False):
+    def answer(rewards, values, lam):
+        later, following, out = 0.0, after, []
+        for r, v in zip(reversed(rewards), reversed(values), strict=True):
+            surprise = r + (0 if forget else lam * following if lam_on_value else following) - v
+            later = lam * (surprise + later) if early else surprise + lam * later
+            following = v
+            out.append(later)
+        return out[::-1]
+
+    return answer
+
+
 # --- chapter 22
 
 
@@ -658,6 +683,38 @@ WRONG = {
         (split_where_they_part, "equal responses are taken for a part of the prompt"),
         (first_turn_only, "the first turn only"),
         (without_a_look, "the roles are not looked at"),
+    ],
+    (20, "loo_advantages"): [
+        (lambda returns, k: list(returns), "not taken off"),
+        (grouped(lambda g, own: sum(g) / len(g)), "in its own baseline"),
+        (
+            grouped(lambda g, own: (sum(g) - own) / (len(g) - 1), lambda r, k: len(r)),
+            "the mean of all groups",
+        ),
+        (lambda r, k: [a - b for a, b in zip(r, r[k:] + r[:k], strict=True)], "the mean of all groups"),
+        (grouped(lambda g, own: g[0]), "not kept apart"),
+    ],
+    (20, "gae"): [
+        (backwards(after=1.0), "after the last token"),
+        (backwards(forget=True), "after the last token"),
+        (backwards(lam_on_value=True), "lam multiplies it"),
+        (backwards(early=True), "the next value is forgotten"),
+        (
+            lambda r, v, lam: [sum(r[t:]) * (lam or 1) - v[t] for t in range(len(r))],
+            "the next value is forgotten",
+        ),
+        (
+            lambda r, v, lam: (
+                backwards()(r, v, round(lam)) if lam in (0, 1) else [sum(r[t:]) - v[t] for t in range(len(r))]
+            ),
+            "lam is not a power",
+        ),
+    ],
+    (20, "clipped_gain"): [
+        (lambda ratio, a, clip: -min(ratio * a, min(max(ratio, 1 - clip), 1 + clip) * a), "that of a loss"),
+        (lambda ratio, a, clip: ratio * a, "it is not cut"),
+        (lambda ratio, a, clip: min(ratio, 1 + clip) * a, "on one side only"),
+        (lambda ratio, a, clip: min(max(ratio, 1 - clip), 1 + clip) * a, "the cut ratio alone"),
     ],
     (22, "batch_logps"): [
         (looked_up(total=lambda x: x.sum()), "over all rows, or over none"),

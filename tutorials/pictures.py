@@ -558,6 +558,49 @@ def new_rows(figure: Figure, v: dict) -> None:
     right.legend()
 
 
+# --- 20. the opponent
+
+
+@drawing(20)
+def opponent(figure: Figure, v: dict) -> None:
+    """The two pipelines, and what each detail is worth."""
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.2])
+    left.axis("off")
+    left.set(xlim=(0, 10), ylim=(0, 10))
+    places = {
+        "preferences": (2, 9),
+        "reward model": (2, 6.3),
+        "responses\nof the policy": (2, 3.6),
+        "scores, less the\nprice of the KL": (2, 0.9),
+        "preferences ": (7.6, 9),
+        "policy": (7.6, 3.6),
+    }
+    for text, (x, y) in places.items():
+        left.text(
+            x, y, text.strip(), ha="center", va="center", bbox={"boxstyle": "round", "facecolor": "white"}
+        )
+    arrows = [((2, 8.4), (2, 6.9), "fit"), ((2, 5.7), (2, 4.5), "score"), ((2, 2.7), (2, 1.8), "")]
+    arrows += [((7.6, 8.4), (7.6, 4.2), "fit, once")]
+    for start, end, text in arrows:
+        left.annotate("", end, start, arrowprops={"arrowstyle": "->"})
+        left.text(start[0] + 0.2, (start[1] + end[1]) / 2, text, va="center")
+    turn = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.6"}
+    left.annotate("", (3.7, 3.6), (3.9, 0.9), arrowprops={**turn, "connectionstyle": "arc3,rad=0.6"})
+    left.text(5.2, 2.2, "learn,\nagain and\nagain", va="center")
+    left.set_title("RLHF, and DPO")
+    found = v["read_json"](v["KEPT"])["seeds"]
+    names = list(next(iter(found.values())))
+    for i, name in enumerate(names):
+        right.plot(
+            [of_seed[name] for of_seed in found.values()], [i] * len(found), "o", color=DARK, alpha=0.5
+        )
+    right.set_yticks(range(len(names)), names)
+    right.invert_yaxis()
+    right.set_xscale("log")
+    right.set_xlabel("KL(π || π*) at the end, nats; a dot a seed")
+    right.set_title("one detail left out")
+
+
 # --- 22. one thing of your own
 
 
