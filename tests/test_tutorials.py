@@ -144,7 +144,7 @@ def test_formulas_survive_a_repository_page(name):
 
 
 KNOWN = set(
-    "frac sqrt left right log sigma mathrm cdot sum partial underbrace text pi ldots quad qquad theta beta "
+    "frac sqrt left right neq log sigma mathrm cdot sum partial underbrace text pi ldots quad qquad theta beta "
     "lambda nabla Big big tfrac max le ge "
     "propto mid sim varphi bar langle rangle varepsilon eta Longrightarrow".split()
 )
