@@ -164,3 +164,10 @@ def test_the_command_s_errors(monkeypatch, capsys):
 def test_close_is_close_and_nothing_is_close_to_nan():
     assert close([1.0, 2.0], [1.0, 2.0 + 1e-9]) and not close([1.0], [1.0, 1.0]) and not close(1.0, 1.001)
     assert not close(float("nan"), float("nan")) and not close(None, 0.0)
+
+
+def test_the_teacher_s_page_has_a_variant_of_each_exercise():
+    page = (exercises.HERE.parent / "teaching.md").read_text(encoding="utf-8")
+    for chapter in CHAPTERS:
+        for number, name in enumerate(load_checks(chapter), 1):
+            assert f"\n| {chapter}.{number} `{name}` | " in page
