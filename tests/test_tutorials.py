@@ -144,9 +144,10 @@ def test_formulas_survive_a_repository_page(name):
 
 
 KNOWN = set(
-    "frac sqrt left right neq delta log sigma mathrm cdot sum partial underbrace text pi ldots quad qquad theta beta "
-    "lambda nabla Big big tfrac max le ge "
-    "propto mid sim varphi bar langle rangle varepsilon eta Longrightarrow".split()
+    "frac tfrac sqrt left right log sum prod partial nabla cdot sim propto mid neq max le ge Big big "
+    "mathrm text underbrace bar langle rangle quad qquad ldots Longrightarrow "
+    "pi theta beta delta lambda sigma eta varphi varepsilon".split()
+)
 )
 
 
