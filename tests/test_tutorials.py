@@ -148,7 +148,6 @@ KNOWN = set(
     "mathrm text underbrace bar langle rangle quad qquad ldots Longrightarrow "
     "pi theta beta delta lambda sigma eta varphi varepsilon".split()
 )
-)
 
 
 def test_the_contents_page_names_every_chapter_its_question_and_its_length():

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mini_dpo.vocabularies import DATA
-from mini_dpo.worlds.world import World, choose, label_accuracy, rows_of
+from mini_dpo.worlds.world import World, choose, label_accuracy, pattern_of, rows_of
 
 NAMES = "Ada Basil Clara Dexter Edith Felix Greta Hugo Ines Jasper Mabel Otto Pearl Rosa Silas Zelda".split()
 ITEMS = "teapot kite umbrella lantern globe telescope harmonica compass kettle puppet doormat clock".split()
@@ -142,15 +142,7 @@ def facts_of(prompt: str) -> Complaint:
     return facts
 
 
-def prompt_pattern(template: str) -> re.Pattern[str]:
-    """A prompt's template as a regular expression that captures its facts."""
-    pattern = re.escape(template)
-    for kind, values in KINDS.items():
-        pattern = pattern.replace(re.escape("{" + kind + "}"), f"(?P<{kind}>{'|'.join(values)})")
-    return re.compile(pattern)
-
-
-PROMPT_PATTERNS = [prompt_pattern(template) for template in PROMPT_FORMS]
+PROMPT_PATTERNS = [pattern_of(template, KINDS) for template in PROMPT_FORMS]
 
 
 def write_prompt(rng: random.Random) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeVar
@@ -151,3 +152,13 @@ def choose(rng: random.Random, values: Sequence[Value], weights: Sequence[float]
             return value
         u -= weight
     return values[-1]
+
+
+def pattern_of(template: str, kinds: Mapping[str, Sequence[str]]) -> re.Pattern[str]:
+    """A template as a regular expression that captures its fields: {kind} is one of the values of its kind.
+    A value that begins another one comes after that one among the values.
+    """
+    pattern = re.escape(template)
+    for kind, values in kinds.items():
+        pattern = pattern.replace(re.escape("{" + kind + "}"), f"(?P<{kind}>{'|'.join(values)})")
+    return re.compile(pattern)
