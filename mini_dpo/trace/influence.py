@@ -15,6 +15,7 @@ identity: AdamW's averages of gradients lag behind, clipping is not in it, and P
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -28,17 +29,15 @@ from mini_dpo.objectives import Objective
 Direction = dict[str, Tensor]  # parameter by name -> a tensor of its shape
 
 
-def gradient(model: GPT, score: Callable[[], Tensor], layers: str = "all") -> Direction:
-    """The gradient of a number with respect to a model's parameters. layers: "all", or "last": only the last
-    block and the last LayerNorm, with zeros elsewhere.
+def gradient(model: GPT, score: Tensor, layers: str = "all") -> Direction:
+    """The gradient of a number, (), with respect to a model's parameters. layers: "all", or "last": only the
+    last block and the last LayerNorm, with zeros elsewhere.
     """
     last = ("ln_f", f"h.{len(model.h) - 1}.")
     weights = {n: p for n, p in model.named_parameters() if layers == "all" or n.startswith(last)}
-    slopes = torch.autograd.grad(score(), list(weights.values()), allow_unused=True)
+    slopes = torch.autograd.grad(score, list(weights.values()), allow_unused=True)
     found = dict(zip(weights, slopes, strict=True))
-    return {
-        n: torch.zeros_like(p) if found.get(n) is None else found[n] for n, p in model.named_parameters()
-    }
+    return {n: torch.zeros_like(p) if found.get(n) is None else found[n] for n, p in model.named_parameters()}
 
 
 def adam_scale(model: GPT, objective: Objective[PairBatch], batches: Iterable[PairBatch]) -> Direction:
@@ -46,9 +45,10 @@ def adam_scale(model: GPT, objective: Objective[PairBatch], batches: Iterable[Pa
     loss; 0 where that is 0. AdamW's own average is over about its last twenty batches.
     """
     squares, n = {name: torch.zeros_like(p) for name, p in model.named_parameters()}, 0
-    for n, batch in enumerate(batches, 1):
+    for batch in batches:
         outcome = objective(model, batch)
-        for name, slope in gradient(model, lambda o=outcome: o.loss / o.count).items():  # type: ignore[misc]
+        n += 1
+        for name, slope in gradient(model, outcome.loss / outcome.count).items():
             squares[name] += slope**2
     return {name: (n / total).sqrt().where(total > 0, torch.zeros(())) for name, total in squares.items()}
 
@@ -65,7 +65,8 @@ def products(
     """
     weights = dict(model.named_parameters())
     before = {name: weight.clone() for name, weight in weights.items()}
-    ahead, back = [], []
+    ahead: list[Tensor] = []
+    back: list[Tensor] = []
     for batch in batches:
         for side, sign in ((ahead, step), (back, -step)):
             for name, weight in weights.items():
@@ -114,23 +115,19 @@ def found_by(scores: Tensor, marked: Tensor) -> float:
     return float(((yes > no).double() + 0.5 * (yes == no)).mean())
 
 
-def doses(
-    order: Sequence[Sequence[Sequence[int]]], rates: Sequence[float], n: int, points: Sequence[float]
-) -> Tensor:
+def doses(order: Sequence[Sequence[Sequence[int]]], rates: Sequence[float], n: int, points: int) -> Tensor:
     """How much learning rate reached each pair, by the part of the way on which it did: (points, n).
 
-    order: for each step its micro-batches, each the numbers of its pairs. rates: the learning rate of each
-    step. points: increasing, from 0 to 1: places on the way, of which a share s is gone when a share s of all
-    learning rates is. A step's rate, divided by the size of its batch, is dealt to the two places around
-    it: what is known at the places is taken to change linearly between them.
+    order: for each step its batches, each the numbers of its pairs. rates: the learning rate of each step.
+    points: places on the way, evenly spread from its start to its end, 2 or more. A share s of the way is
+    gone when a share s of all learning rates is. A step's rate, divided by the number of its pairs, is dealt
+    to the two places around it: what is known at the places is taken to change linearly between them.
     """
-    dealt, gone, whole = torch.zeros(len(points), n, dtype=torch.float64), 0.0, sum(rates)
-    for batches, rate in zip(order, rates, strict=True):
-        place = (gone + rate / 2) / whole
-        after = next(k for k in range(1, len(points)) if place <= points[k])
-        share = (place - points[after - 1]) / (points[after] - points[after - 1])
-        pairs = torch.tensor([i for batch in batches for i in batch])
-        dealt[after - 1].index_add_(0, pairs, torch.full((len(pairs),), (1 - share) * rate / len(pairs)).double())
-        dealt[after].index_add_(0, pairs, torch.full((len(pairs),), share * rate / len(pairs)).double())
-        gone += rate
+    rate, places = torch.tensor(rates, dtype=torch.float64), torch.linspace(0, 1, points).double()
+    gone = (rate.cumsum(0) - rate) / rate.sum()  # (steps,), as each step begins
+    near = (1 - (gone[:, None] - places).abs() * (points - 1)).clamp(min=0)  # (steps, points)
+    dealt = torch.zeros(points, n, dtype=torch.float64)
+    for batches, share in zip(order, near * rate[:, None], strict=True):
+        pairs = torch.tensor(list(chain.from_iterable(batches)))
+        dealt.index_add_(1, pairs, (share[:, None] / len(pairs)).expand(points, len(pairs)))
     return dealt

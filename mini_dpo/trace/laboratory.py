@@ -38,8 +38,12 @@ def left_out(seed: int, spread: float = SPREAD) -> dict[str, float]:
     """
     phi, ref, winners, losers, flipped = draw_world(seed, spread)
     gaps = phi[winners] - phi[losers]  # (N, D)
-    keep = torch.cat([torch.ones(1, N), 1 - torch.eye(N)]).double()  # (N + 1, N): all pairs, then each left out
-    theta = minimise(lambda x: (keep * -F.logsigmoid(BETA * x @ gaps.T)).sum(), torch.zeros(N + 1, D).double())
+    keep = torch.cat(
+        [torch.ones(1, N), 1 - torch.eye(N)]
+    ).double()  # (N + 1, N): all pairs, then each left out
+    theta = minimise(
+        lambda x: (keep * -F.logsigmoid(BETA * x @ gaps.T)).sum(), torch.zeros(N + 1, D).double()
+    )
     weights = minimise(lambda x: (keep * -F.logsigmoid(x @ gaps.T)).sum(), torch.zeros(N + 1, D).double())
     policies = log_linear(ref, phi, theta)  # (N + 1, K)
     tilted = optimal_policy(ref, weights @ phi.T, BETA)  # (N + 1, K)
