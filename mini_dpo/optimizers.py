@@ -51,7 +51,7 @@ def make_optimizer(policy: GPT, config: LoopConfig) -> torch.optim.AdamW:
     the rest; weight decay on matrices, not on biases and LayerNorms.
     """
     inside = [p for p in policy.h.parameters() if p.dim() > 1]
-    embeddings = [policy.wte.weight, policy.wpe.weight]
+    embeddings = [p for name, p in policy.named_parameters() if p.dim() > 1 and not name.startswith("h.")]
     vectors = [p for p in policy.parameters() if p.dim() <= 1]
     decays = [(inside, config.weight_decay), (embeddings, config.weight_decay), (vectors, 0.0)]
     kind = Muon if config.optimizer == "muon" else torch.optim.AdamW

@@ -95,6 +95,8 @@ class Progress:
             ("eval_loss", "held-out loss"),
             ("rewards/margins", "margin"),
             ("rewards/accuracies", "accuracy"),
+            ("rewards/score", "score"),
+            ("kl", "KL"),
         ]
         values = "  ".join(f"{label} {record[name]:.3f}" for name, label in labels if name in record)
         taken = step - self.first  # none where only a look was owed

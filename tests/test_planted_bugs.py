@@ -52,7 +52,24 @@ from tests.strategies import tiny_gpt
 
 
 def plant(monkeypatch, module, name, old, new):
-    """Replace `old` by `new` in the source of `module.name`, everywhere that function is known."""
+    """Replace `old` by `new` in the source of `module.name`, everywhere that function is known. module: or a
+    class.
+    """
+    if inspect.isclass(module):  # a method: change it on its class
+        member = getattr(module, name)
+        # a property has its function inside
+        source = textwrap.dedent(inspect.getsource(getattr(member, "fget", member)))
+        assert source.count(old) == 1
+        planted = {}
+        exec(
+            compile(
+                "from __future__ import annotations\n" + source.replace(old, new), "<planted bug>", "exec"
+            ),
+            vars(sys.modules[module.__module__]),
+            planted,
+        )
+        monkeypatch.setattr(module, name, planted[name])
+        return
     function = getattr(module, name)
     function = getattr(function, "function", function)  # a registered loss wraps its function
     source = textwrap.dedent(inspect.getsource(function))
@@ -558,6 +575,10 @@ def the_losses_are_put_back_in_their_order():
 
 
 @pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    any_counterexample_will_do(monkeypatch)
+
+
 def any_counterexample_will_do(monkeypatch):
     """Finding one is enough here: do not look for the smallest. A test has taken its settings when it was
     defined, so they are changed where it keeps them.
@@ -579,22 +600,7 @@ def any_counterexample_will_do(monkeypatch):
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_found(bug, monkeypatch):
     module, name, old, new, killer = BUGS[bug]
-    if inspect.isclass(module):  # a method: change it on its class
-        member = getattr(module, name)
-        # a property has its function inside
-        source = textwrap.dedent(inspect.getsource(getattr(member, "fget", member)))
-        assert source.count(old) == 1
-        planted = {}
-        exec(
-            compile(
-                "from __future__ import annotations\n" + source.replace(old, new), "<planted bug>", "exec"
-            ),
-            vars(sys.modules[module.__module__]),
-            planted,
-        )
-        monkeypatch.setattr(module, name, planted[name])
-    else:
-        plant(monkeypatch, module, name, old, new)
+    plant(monkeypatch, module, name, old, new)
     with pytest.raises(BaseException) as caught:
         killer()
     assert not isinstance(caught.value, (KeyboardInterrupt, SystemExit, SyntaxError, NameError, TypeError))

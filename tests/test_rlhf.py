@@ -1,6 +1,7 @@
 """The opponent: its gradient is J's, its optimum is the closed form, its details are where they should be."""
 
 import copy
+import dataclasses
 import functools
 import json
 import math
@@ -11,36 +12,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mini_dpo.batches import Encoded, collate, pack
+from mini_dpo.errors import TrainingFailed
 from mini_dpo.exact import END, LONGEST_RESPONSE, PROMPTS, every_response, list_responses, make_reference
 from mini_dpo.logprobs import response_logps, token_logps
-from mini_dpo.optimizers import LoopConfig
+from mini_dpo.optimizers import LoopConfig, make_optimizer
 from mini_dpo.rlhf import __main__ as rlhf
 from mini_dpo.rlhf import algorithms, loop
 from mini_dpo.rlhf import reward as reward_file
 from mini_dpo.rlhf import rollout as rollout_file
 from mini_dpo.rlhf.algorithms import (
+    ALGORITHMS,
     clipped,
     generalised_advantages,
     grpo_loss,
     leave_one_out,
     ppo_loss,
     reinforce_loss,
-    returns_of,
     rloo_loss,
     standardised,
     token_rewards,
     value_loss,
-    whitened,
 )
-from mini_dpo.rlhf.loop import ALGORITHMS, Learner, Task, advantages_of, optimise
-from mini_dpo.rlhf.reward import ScalarModel, last_places, scores_of
-from mini_dpo.rlhf.rollout import Rollout, roll_out
+from mini_dpo.rlhf.loop import Learner, optimise, with_values
+from mini_dpo.rlhf.reward import ScalarModel, last_places, per_response
+from mini_dpo.rlhf.rollout import Task, roll_out
 from mini_dpo.saving.stages import StageFiles
 from mini_dpo.theory.bradley_terry import kl, log_partition, objective, optimal_policy
 from mini_dpo.train import __main__ as train
 from tests.commands import SHAPE, run
 from tests.strategies import encoded_trees, tiny_gpt
-from tests.test_planted_bugs import plant
+from tests.test_planted_bugs import any_counterexample_will_do, plant
 
 BETA = 0.5
 RESPONSES = list_responses()
@@ -61,25 +62,39 @@ def tea_house():
 
 
 def judge(reward):
-    """A score for `roll_out`: the reward of each response, looked up."""
+    """A score for `roll_out`: the reward of each response, looked up. A cut one has any."""
     number = {tuple(response): i for i, response in enumerate(RESPONSES)}
 
-    def score(batch, numbers):
-        said = batch.index.targets.split(batch.lengths.tolist())
-        return torch.stack(
-            [reward[i, number[tuple(tokens.tolist())]] for i, tokens in zip(numbers, said, strict=True)]
-        )
+    def score(written, batch):
+        return torch.stack([reward[s.prompt[0], number[tuple(s.response)]] for s in written])
 
     return score
 
 
 def rollout_of(policy, reference, reward, n, k, seed):
     """n k responses to each of the two prompts. Three words end a response as end-of-text does."""
+    given = []
+
+    def score(written, batch):
+        given.append(judge(reward)(written, batch))
+        return given[0]
+
     drawn = roll_out(
-        policy, reference, judge(reward), PROMPTS * n, [0, 1] * n, k, END, LONGEST_RESPONSE, -9.0, seed
+        policy, task(reference, reward, prompts=PROMPTS * n, n_prompts=2 * n, k=k, score=score), seed, 0
     )
-    scores = judge(reward)(drawn.batch, [i for i in [0, 1] * n for _ in range(k)])
-    return Rollout(drawn.batch, k, drawn.logps, drawn.ref_logps, scores, drawn.finished)
+    return dataclasses.replace(drawn, scores=given[0])
+
+
+def returns_of(rollout):
+    """The return of each response: (S,)."""
+    return per_response(rollout.batch, token_rewards(rollout, BETA))
+
+
+def words_asked(rollout):
+    """The prompt, of one word, of each response: (S,)."""
+    batch = rollout.batch
+    roots = batch.ids[batch.layout.positions == 0]  # (P,)
+    return roots.repeat_interleave(len(batch.lengths) // len(roots))
 
 
 def exact_gradient(policy, reference, reward):
@@ -135,7 +150,7 @@ def test_the_gradient_is_that_of_j_in_expectation(tea_house, name):
     estimates = []
     for seed in range(60):
         rollout = rollout_of(policy, reference, reward, n=8, k=k, seed=seed)
-        returns = returns_of(rollout, BETA)
+        returns = returns_of(rollout)
         if (
             name == "ppo"
         ):  # without a value network; a mean over tokens, so times their number for each response
@@ -167,8 +182,8 @@ def test_at_the_optimum_every_rloo_advantage_is_zero(tea_house):
     constant = BETA * log_partition(ref_logps, reward, BETA)  # (2,)
     for k in (2, 3, 5):
         rollout = rollout_of(policy, reference, reward, n=4, k=k, seed=k)
-        returns = returns_of(rollout, BETA)
-        expected = constant.repeat(4).repeat_interleave(k)
+        returns = returns_of(rollout)
+        expected = constant[words_asked(rollout)]
         torch.testing.assert_close(returns, expected, rtol=0, atol=1e-9)
         assert float(leave_one_out(returns, k).abs().max()) < 1e-9
 
@@ -226,22 +241,13 @@ def test_grpo_s_advantages_are_standardised_within_a_prompt():
     torch.testing.assert_close(found, torch.tensor([-1.0, 0.0, 1.0, 0.0, 0.0, 0.0]), rtol=0, atol=1e-3)
 
 
-def test_whitening_leaves_the_order_and_takes_scale_and_mean():
-    values = torch.tensor([3.0, -1.0, 7.0])
-    found = whitened(values)
-    assert abs(float(found.mean())) < 1e-6 and abs(float(found.std()) - 1) < 1e-6
-    assert found.argsort().tolist() == values.argsort().tolist()
-
-
 # --- the reward of a token
 
 
-def test_the_rewards_of_tokens_sum_to_the_return_and_the_score_is_at_the_end(tea_house):
+def test_the_score_is_at_the_end_and_each_token_pays_for_its_divergence(tea_house):
     reference, reward = tea_house
     rollout = rollout_of(moved(reference), reference, reward, n=3, k=2, seed=0)
-    rewards = token_rewards(rollout, BETA)
-    torch.testing.assert_close(rollout.per_response(rewards), returns_of(rollout, BETA))
-    without = rewards + BETA * rollout.log_ratios
+    without = token_rewards(rollout, BETA) + BETA * (rollout.logps - rollout.ref_logps)
     for part, score in zip(without.split(rollout.batch.lengths.tolist()), rollout.scores, strict=True):
         assert float(part[:-1].abs().sum()) < 1e-12 and abs(float(part[-1] - score)) < 1e-12
 
@@ -254,22 +260,39 @@ def test_both_estimators_of_the_divergence_are_unbiased_and_k3_is_never_negative
     batch = every_response(RESPONSES)
     with torch.no_grad():
         exact = float(kl(*(response_logps(m, batch).view(2, K) for m in (policy, reference))).mean())
-    for tokens in (rollout.log_ratios, rollout.k3()):
-        each = rollout.per_response(tokens)
+    for tokens in (rollout.k1, rollout.k3):
+        each = per_response(rollout.batch, tokens)
         assert abs(float(each.mean()) - exact) < 4 * float(each.std()) / math.sqrt(len(each))
-    assert float(rollout.k3().min()) >= 0
+    assert float(rollout.k3.min()) >= 0
 
 
 def test_what_never_ends_gets_the_fixed_score(tea_house):
     reference, reward = tea_house
     rollout = roll_out(
-        reference, reference, judge(reward), PROMPTS * 20, [0, 1] * 20, 1, END, 3, -9.0, seed=0
+        reference, task(reference, reward, prompts=PROMPTS * 20, n_prompts=40, missing_end=-9.0), 0, 0
     )
+    cut = rollout.batch.lengths == LONGEST_RESPONSE  # three words fill the room, but for the end
     assert not rollout.finished.all() and rollout.finished.any()
-    assert (
-        set(rollout.scores[~rollout.finished].tolist()) == {-9.0}
-        and -9.0 not in rollout.scores[rollout.finished]
-    )
+    assert set(rollout.scores[~rollout.finished].tolist()) == {-9.0}
+    assert -9.0 not in rollout.scores[rollout.finished] and cut[~rollout.finished].all()
+
+
+def test_each_pass_asks_every_prompt_once_in_an_order_of_its_own(tea_house):
+    reference, reward = tea_house
+    prompts = [[0], [1], [0, 1], [1, 0]]
+    orders = []
+    for first in (0, 2):
+        some = task(
+            reference, reward, prompts=prompts, max_new_tokens=1, score=lambda w, b: torch.zeros(len(w))
+        )
+        asked = []
+        for step in (first, first + 1):
+            batch = roll_out(reference, some, 5, step).batch
+            texts = batch.ids.split([n for size in batch.layout.sizes for n in size])
+            asked += [text.tolist() for text in texts[::2]]
+        assert sorted(asked) == sorted(prompts)
+        orders.append(asked)
+    assert orders[0] != orders[1]
 
 
 def test_the_policy_that_wrote_has_no_gradient(tea_house):
@@ -305,7 +328,7 @@ def test_at_the_first_pass_all_have_the_gradient_of_reinforce(tea_house):
     reference, reward = tea_house
     policy = moved(reference)
     rollout = rollout_of(policy, reference, reward, n=2, k=3, seed=1)
-    A = leave_one_out(returns_of(rollout, BETA), 3)
+    A = leave_one_out(returns_of(rollout), 3)
 
     def gradient(loss):
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
@@ -337,11 +360,40 @@ def test_the_score_is_read_at_the_last_token_of_each_response(trees):
     batch = pack(trees)
     assert batch.ids[last_places(batch)].tolist() == [s.response[-1] for tree in trees for s in tree]
     alone = [
-        model.hidden(torch.tensor([s.ids]))[0, -1] @ model.head + model.bias[0]
+        model.hidden(torch.tensor([s.ids]))[0, -1] @ model.head[0] + model.bias[0]
         for tree in trees
         for s in tree
     ]
-    torch.testing.assert_close(scores_of(model, batch), torch.stack(alone))
+    torch.testing.assert_close(model.scores(batch), torch.stack(alone))
+
+
+@given(encoded_trees(n=2))
+def test_the_score_of_tokens_is_the_sum_over_them_of_state_before_and_row(trees):
+    """In plain loops, each text alone: h before a token, times the token's own row of the head."""
+    model, batch = token_model(), pack(trees)
+    expected = []
+    for s in (s for tree in trees for s in tree):
+        states = model.hidden(torch.tensor([s.ids]))[0]  # (T, C)
+        start = len(s.prompt)
+        expected.append(sum(states[start + i - 1] @ model.head[token] for i, token in enumerate(s.response)))
+    torch.testing.assert_close(model.scores(batch), torch.stack(expected) + model.bias)
+
+
+def token_model():
+    model = ScalarModel(tiny_gpt(1), tiny_gpt(1).config.vocab_size).double().eval()
+    assert not model.head.any(), "every response begins with 0"
+    torch.manual_seed(1)
+    model.head.data.normal_()
+    return model
+
+
+def test_every_weight_of_a_reward_model_is_given_to_the_optimizer():
+    """A head of (V, C) is no vector and no matrix of a block."""
+    model = token_model()
+    for kind in ("adamw", "muon"):
+        optimizer = make_optimizer(model, LoopConfig(steps=1, lr=1.0, optimizer=kind))
+        given = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        assert sorted(given) == sorted(map(id, model.parameters()))
 
 
 def test_the_score_of_a_conversation_is_read_at_its_end_however_much_of_it_is_trained_on():
@@ -354,7 +406,7 @@ def test_the_score_of_a_conversation_is_read_at_its_end_however_much_of_it_is_tr
 
 def scalar_model():
     torch.manual_seed(0)
-    return ScalarModel(tiny_gpt(1)).double().eval()
+    return ScalarModel(tiny_gpt(1), 1).double().eval()
 
 
 def test_the_reward_model_begins_as_the_trunk_with_a_calm_head():
@@ -371,7 +423,7 @@ def test_the_reward_model_begins_as_the_trunk_with_a_calm_head():
 
 def task(reference, reward, **changes):
     settings = dict(reference=reference, score=judge(reward), prompts=PROMPTS, end_of_text=END, beta=BETA)
-    settings |= dict(n_prompts=2, max_new_tokens=LONGEST_RESPONSE, missing_end=0.0)
+    settings |= dict(n_prompts=2, k=1, max_new_tokens=LONGEST_RESPONSE, missing_end=0.0)
     return Task(**{**settings, **changes})
 
 
@@ -379,17 +431,10 @@ def task(reference, reward, **changes):
 def test_each_algorithm_raises_j(tea_house, name, tmp_path):
     reference, reward = tea_house
     reward = 3 * reward  # unfinished responses get 0
-    value = ScalarModel(copy.deepcopy(reference).requires_grad_(True)).double() if name == "ppo" else None
+    value = ScalarModel(reference, 1).double() if name == "ppo" else None
     learner = Learner(copy.deepcopy(reference).requires_grad_(True), value)
     config = LoopConfig(steps=40 if name == "ppo" else 80, lr=3e-3, warmup=5, save_every=100)
-    prompts = PROMPTS * 32
-    some = task(
-        reference,
-        reward,
-        prompts=prompts,
-        n_prompts=16,
-        score=lambda b, n: judge(reward)(b, [i % 2 for i in n]),
-    )
+    some = task(reference, reward, prompts=PROMPTS * 32, n_prompts=16, k=ALGORITHMS[name].k)
     optimise(learner, some, ALGORITHMS[name], config, StageFiles(name, tmp_path, "toy"))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     first, last = (sum(row["rewards/objective"] for row in part) / 10 for part in (rows[:10], rows[-10:]))
@@ -403,7 +448,7 @@ def test_a_stopped_optimisation_goes_on_to_the_same_weights(tea_house, tmp_path,
 
     def start(folder):
         torch.manual_seed(0)
-        value = ScalarModel(copy.deepcopy(reference)).double().requires_grad_(True)
+        value = ScalarModel(reference, 1).double().requires_grad_(True)
         learner = Learner(copy.deepcopy(reference).requires_grad_(True), value)
         config = LoopConfig(steps=8, lr=1e-3, save_every=5)
         optimise(
@@ -416,34 +461,61 @@ def test_a_stopped_optimisation_goes_on_to_the_same_weights(tea_house, tmp_path,
         folder.mkdir()
         if stop:
             with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-                patched.setattr(loop, "write", stopping(loop.write, stop))
+                patched.setattr(loop, "roll_out", stopping(loop.roll_out, stop))
                 start(folder)
         ends.append((start(folder), (folder / "metrics.jsonl").read_bytes()))
     assert torch.equal(ends[0][0], ends[1][0]) and ends[0][1] == ends[1][1]
 
 
 def stopping(write, step):
-    def stopped(policy, task, k, seed, now):
+    def stopped(policy, task, seed, now):
         if now == step:
             raise KeyboardInterrupt
-        return write(policy, task, k, seed, now)
+        return write(policy, task, seed, now)
 
     return stopped
+
+
+@pytest.mark.parametrize("name", ["rloo", "ppo"])
+def test_a_score_that_is_no_number_stops_with_the_step_named(tea_house, name, tmp_path):
+    """The checkpoint before it stays, and no weight is touched by the step."""
+    reference, reward = tea_house
+    calls = []
+
+    def score(written, batch):
+        calls.append(1)
+        return judge(reward)(written, batch) * (math.nan if len(calls) == 3 else 1)
+
+    learner = Learner(copy.deepcopy(reference).requires_grad_(True))
+    learner.value = ScalarModel(reference, 1).double() if name == "ppo" else None
+    files = StageFiles(name, tmp_path, "toy")
+    some = task(reference, reward, score=score, prompts=PROMPTS * 8, n_prompts=16, k=ALGORITHMS[name].k)
+    with pytest.raises(TrainingFailed, match=f"{name}, step 3: the loss is nan"):
+        optimise(learner, some, ALGORITHMS[name], LoopConfig(steps=5, lr=1e-3, save_every=2), files)
+    kept = torch.load(files.checkpoint)
+    assert kept["step"] == 2 and all(
+        torch.equal(w, learner.state_dict()[k]) for k, w in kept["model"].items()
+    )
 
 
 def test_a_value_is_read_before_its_token_and_an_advantage_is_of_its_token(tea_house):
     """The value network says what a text is worth before the token is known."""
     reference, reward = tea_house
     torch.manual_seed(1)
-    value = ScalarModel(copy.deepcopy(reference)).double().eval()
+    value = ScalarModel(reference, 1).double().eval()
     rollout = rollout_of(moved(reference), reference, reward, n=2, k=1, seed=2)
-    _, targets, values = advantages_of(value, rollout, returns_of(rollout, BETA), BETA, ALGORITHMS["ppo"])
+    rewards = token_rewards(rollout, BETA)
+    advantages, targets, values = with_values(value, rollout.batch, rewards)
     expected, said = [], rollout.batch.index.targets.split(rollout.batch.lengths.tolist())
-    for prompt, response in zip(PROMPTS * 2, said, strict=True):
-        text = torch.tensor([prompt + response.tolist()[:-1]])
-        expected.append(value.hidden(text)[0, len(prompt) - 1 :] @ value.head + value.bias)
+    for word, response in zip(words_asked(rollout).tolist(), said, strict=True):
+        text = torch.tensor([[word, *response.tolist()[:-1]]])
+        expected.append(value.hidden(text)[0] @ value.head[0] + value.bias)
     torch.testing.assert_close(values, torch.cat(expected))
-    assert targets.shape == values.shape and not targets.requires_grad
+    assert not targets.requires_grad
+    plain = generalised_advantages(rewards, values, rollout.batch.lengths)
+    torch.testing.assert_close(targets, plain + values)  # the value learns in units of reward
+    assert abs(float(advantages.mean())) < 1e-6 and abs(float(advantages.std()) - 1) < 1e-6
+    assert advantages.argsort().tolist() == plain.argsort().tolist()
 
 
 def planted_bugs():
@@ -451,9 +523,9 @@ def planted_bugs():
     return {
         "the sign of KL": (
             algorithms,
-            "returns_of",
-            "rollout.scores - beta",
-            "rollout.scores + beta",
+            "token_rewards",
+            "(-beta",
+            "(beta",
             test_at_the_optimum_every_rloo_advantage_is_zero,
         ),
         "the reward at the first token": (
@@ -461,7 +533,7 @@ def planted_bugs():
             "token_rewards",
             "cumsum(0) - 1",
             "cumsum(0) - rollout.batch.lengths",
-            test_the_rewards_of_tokens_sum_to_the_return_and_the_score_is_at_the_end,
+            test_the_score_is_at_the_end_and_each_token_pays_for_its_divergence,
         ),
         "old log-probs with gradient": (
             rollout_file,
@@ -479,9 +551,9 @@ def planted_bugs():
         ),
         "the value after the token": (
             loop,
-            "advantages_of",
-            "rollout.batch.index.rows)",
-            "rollout.batch.index.rows + 1)",
+            "with_values",
+            "batch.index.rows)",
+            "batch.index.rows + 1)",
             test_a_value_is_read_before_its_token_and_an_advantage_is_of_its_token,
         ),
         "the ratio inverted": (
@@ -498,11 +570,18 @@ def planted_bugs():
             "groups.mean(1, keepdim=True)",
             lambda tea: test_a_baseline_never_contains_its_own_response(),
         ),
+        "the state at the token, not before it": (
+            reward_file.ScalarModel,
+            "scores",
+            "batch.index.rows)",
+            "batch.index.rows + 1)",
+            lambda tea: test_the_score_of_tokens_is_the_sum_over_them_of_state_before_and_row(),
+        ),
         "the score at the token before the last": (
             reward_file,
             "last_places",
-            "cumsum(0) - 1)",
-            "cumsum(0) - 2)",
+            "end - 1 for",
+            "end - 2 for",
             lambda tea: test_the_score_is_read_at_the_last_token_of_each_response(),
         ),
     }
@@ -512,6 +591,7 @@ def planted_bugs():
 def test_a_planted_bug_is_found(bug, monkeypatch, tea_house):
     module, name, old, new, killer = planted_bugs()[bug]
     plant(monkeypatch, module, name, old, new)
+    any_counterexample_will_do(monkeypatch)
     with pytest.raises(Exception) as caught:
         killer(tea_house)
     assert not isinstance(caught.value, (NameError, TypeError)), caught.value
@@ -538,10 +618,10 @@ def test_the_command_trains_beside_dpo(monkeypatch, capsys, tmp_path):
     flags = [f for f in flags if f != "40"]
     flags.remove("--context")
     assert run(monkeypatch, capsys, train, *flags)[0] == 0
-    for reward in ("learned", "true"):
+    for reward in ("tokens", "last", "true"):
         argv = ["run", "--steps", "2", "--responses", "8", "--reward-epochs", "0.02", "--reward", reward]
         status, said, err = run(monkeypatch, capsys, rlhf, *argv)
-        assert status == 0 and "reward model: right about" in said, err
+        assert status == 0 and ("reward model: right about" in said) == (reward != "true"), err
         heads = next(line for line in said.splitlines() if line.startswith("on held-out prompts")).split()
         assert heads[-3:] == ["SFT", "RLOO", "DPO"]
         assert (tmp_path / "run" / f"rloo-{reward}" / "policy.pt").exists()

@@ -15,9 +15,14 @@ no gradient in expectation, and k3 has a wrong one: arXiv:2510.01555, 2512.21852
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 
+from mini_dpo.rlhf.reward import per_response
 from mini_dpo.rlhf.rollout import Rollout
 
 CLIP = 0.2  # how far a ratio may leave 1 and still be pushed (arXiv:1707.06347, and for RLOO TRL's default)
@@ -28,16 +33,12 @@ VALUE_WEIGHT = 0.1  # of the value network's loss (N+)
 # --- returns and advantages, none of which has a gradient
 
 
-def returns_of(rollout: Rollout, beta: float) -> Tensor:
-    """score - beta log(policy / reference) of each response: (S,), units of reward."""
-    return rollout.scores - beta * rollout.per_response(rollout.log_ratios)
-
-
 def token_rewards(rollout: Rollout, beta: float) -> Tensor:
-    """The same, token by token: the KL divergence's share of each, and the score at the last one: (R,)."""
-    rewards = -beta * rollout.log_ratios
+    """-beta log(policy / reference) of each token, and at a response's last token its score too: (R,), units
+    of reward. Their sum over a response is its return.
+    """
     last = rollout.batch.lengths.cumsum(0) - 1  # (S,), the number of each response's last token
-    return rewards.index_add(0, last, rollout.scores.to(rewards.dtype))
+    return (-beta * rollout.k1).index_add(0, last, rollout.scores.to(rollout.k1.dtype))
 
 
 def leave_one_out(returns: Tensor, k: int) -> Tensor:
@@ -63,20 +64,10 @@ def generalised_advantages(rewards: Tensor, values: Tensor, lengths: Tensor, lam
     """
     advantages: list[float] = []
     for r, v in zip(rewards.split(lengths.tolist()), values.split(lengths.tolist()), strict=True):
-        deltas = (r + torch.cat([v[1:], v.new_zeros(1)]) - v).tolist()
-        following, backwards = 0.0, []
-        for delta in reversed(deltas):
-            following = delta + lam * following
-            backwards.append(following)
-        advantages += reversed(backwards)
+        deltas = r + torch.cat([v[1:], v.new_zeros(1)]) - v
+        backwards = accumulate(reversed(deltas.tolist()), lambda following, delta: delta + lam * following)
+        advantages += reversed(list(backwards))
     return rewards.new_tensor(advantages)
-
-
-def whitened(values: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 over all tokens of the batch: (R,) -> (R,). Of advantages, and not of rewards
-    (N+; arXiv:2404.10719 finds it among what PPO needs to win).
-    """
-    return (values - values.mean()) / (values.std() + 1e-8)
 
 
 # --- losses, whose gradient is the policy's
@@ -92,18 +83,18 @@ def clipped(log_ratio: Tensor, advantages: Tensor) -> Tensor:
 
 def reinforce_loss(rollout: Rollout, advantages: Tensor, logps: Tensor) -> Tensor:
     """-A log pi(y), the mean over responses. advantages: (S,). logps: (R,), with gradient."""
-    return -(advantages * rollout.per_response(logps)).mean()
+    return -(advantages * per_response(rollout.batch, logps)).mean()
 
 
 def rloo_loss(rollout: Rollout, advantages: Tensor, logps: Tensor) -> Tensor:
     """PPO's loss of whole responses. At the first pass its gradient is REINFORCE's. advantages: (S,)."""
-    return clipped(rollout.per_response(logps - rollout.logps), advantages).mean()
+    return clipped(per_response(rollout.batch, logps - rollout.logps), advantages).mean()
 
 
 def grpo_loss(rollout: Rollout, advantages: Tensor, logps: Tensor) -> Tensor:
     """PPO's loss of tokens, the mean over each response's tokens, then over responses. advantages: (S,)."""
     per_token = clipped(logps - rollout.logps, advantages[rollout.batch.index.owners])  # (R,)
-    return (rollout.per_response(per_token) / rollout.batch.lengths).mean()
+    return (per_response(rollout.batch, per_token) / rollout.batch.lengths).mean()
 
 
 def ppo_loss(rollout: Rollout, advantages: Tensor, logps: Tensor) -> Tensor:
@@ -117,3 +108,23 @@ def value_loss(values: Tensor, before: Tensor, targets: Tensor) -> Tensor:
     """
     near = before + (values - before).clamp(-CLIP, CLIP)
     return 0.5 * torch.maximum((values - targets) ** 2, (near - targets) ** 2).mean()
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """k: responses to a prompt. passes: over the responses of a step. loss: of a rollout, advantages and the
+    log-probs now. advantages: of the returns (S,) and k; None where a value network gives them.
+    """
+
+    k: int
+    passes: int
+    loss: Callable[[Rollout, Tensor, Tensor], Tensor]
+    advantages: Callable[[Tensor, int], Tensor] | None
+
+
+ALGORITHMS = {
+    "rloo": Algorithm(4, 1, rloo_loss, leave_one_out),
+    "ppo": Algorithm(1, 4, ppo_loss, None),
+    "grpo": Algorithm(4, 1, grpo_loss, standardised),
+    "reinforce": Algorithm(1, 1, reinforce_loss, lambda returns, k: leave_one_out(returns, len(returns))),
+}

@@ -1,91 +1,94 @@
-"""The reward model: the SFT model's trunk, and one number for a response, read at its last token.
+"""The reward model: the SFT model's trunk, and a head that gives a response its score. It is trained so that
+sigmoid(score of chosen - score of rejected) is the probability of the label (Bradley-Terry).
 
-It is trained on preferences so that sigmoid(score of chosen - score of rejected) is the probability of the
-label (Bradley-Terry). Details of it are from "The N+ Implementation Details of RLHF with PPO"
-(arXiv:2403.17031), called N+ below.
+    tokens   the sum over the response's tokens of h . u[token], with h (C,) the state before the token and
+             a row u[v] for each token v of the vocabulary: the reward of an action is summed over a segment
+             (arXiv:1706.03741, section 2.2.3), and is a logit (arXiv:2505.23363)
+    last     h . u, with h the state at the response's last token: the usual one. Its details are from "The
+             N+ Implementation Details of RLHF with PPO" (arXiv:2403.17031), called N+ below
+
+The state before a token is what the SFT model predicts the token from: the state knows which fact belongs
+there. And each token has a gradient, as in DPO. On the toy shop `tokens` is right about as many held-out
+pairs as DPO's implicit reward. `last` is right about a tenth fewer: it hardly notices a wrong fact.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mini_dpo.batches import Batch, Batches, Encoded, EncodedPair, PairBatch, collate, collate_pairs
+from mini_dpo.batches import Batch, Batches, EncodedPair, PairBatch, collate_pairs
 from mini_dpo.model import GPT
 from mini_dpo.objectives import Outcome
 from mini_dpo.theory.bradley_terry import preference_probability, wins
 
 
 class ScalarModel(GPT):
-    """A GPT that gives one number at a place of a text: a reward model, or a value network."""
+    """A GPT that gives numbers in place of log-probs: a reward model, or a value network."""
 
-    def __init__(self, trunk: GPT) -> None:
-        """Begin with the weights of `trunk`."""
+    def __init__(self, trunk: GPT, rows: int) -> None:
+        """Begin with the weights of `trunk`. rows: of the head: 1 for `last` and for a value network, the
+        size of the vocabulary for `tokens`, which begins with 0 for every response.
+        """
         super().__init__(trunk.config)
-        self.load_state_dict(trunk.state_dict())
+        self.load_state_dict(trunk.state_dict(), strict=False)  # a trunk's own head is left behind
         C = trunk.config.n_embd
-        self.head = nn.Parameter(torch.randn(C) / math.sqrt(C + 1))  # N+
+        self.head = nn.Parameter(torch.randn(1, C) / math.sqrt(C + 1) if rows == 1 else torch.zeros(rows, C))
         self.bias = nn.Parameter(torch.zeros(1))
 
-    def at(self, batch: Batch, places: Tensor) -> Tensor:
-        """The number at each of these places of a batch's row, (N,) -> (N,)."""
-        return self.hidden_at(batch.ids, batch.layout, places) @ self.head + self.bias  # (N, C) -> (N,)
+    def values(self, batch: Batch, places: Tensor) -> Tensor:
+        """What a text is worth up to each of these places of the row: (N,) -> (N,)."""
+        return self.hidden_at(batch.ids, batch.layout, places) @ self.head[0] + self.bias  # (N, C) -> (N,)
+
+    def scores(self, batch: Batch) -> Tensor:
+        """The score of each response: (S,)."""
+        if len(self.head) == 1:
+            return self.values(batch, last_places(batch))
+        hidden = self.hidden_at(batch.ids, batch.layout, batch.index.rows)  # (R, C)
+        return per_response(batch, (hidden * self.head[batch.index.targets]).sum(1)) + self.bias
+
+
+def per_response(batch: Batch, values: Tensor) -> Tensor:
+    """The sum over each response's tokens: (R,) -> (S,)."""
+    return values.new_zeros(len(batch.lengths)).index_add(0, batch.index.owners, values)
 
 
 def last_places(batch: Batch) -> Tensor:
     """The place in the row of each response's last token, trained on or not: (S,). It is the end-of-text of a
     finished response.
     """
-    sizes = [n for size in batch.layout.sizes for n in size]  # of each prompt and of its responses
-    of_response = [i > 0 for size in batch.layout.sizes for i in range(len(size))]
-    return (torch.tensor(sizes).cumsum(0) - 1)[torch.tensor(of_response)]
-
-
-def scores_of(model: ScalarModel, batch: Batch) -> Tensor:
-    """The score of each response of a batch: (S,)."""
-    return model.at(batch, last_places(batch))
+    ends = accumulate(n for size in batch.layout.sizes for n in size)  # of each prompt and of its responses
+    of_response = (i > 0 for size in batch.layout.sizes for i in range(len(size)))
+    places = [end - 1 for end, yes in zip(ends, of_response, strict=True) if yes]
+    return torch.tensor(places, device=batch.ids.device)
 
 
 def reward_objective(model: GPT, batch: PairBatch) -> Outcome:
     """-log sigmoid(score of chosen - score of rejected), summed over the pairs. A pair shares its prompt."""
     assert isinstance(model, ScalarModel)
     model.eval()  # dropout off
-    scores = scores_of(model, batch.sequences)  # (2B,)
-    chosen, rejected = scores[0::2], scores[1::2]
-    metrics = {"accuracy": wins(chosen.detach(), rejected.detach())}
+    chosen, rejected = model.scores(batch.sequences).view(-1, 2).T  # (B,) each
+    metrics = {"rewards/accuracies": wins(chosen.detach(), rejected.detach())}
     return Outcome(-F.logsigmoid(chosen - rejected).sum(), len(chosen), metrics)
 
 
 @torch.no_grad()
-def mean_score(model: ScalarModel, responses: Sequence[Encoded], rows: int = 64) -> float:
-    """The mean score of demonstrated responses, which is subtracted from every score: then 0 is as good as
-    the SFT data (N+).
+def calibration(model: ScalarModel, pairs: Sequence[EncodedPair], bins: int = 5) -> list[str]:
+    """Lines that say how many held-out pairs the model ranks as their labels do, and of a bin of pairs: what
+    probability the model gives to its answer, and how often the answer is right.
     """
-    model.eval()
-    batches = Batches(responses, collate, rows, seed=0).once()
-    return float(torch.cat([scores_of(model, batch) for batch in batches]).mean())
-
-
-@torch.no_grad()
-def calibration(
-    model: ScalarModel, pairs: Sequence[EncodedPair], bins: int = 5, rows: int = 64
-) -> tuple[float, list[str]]:
-    """(The share of held-out pairs whose chosen response has the larger score, a line a bin: what the model
-    says of its answer, and how often it is right.)
-    """
-    model.eval()
-    batches = Batches(pairs, collate_pairs, rows, seed=0).once()
-    scores = torch.cat([scores_of(model, batch.sequences) for batch in batches])  # (2N,)
-    chosen, rejected = scores[0::2], scores[1::2]
-    sure = preference_probability(torch.maximum(chosen, rejected), torch.minimum(chosen, rejected))  # (N,)
-    right = wins(chosen, rejected)  # (N,)
-    lines = []
+    device = model.head.device
+    batches = Batches(pairs, collate_pairs, 64, seed=0).once()
+    scores = torch.cat([model.scores(batch.sequences.to(device)).view(-1, 2) for batch in batches])  # (N, 2)
+    right = wins(scores[:, 0], scores[:, 1])  # (N,)
+    sure = preference_probability(scores.amax(1), scores.amin(1))  # (N,)
+    lines = [f"reward model: right about {float(right.mean()):.3f} of {len(pairs)} held-out pairs"]
     for part in sure.argsort().chunk(bins):
-        lines.append(
-            f"says {float(sure[part].mean()):.2f}, is right {float(right[part].mean()):.2f} of the time"
-        )
-    return float(right.mean()), lines
+        said, was = float(sure[part].mean()), float(right[part].mean())
+        lines.append(f"  says {said:.2f}, is right {was:.2f} of the time")
+    return lines

@@ -13,8 +13,26 @@ from mini_dpo.generate import generate
 from mini_dpo.logprobs import token_logps
 from mini_dpo.model import GPT
 
-# (a batch of responses, the numbers of its prompts) -> a score for each response, (S,)
-Score = Callable[[Batch, Sequence[int]], Tensor]
+# (S responses, the same as a batch) -> the score of each, (S,)
+Score = Callable[[Sequence[Encoded], Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned. prompts: token ids. beta: the price of a nat. n_prompts: prompts a step, with k
+    responses each. missing_end: the score of a response without end-of-text: a fixed low one, because the
+    reward model has never seen a text that does not end (N+).
+    """
+
+    reference: GPT
+    score: Score
+    prompts: Sequence[list[int]]
+    end_of_text: int
+    beta: float
+    n_prompts: int
+    k: int
+    max_new_tokens: int
+    missing_end: float = -10.0
 
 
 @dataclass(frozen=True)
@@ -26,62 +44,43 @@ class Rollout:
     """
 
     batch: Batch
-    k: int
     logps: Tensor
     ref_logps: Tensor
     scores: Tensor
     finished: Tensor
 
-    def per_response(self, values: Tensor) -> Tensor:
-        """The sum over each response's tokens: (R,) -> (S,)."""
-        return values.new_zeros(len(self.batch.lengths)).index_add(0, self.batch.index.owners, values)
-
     @property
-    def log_ratios(self) -> Tensor:
-        """log(policy / reference) of each token: (R,). Their sum over a response drawn from the policy is the
-        estimator k1 of the KL divergence.
+    def k1(self) -> Tensor:
+        """log(policy / reference) of each token: (R,). Its sum over a response drawn from the policy is an
+        estimate of the KL divergence.
         """
         return self.logps - self.ref_logps
 
+    @property
     def k3(self) -> Tensor:
-        """The estimator k3 of the KL divergence of each token, r - 1 - log r with r = reference / policy:
-        (R,). It is never negative. It is logged, and not trained on: as a loss its gradient is another
-        (arXiv:2510.01555).
+        """r - 1 - log r of each token, with r = reference / policy: (R,). Its sum is an estimate too, and is
+        never negative. It is logged, and not trained on: its gradient is another (arXiv:2510.01555).
         """
-        return self.log_ratios.neg().exp() - 1 + self.log_ratios
+        return self.k1.neg().exp() - 1 + self.k1
 
 
 @torch.no_grad()
-def roll_out(
-    policy: GPT,
-    reference: GPT,
-    score: Score,
-    prompts: Sequence[list[int]],
-    numbers: Sequence[int],
-    k: int,
-    end_of_text: int,
-    max_new_tokens: int,
-    missing_end: float,
-    seed: int,
-) -> Rollout:
-    """Draw k responses to each prompt from the policy, at temperature 1: then the log-probs that are scored
-    are those that were drawn from.
-
-    numbers: which prompts these are, for `score`. missing_end: the score of a response without end-of-text: a
-    fixed low one, because the reward model has never seen a text that does not end (N+).
+def roll_out(policy: GPT, task: Task, seed: int, step: int) -> Rollout:
+    """The responses of a step, drawn at temperature 1: then the log-probs that are scored are those that were
+    drawn from. Each pass over the prompts has an order of its own.
     """
-    asked = [prompt for prompt in prompts for _ in range(k)]
-    responses = generate(policy, asked, end_of_text=end_of_text, max_new_tokens=max_new_tokens, seed=seed)
-    written = [Encoded(p, r) for p, r in zip(asked, responses, strict=True)]
-    batch = pack([written[i : i + k] for i in range(0, len(written), k)])
-    finished = torch.tensor([response[-1] == end_of_text for response in responses])  # (S,)
+    per_pass = max(1, len(task.prompts) // task.n_prompts)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step // per_pass)
+    order = torch.randperm(len(task.prompts), generator=generator)
+    numbers = order[step % per_pass * task.n_prompts :][: task.n_prompts].repeat_interleave(task.k)  # (S,)
+    prompts = [task.prompts[i] for i in numbers.tolist()]
+    end, most = task.end_of_text, task.max_new_tokens
+    said = generate(policy, prompts, end_of_text=end, max_new_tokens=most, seed=seed * 1_000_003 + step)
+    written = [Encoded(prompt, response) for prompt, response in zip(prompts, said, strict=True)]
+    device = policy.wte.weight.device
+    batch = pack([written[i : i + task.k] for i in range(0, len(written), task.k)]).to(device)
     policy.eval()  # dropout off, here and in every pass below
-    scores = score(batch, [number for number in numbers for _ in range(k)])
-    return Rollout(
-        batch,
-        k,
-        token_logps(policy, batch),
-        token_logps(reference, batch),
-        torch.where(finished, scores, scores.new_tensor(missing_end)),
-        finished,
-    )
+    scores = task.score(written, batch).to(device)  # (S,)
+    finished = torch.tensor([response[-1] == end for response in said], device=device)  # (S,)
+    scores = torch.where(finished, scores, task.missing_end)
+    return Rollout(batch, token_logps(policy, batch), token_logps(task.reference, batch), scores, finished)
