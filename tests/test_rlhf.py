@@ -32,8 +32,9 @@ from mini_dpo.rlhf.algorithms import (
     standardised,
     token_rewards,
     value_loss,
+    with_values,
 )
-from mini_dpo.rlhf.loop import Learner, optimise, with_values
+from mini_dpo.rlhf.loop import Learner, optimise
 from mini_dpo.rlhf.reward import ScalarModel, last_places, per_response
 from mini_dpo.rlhf.rollout import Task, roll_out
 from mini_dpo.saving.stages import StageFiles
@@ -550,7 +551,7 @@ def planted_bugs():
             test_at_the_first_pass_all_have_the_gradient_of_reinforce,
         ),
         "the value after the token": (
-            loop,
+            algorithms,
             "with_values",
             "batch.index.rows)",
             "batch.index.rows + 1)",

@@ -90,8 +90,8 @@ def main() -> None:
     begun, tokenizer, _, corpus = prepare(begun)
     if settings.reward == "true":
         judged(corpus)  # raises UserError without a judge
-    if not corpus.preferences or not isinstance(corpus.preferences[0], EncodedPair):
-        raise UserError(f"{run}: a reward model is fitted to pairs, and this run has none")
+    if not (corpus.preferences and corpus.held_out.pairs):
+        raise UserError(f"{run}: a reward model is fitted to pairs and tried on held-out ones; here are none")
     folder = Path(settings.out) if settings.out else run / f"{settings.algorithm}-{settings.reward}"
     (folder / "reward").mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -118,27 +118,19 @@ def check(settings: RlhfSettings) -> None:
         raise UserError(f"--seed must be in [0, 2^31), not {settings.seed}")
 
 
-@torch.no_grad()
 def fit_reward(setup: Setup) -> ScalarModel | None:
     """The reward model, fitted to the preferences. None where nothing asks for one."""
     settings, begun, folder, tokenizer, sft, corpus = setup
     if settings.reward == "true" and settings.algorithm != "ppo":
         return None
     torch.manual_seed(settings.seed)
-    model = ScalarModel(sft, tokenizer.vocab_size if settings.reward == "tokens" else 1).to(
-        sft.wte.weight.device
-    )
+    rows = tokenizer.vocab_size if settings.reward == "tokens" else 1
+    model = ScalarModel(sft, rows).to(begun.device)
     batches = Batches(cast(list[EncodedPair], corpus.preferences), collate_pairs, 32, settings.seed)
     steps = batches.count(settings.reward_epochs)
-    config = LoopConfig(steps=steps, lr=settings.reward_lr, warmup=steps // 10, seed=settings.seed)
-    with torch.enable_grad():
-        train(
-            model,
-            reward_objective,
-            batches,
-            config,
-            StageFiles("reward", folder / "reward", tokenizer.name, run=begun.id),
-        )
+    config = LoopConfig(steps, settings.reward_lr, steps // 10, seed=settings.seed)
+    files = StageFiles("reward", folder / "reward", tokenizer.name, run=begun.id)
+    train(model, reward_objective, batches, config, files)
     model.eval().requires_grad_(False)
     print("\n".join(calibration(model, corpus.held_out.pairs)), flush=True)
     if corpus.responses:  # then 0 is as good as the SFT data (N+)
@@ -171,9 +163,8 @@ def fit_policy(setup: Setup, model: ScalarModel | None) -> GPT:
     ids = list(map(list, prompts))
     task = Task(sft, score, ids, tokenizer.end_of_text, settings.beta, n_prompts, algorithm.k, longest)
     config = LoopConfig(settings.steps, settings.lr, settings.steps // 10, seed=settings.seed, save_every=20)
-    optimise(
-        learner, task, algorithm, config, StageFiles(settings.algorithm, folder, tokenizer.name, run=begun.id)
-    )
+    files = StageFiles(settings.algorithm, folder, tokenizer.name, run=begun.id)
+    optimise(learner, task, algorithm, config, files)
     kept = dict(stage="dpo", step=settings.steps, finished=True)
     save_checkpoint(folder / "policy.pt", learner.policy, tokenizer.name, **kept)
     return learner.policy.eval()

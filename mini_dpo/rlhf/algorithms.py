@@ -22,7 +22,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from mini_dpo.rlhf.reward import per_response
+from mini_dpo.batches import Batch
+from mini_dpo.rlhf.reward import ScalarModel, per_response
 from mini_dpo.rlhf.rollout import Rollout
 
 CLIP = 0.2  # how far a ratio may leave 1 and still be pushed (arXiv:1707.06347, and for RLOO TRL's default)
@@ -68,6 +69,17 @@ def generalised_advantages(rewards: Tensor, values: Tensor, lengths: Tensor, lam
         backwards = accumulate(reversed(deltas.tolist()), lambda following, delta: delta + lam * following)
         advantages += reversed(list(backwards))
     return rewards.new_tensor(advantages)
+
+
+@torch.no_grad()
+def with_values(value: ScalarModel, batch: Batch, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(advantages, what the value network should say, what it says now) of each token: (R,) each. Advantages
+    are whitened over the batch, and rewards are not (N+; arXiv:2404.10719 finds it among what PPO needs).
+    """
+    values = value.values(batch, batch.index.rows)  # (R,), before each token
+    advantages = generalised_advantages(rewards, values, batch.lengths)
+    whitened = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    return whitened, advantages + values, values
 
 
 # --- losses, whose gradient is the policy's

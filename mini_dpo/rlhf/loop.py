@@ -10,18 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from mini_dpo.batches import Batch
 from mini_dpo.logprobs import token_logps
 from mini_dpo.model import GPT
 from mini_dpo.optimizers import LoopConfig, learning_rate, step_where
 from mini_dpo.progress import Progress, ask_before_stopping
-from mini_dpo.rlhf.algorithms import (
-    VALUE_WEIGHT,
-    Algorithm,
-    generalised_advantages,
-    token_rewards,
-    value_loss,
-)
+from mini_dpo.rlhf.algorithms import VALUE_WEIGHT, Algorithm, token_rewards, value_loss, with_values
 from mini_dpo.rlhf.reward import ScalarModel, per_response
 from mini_dpo.rlhf.rollout import Rollout, Task, roll_out
 from mini_dpo.saving.stages import Stage, StageFiles
@@ -81,9 +74,7 @@ def learn(
         advantages = algorithm.advantages(returns, task.k)  # (S,)
     elif value:
         advantages, targets, before = with_values(value, batch, rewards)  # (R,) each
-    taken = torch.ones(
-        (), dtype=torch.bool, device=returns.device
-    )  # false from the first loss that is no number
+    taken = torch.tensor(True, device=returns.device)  # (), false from the first loss that is no number
     for _ in range(algorithm.passes):
         optimizer.zero_grad()
         loss = algorithm.loss(rollout, advantages, token_logps(learner.policy, batch))
@@ -105,14 +96,3 @@ def learn(
         "unfinished": (~rollout.finished).float().mean(),
         "response_tokens": batch.lengths.float().mean(),
     }
-
-
-@torch.no_grad()
-def with_values(value: ScalarModel, batch: Batch, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(advantages, what the value network should say, what it says now) of each token: (R,) each. Advantages
-    are whitened over the batch, and rewards are not (N+; arXiv:2404.10719 finds it among what PPO needs).
-    """
-    values = value.values(batch, batch.index.rows)  # (R,), before each token
-    advantages = generalised_advantages(rewards, values, batch.lengths)
-    whitened = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-    return whitened, advantages + values, values
