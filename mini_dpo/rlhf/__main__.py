@@ -28,7 +28,7 @@ from mini_dpo.optimizers import LoopConfig
 from mini_dpo.reference import freeze
 from mini_dpo.rlhf.algorithms import ALGORITHMS
 from mini_dpo.rlhf.loop import Learner, optimise
-from mini_dpo.rlhf.reward import ScalarModel, calibration, reward_objective
+from mini_dpo.rlhf.reward import ScalarModel, reward_objective
 from mini_dpo.rlhf.rollout import Task
 from mini_dpo.saving.checkpoint import load_frozen, save_checkpoint
 from mini_dpo.saving.stages import StageFiles
@@ -38,7 +38,7 @@ from mini_dpo.train.parsing import code_of, read_config
 from mini_dpo.train.preparing import prepare
 from mini_dpo.train.settings import Settings
 from mini_dpo.train.stages import scoring
-from mini_dpo.training import train
+from mini_dpo.training import score, train
 
 REWARD = (
     "tokens: a reward model that sums over the response's tokens; last: the usual one, which reads the score "
@@ -52,8 +52,8 @@ class RlhfSettings:
 
     algorithm: str = option(str, "how to learn from scores", "rloo", tuple(ALGORITHMS))
     reward: str = option(str, REWARD, "tokens", ("tokens", "last", "true"))
-    beta: float = option(float, "price of a nat of KL divergence, in units of reward", 0.3)
-    steps: int = option(int, "steps of policy optimisation", 200)
+    beta: float = option(float, "price of a nat of KL divergence, in units of reward", 0.5)
+    steps: int = option(int, "steps of policy optimisation", 60)
     lr: float = option(float, "peak learning rate of the policy", 3e-4)
     reward_lr: float = option(float, "peak learning rate of the reward model", 1e-3)
     reward_epochs: float = option(float, "passes over the preferences", 1.0)
@@ -126,13 +126,14 @@ def fit_reward(setup: Setup) -> ScalarModel | None:
     torch.manual_seed(settings.seed)
     rows = tokenizer.vocab_size if settings.reward == "tokens" else 1
     model = ScalarModel(sft, rows).to(begun.device)
-    batches = Batches(cast(list[EncodedPair], corpus.preferences), collate_pairs, 32, settings.seed)
+    pairs, held_out = cast(list[EncodedPair], corpus.preferences), corpus.held_out.pairs
+    batches, unseen = (Batches(these, collate_pairs, 32, settings.seed) for these in (pairs, held_out))
     steps = batches.count(settings.reward_epochs)
     config = LoopConfig(steps, settings.reward_lr, steps // 10, seed=settings.seed)
     files = StageFiles("reward", folder / "reward", tokenizer.name, run=begun.id)
     train(model, reward_objective, batches, config, files)
-    model.eval().requires_grad_(False)
-    print("\n".join(calibration(model, corpus.held_out.pairs)), flush=True)
+    right = score(model.requires_grad_(False), reward_objective, unseen, "float32")["rewards/accuracies"]
+    print(f"reward model: right about {right:.3f} of {len(held_out)} held-out pairs", flush=True)
     if corpus.responses:  # then 0 is as good as the SFT data (N+)
         demonstrated = collate(corpus.responses[:256]).to(model.bias.device)
         model.bias.sub_(model.scores(demonstrated).mean())
@@ -145,7 +146,7 @@ def fit_policy(setup: Setup, model: ScalarModel | None) -> GPT:
     algorithm = ALGORITHMS[settings.algorithm]
     prompts = {tuple(tokenizer.encode_prompt(prompt)): prompt for prompt in corpus.prompts}
 
-    def score(written: Sequence[Encoded], batch: Batch) -> Tensor:
+    def judge(written: Sequence[Encoded], batch: Batch) -> Tensor:
         if settings.reward != "true":
             assert model
             return model.scores(batch)
@@ -161,7 +162,7 @@ def fit_policy(setup: Setup, model: ScalarModel | None) -> GPT:
     longest = answer_length(corpus.held_out, sft.config.context)
     n_prompts = settings.responses // algorithm.k
     ids = list(map(list, prompts))
-    task = Task(sft, score, ids, tokenizer.end_of_text, settings.beta, n_prompts, algorithm.k, longest)
+    task = Task(sft, judge, ids, tokenizer.end_of_text, settings.beta, n_prompts, algorithm.k, longest)
     config = LoopConfig(settings.steps, settings.lr, settings.steps // 10, seed=settings.seed, save_every=20)
     files = StageFiles(settings.algorithm, folder, tokenizer.name, run=begun.id)
     optimise(learner, task, algorithm, config, files)

@@ -15,17 +15,16 @@ pairs as DPO's implicit reward. `last` is right about a tenth fewer: it hardly n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mini_dpo.batches import Batch, Batches, EncodedPair, PairBatch, collate_pairs
+from mini_dpo.batches import Batch, PairBatch
 from mini_dpo.model import GPT
 from mini_dpo.objectives import Outcome
-from mini_dpo.theory.bradley_terry import preference_probability, wins
+from mini_dpo.theory.bradley_terry import wins
 
 
 class ScalarModel(GPT):
@@ -75,20 +74,3 @@ def reward_objective(model: GPT, batch: PairBatch) -> Outcome:
     chosen, rejected = model.scores(batch.sequences).view(-1, 2).T  # (B,) each
     metrics = {"rewards/accuracies": wins(chosen.detach(), rejected.detach())}
     return Outcome(-F.logsigmoid(chosen - rejected).sum(), len(chosen), metrics)
-
-
-@torch.no_grad()
-def calibration(model: ScalarModel, pairs: Sequence[EncodedPair], bins: int = 5) -> list[str]:
-    """Lines that say how many held-out pairs the model ranks as their labels do, and of a bin of pairs: what
-    probability the model gives to its answer, and how often the answer is right.
-    """
-    device = model.head.device
-    batches = Batches(pairs, collate_pairs, 64, seed=0).once()
-    scores = torch.cat([model.scores(batch.sequences.to(device)).view(-1, 2) for batch in batches])  # (N, 2)
-    right = wins(scores[:, 0], scores[:, 1])  # (N,)
-    sure = preference_probability(scores.amax(1), scores.amin(1))  # (N,)
-    lines = [f"reward model: right about {float(right.mean()):.3f} of {len(pairs)} held-out pairs"]
-    for part in sure.argsort().chunk(bins):
-        said, was = float(sure[part].mean()), float(right[part].mean())
-        lines.append(f"  says {said:.2f}, is right {was:.2f} of the time")
-    return lines

@@ -160,7 +160,8 @@ def judged(corpus: Corpus) -> Score:
     judge = corpus.held_out.judge
     if judge is None:
         raise UserError(
-            "--stage online needs a judge: a world's, or --judge file.py:function for your own data"
+            "nobody knows the true reward here: it needs a world's judge, or --judge file.py:function for "
+            "your own data"
         )
     return lambda prompts, responses: [
         float(sum(judge(as_text(prompt), response).values()))
