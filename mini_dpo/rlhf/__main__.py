@@ -34,7 +34,7 @@ from mini_dpo.saving.checkpoint import load_frozen, save_checkpoint
 from mini_dpo.saving.stages import StageFiles
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.train.online import judged
-from mini_dpo.train.parsing import code_of, read_config
+from mini_dpo.train.parsing import read_config, refuse_code
 from mini_dpo.train.preparing import prepare
 from mini_dpo.train.settings import Settings
 from mini_dpo.train.stages import scoring
@@ -85,8 +85,7 @@ def main() -> None:
     settings = RlhfSettings(**given)
     check(settings)
     begun = replace(read_config(run)[0], loss="dpo", loss_options=find_loss("dpo").hyperparameters)
-    if (code := code_of(begun)) and not settings.run_code:
-        raise UserError(f"{run} runs code of a file ({', '.join(code.values())}); if you know it: --run-code")
+    refuse_code(run, begun, settings.run_code)
     begun, tokenizer, _, corpus = prepare(begun)
     if settings.reward == "true":
         judged(corpus)  # raises UserError without a judge

@@ -28,7 +28,7 @@ from mini_dpo.saving.metrics import read_metrics
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.trace.influence import correlation
 from mini_dpo.trace.path import Traced, Way, retrained, trace
-from mini_dpo.train.parsing import code_of, read_config
+from mini_dpo.train.parsing import read_config, refuse_code
 from mini_dpo.train.preparing import prepare
 from mini_dpo.train.running import unchanged_settings
 from mini_dpo.train.settings import Settings
@@ -104,8 +104,7 @@ def check(settings: TraceSettings) -> None:
 def way_of(run: Path, settings: TraceSettings) -> tuple[Settings, Tokenizer, Way, HeldOut]:
     """What a run has trained on, and how. Raises UserError for a run that cannot be traced."""
     begun, _ = read_config(run)
-    if (code := code_of(begun)) and not settings.run_code:
-        raise UserError(f"{run} runs code of a file ({', '.join(code.values())}); if you know it: --run-code")
+    refuse_code(run, begun, settings.run_code)
     begun, variant = unchanged_settings(run, begun), find_loss(begun.loss)
     if begun.stage == "online":
         raise UserError(f"{run}: its pairs were written as it trained, and are not in a file")

@@ -270,6 +270,12 @@ def refuse_unnamed(settings: Settings, named: Settings, folder: Path, again: str
             )
 
 
+def refuse_code(run: Path, begun: Settings, run_code: bool) -> None:
+    """Raise UserError if what is done with a run runs code of a file, without --run-code."""
+    if (code := code_of(begun)) and not run_code:
+        raise UserError(f"{run} runs code of a file ({', '.join(code.values())}); if you know it: --run-code")
+
+
 def full_path(path: str | None) -> str | None:
     """The absolute path; None stays None."""
     return None if path is None else str(Path(path).resolve())
