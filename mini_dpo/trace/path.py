@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, count, islice
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from mini_dpo.batches import Batch, Batches, Encoded, EncodedPair, PairBatch, co
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import Loss, PairLogps, Responses
 from mini_dpo.model import GPT
-from mini_dpo.objectives import Objective, Outcome, preference_objective, sft_term
+from mini_dpo.objectives import Objective, preference_objective, sft_term
 from mini_dpo.optimizers import LoopConfig
 from mini_dpo.progress import look
 from mini_dpo.reference import freeze
@@ -29,7 +28,6 @@ from mini_dpo.trace.influence import adam_scale, contributions, doses, gradient,
 from mini_dpo.training import train
 
 MEMORY = 20  # batches whose gradients AdamW's average of squares is about
-LEFT_OUT = 0.5  # the share of the pairs that retraining goes without
 
 
 @dataclass(frozen=True)
@@ -133,28 +131,24 @@ def change(start: GPT, end: GPT, answer: Encoded) -> float:
 
 
 def retrained(way: Way, config: LoopConfig, answer: Encoded, times: int) -> Iterator[tuple[list[int], float]]:
-    """Preference training again, each time without another random half of the pairs: (the pairs that were
-    there, the change of log pi(y)). A pair that is left out adds nothing to its batch's sum, and the sum is
-    divided as before, so that the pairs that are there count as much as they did.
+    """Preference training again, each time without another random half of the pairs and otherwise in the same
+    order: (the pairs that were there, the change of log pi(y)).
+
+    A batch's mean is over the pairs that are left of it. So each counts about twice as much as it did, which
+    AdamW does not notice.
     """
     order = list(chain.from_iterable(way.order))
     for seed in range(times):
         left = without(order, len(way.pairs), random.Random(seed))
         batches = {k: collate_pairs([way.pairs[i] for i in b if i not in left]) for k, b in enumerate(order)}
-        objective = partial(undivided, way.objective, len(order[0]))
         policy = freeze(way.start).requires_grad_(True)
-        train(policy, objective, batches, config, name=f"without a half, {seed + 1} of {times}")
+        train(policy, way.objective, batches, config, name=f"without a half, {seed + 1} of {times}")
         yield [i for i in range(len(way.pairs)) if i not in left], change(way.start, policy, answer)
-
-
-def undivided(objective: Objective, size: int, policy: GPT, batch: PairBatch) -> Outcome:
-    """The outcome of a batch, counted as if the batch still had `size` pairs."""
-    return objective(policy, batch)._replace(count=size)
 
 
 def without(order: Sequence[Sequence[int]], n: int, rng: random.Random) -> set[int]:
     """A random half of the pairs to leave out, but for one of a batch that would have none."""
-    left = set(rng.sample(range(n), int(LEFT_OUT * n)))
+    left = set(rng.sample(range(n), n // 2))
     for batch in order:
         if left.issuperset(batch):
             left.remove(batch[0])
