@@ -7,6 +7,7 @@ import pytest
 from mini_dpo.errors import UserError
 from tests.commands import run
 from tests.conftest import CAN_DRAW
+from tests.pages import disagreements
 from tutorials import chapters, pictures
 from tutorials.chapters import (
     HERE,
@@ -35,6 +36,9 @@ def test_every_block_prints_what_the_chapter_shows(number, chapters_run):
             f"{path.name}, line {step.shown.first + 1} shows\n\n{step.shown.text}\n\nand what "
             f"comes out is\n\n{step.printed}"
         )
+        if step.code.kind == "sh":
+            page = f"{step.code.text}\n\n```text\n{step.printed}\n```\n"
+            assert not list(disagreements(page)), f"{path.name}, line {step.code.first + 1}"
     assert len(steps) == sum(block.kind in ("python", "sh") for block in read_blocks(path))
     if CAN_DRAW:
         assert drawn == sorted(function.__name__ for function in pictures.DRAWINGS[number])
@@ -128,7 +132,7 @@ def test_links_lead_somewhere_and_linked_code_is_there(name):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_formulas_survive_a_repository_page(name):
-    """Inline symbols are plain letters; formulas stand in math fences, with braces that match and no dollar
+    """Inline symbols are plain letters. Formulas are in math fences, with braces that match and no dollar
     signs.
     """
     assert "$" not in prose(PAGES[name])
@@ -144,7 +148,7 @@ def test_formulas_survive_a_repository_page(name):
 
 
 KNOWN = set(
-    "frac tfrac sqrt left right log sum prod partial nabla cdot sim propto mid neq max le ge Big big "
+    "exp frac tfrac sqrt left right log sum prod partial nabla cdot sim propto mid neq max le ge Big big "
     "mathrm text underbrace bar langle rangle quad qquad ldots Longrightarrow "
     "pi theta beta delta lambda sigma eta varphi varepsilon".split()
 )

@@ -284,6 +284,30 @@ def without_a_look(chosen, rejected):
     return chosen[:-1], chosen[-1][1], rejected[-1][1]
 
 
+# --- chapter 13
+
+
+def normed(finish):
+    return lambda x, w, b: finish((x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt(), w, b)
+
+
+def attention(
+    seen=lambda T: torch.ones(T, T).tril().bool(),
+    scale=lambda D: D**0.5,
+    weights=lambda scores: scores.softmax(-1),
+):
+    def answer(q, k, v):
+        scores = (q @ k.T / scale(q.shape[1])).masked_fill(~seen(len(q)), -math.inf)
+        return weights(scores) @ v
+
+    return answer
+
+
+def halved(scores):
+    """Right for the first position, and less than one in all for the others."""
+    return torch.cat([scores[:1].softmax(-1), scores[1:].softmax(-1) / 2])
+
+
 # --- chapter 20
 
 
@@ -683,6 +707,28 @@ WRONG = {
         (split_where_they_part, "equal responses are taken for a part of the prompt"),
         (first_turn_only, "the first turn only"),
         (without_a_look, "the roles are not looked at"),
+    ],
+    (13, "layer_norm"): [
+        (lambda x, w, b: x / (x.square().mean() + 1e-5).sqrt() * w + b, "the mean was not subtracted"),
+        (lambda x, w, b: (x - x.mean()) / (x.var() + 1e-5).sqrt() * w + b, "C - 1 instead of C"),
+        (lambda x, w, b: (x - x.mean()) / x.std(correction=0) * w + b, "0 / 0"),
+        (normed(lambda y, w, b: (y + b) * w), "before the multiplication"),
+    ],
+    (13, "attend"): [
+        (attention(seen=lambda T: torch.ones(T, T).bool()), "later positions were seen"),
+        (attention(seen=lambda T: torch.ones(T, T).tril(-1).bool()), "its own value"),
+        (lambda q, k, v: (q @ k.T / q.shape[1] ** 0.5).softmax(-1).tril() @ v, "its own value"),
+        (attention(weights=lambda s: s.exp().nan_to_num() / s.shape[0]), "its own value"),
+        (attention(weights=halved), "do not sum to one"),
+        (attention(scale=lambda D: D), "by D"),
+        (attention(scale=lambda D: 1), "not at all"),
+        (attention(weights=lambda s: s.exp() / s.exp().sum(-1, keepdim=True)), "without subtracting"),
+    ],
+    (13, "parameters"): [
+        (lambda V, T, n, C: (2 * V + T) * C + n * (12 * C * C + 13 * C) + 2 * C, "it is the embedding"),
+        (lambda V, T, n, C: (V + T) * C + n * 12 * C * C + 2 * C, "biases, a LayerNorm"),
+        (lambda V, T, n, C: (V + T) * C + n * (11 * C * C + 13 * C) + 2 * C, "brings the heads together"),
+        (lambda V, T, n, C: V * C + n * (12 * C * C + 13 * C) + 2 * C, "the positions"),
     ],
     (20, "loo_advantages"): [
         (lambda returns, k: list(returns), "not taken off"),

@@ -34,6 +34,8 @@ DRAWINGS: dict[int, list[Callable]] = {}
 FOLDER = HERE / "pictures"
 # behind a text that lies on lines
 WHITE = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+FRAME = {"boxstyle": "round,pad=0.35", "facecolor": "0.93", "edgecolor": DARK}  # a box of a diagram
+CIRCLE = {"boxstyle": "circle,pad=0.1", "facecolor": "white", "edgecolor": DARK}
 
 
 def drawing(chapter: int) -> Callable[[Callable], Callable]:
@@ -556,6 +558,57 @@ def new_rows(figure: Figure, v: dict) -> None:
     right.set_ylabel("probability of three new tokens")
     right.set_title("what they take (dashed: the mean's bound)")
     right.legend()
+
+
+# --- 13. inside the transformer
+
+
+@drawing(13)
+def transformer(figure: Figure, v: dict) -> None:
+    """The way from ids to logits, and which position looks at which with what weight."""
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    stream = 2.0
+    left.plot([stream, stream], [0.3, 9.9], color=DARK, linewidth=2)
+    for y, words in (
+        (0, "ids of tokens"),
+        (1, "embedding + position"),
+        (8.2, "LayerNorm"),
+        (9.2, "product with every embedding"),
+        (10.2, "logits, for the next token"),
+    ):
+        left.text(stream, y, words, ha="center", va="center", fontsize=14, bbox=FRAME)
+    for bottom, words in ((2.2, "attention\n(looks back)"), (4.9, "MLP\n(each alone)")):
+        side = stream + 2.3
+        arrow = {"arrowstyle": "->", "linewidth": 1.5}
+        left.annotate("", (side, bottom), (stream, bottom), arrowprops=arrow)
+        left.text(side, bottom + 0.1, "LayerNorm", ha="center", va="center", fontsize=13, bbox=FRAME)
+        left.text(side, bottom + 1.2, words, ha="center", va="center", fontsize=13, bbox=FRAME)
+        left.annotate("", (stream + 0.25, bottom + 2.1), (side, bottom + 2.1), arrowprops=arrow)
+        left.plot([side, side], [bottom + 0.35, bottom + 0.7], color=DARK, linewidth=1.5)
+        left.plot([side, side], [bottom + 1.7, bottom + 2.1], color=DARK, linewidth=1.5)
+        left.text(stream, bottom + 2.1, "+", ha="center", va="center", fontsize=15, bbox=CIRCLE)
+    left.add_patch(box((1.1, 1.75), 4.6, 5.75, facecolor="none", edgecolor="0.5", linestyle=DASHED))
+    left.text(5.6, 7.6, "a block, repeated", ha="right", fontsize=13, color="0.3")
+    left.set_xlim(-0.6, 6)
+    left.set_ylim(-0.5, 10.7)
+    left.axis("off")
+
+    names, weights = v["names"], v["weights"]
+    for query, row in enumerate(weights):
+        for key in range(len(names)):
+            shade = str(1 - row[key]) if key <= query else "white"
+            edge = "0.7" if key <= query else "white"
+            right.add_patch(box((key, query), 0.94, 0.94, facecolor=shade, edgecolor=edge, linewidth=0.8))
+    for i, name in enumerate(names):
+        right.text(i + 0.47, -0.2, name, ha="left", va="bottom", rotation=50, fontsize=12)
+        right.text(-0.25, i + 0.5, name, ha="right", va="center", fontsize=12)
+    right.text(
+        len(names) * 0.62, 1.2, "one head of the first block:\nthe darker, the more weight", fontsize=13
+    )
+    right.set_xlim(-2.5, len(names) + 1)
+    right.set_ylim(len(names) + 0.2, -2.4)
+    right.set_aspect("equal")
+    right.axis("off")
 
 
 # --- 20. the opponent

@@ -16,7 +16,17 @@ def closing_rows(summary: dict) -> list[list[str]]:
     in parentheses.
     """
     sft, dpo, start = summary["sft"], summary.get("dpo", {}), summary.get("start", "SFT")
-    rows = [
+    rows = [row for row in quantities(summary) if row[1] in sft or row[1] in dpo]
+    columns = {start: sft, **({heading(summary.get("loss", "dpo")): dpo} if dpo else {})}
+    headings = [f"on held-out prompts ({summary['prompts']})", *(f"{name:>12}" for name in columns)]
+    cells = [[label, *(cell(column, key, form) for column in columns.values())] for label, key, form in rows]
+    return [headings, *cells]
+
+
+def quantities(summary: dict) -> list[tuple[str, str, str]]:
+    """The rows that the table can have: the label, the name of the number in the summary, the format."""
+    start = summary.get("start", "SFT")
+    return [
         ("true reward", "reward", "{:.2f}"),
         *((f"  {label}", mark, "{:.2f}") for mark, label in summary.get("labels", {}).items()),
         (f"  gain over {start}, prompt by prompt", "reward_gain", "{:.2f}"),
@@ -30,11 +40,6 @@ def closing_rows(summary: dict) -> list[list[str]]:
         ("tokens a response", "response_tokens", "{:.1f}"),
         ("responses cut before their end", "unfinished", "{}"),
     ]
-    rows = [row for row in rows if row[1] in sft or row[1] in dpo]
-    columns = {start: sft, **({heading(summary.get("loss", "dpo")): dpo} if dpo else {})}
-    headings = [f"on held-out prompts ({summary['prompts']})", *(f"{name:>12}" for name in columns)]
-    cells = [[label, *(cell(column, key, form) for column in columns.values())] for label, key, form in rows]
-    return [headings, *cells]
 
 
 def closing_table(summary: dict) -> str:
