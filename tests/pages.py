@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from mini_dpo.evaluation.table import quantities
-from tutorials.measure import LABELS, MEASUREMENTS, SEEDS, kept_parts, label, spreads
+from tutorials.kept import LABELS, complete, spreads
+from tutorials.measure import MEASUREMENTS, of_training
 
 FAR = 6  # standard deviations: no run of another seed, or on another machine, is so far from the mean
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.M | re.S)
@@ -21,9 +22,8 @@ def unknown_spreads(page: str) -> list[str]:
     every = [
         pair
         for name, found in MEASUREMENTS.items()
-        for loss in {loss for loss, _ in found.parts}
-        if all(label(loss, seed) in kept_parts(name) for seed in SEEDS)
-        for pair in spreads(name, loss).values()
+        for variant in complete(name, found.variants)
+        for pair in spreads(name, variant).values()
     ]
     known = {f"{mean:.{digits}f} ± {spread:.{digits}f}" for mean, spread in every for digits in range(4)}
     return [found for found in SPREAD.findall(BLOCK.sub("", page)) if found not in known | printed]
@@ -36,7 +36,9 @@ def closing_rows_of(page: str) -> Iterator[tuple[str, str, str, float]]:
     for block in BLOCK.finditer(page):
         commands = COMMAND.findall(page[: block.start()])
         flags = re.sub(r" --(out|seed) \S+", "", commands[-1]).strip() if commands else None
-        names = [name for name, found in MEASUREMENTS.items() if found.flags == flags and not found.losses]
+        names = [
+            name for name, found in MEASUREMENTS.items() if found.flags == flags and found.how is of_training
+        ]
         if names and "on held-out prompts" in block[2] and "±" not in block[2]:
             for line in block[2].splitlines():
                 yield from ((names[0], *row) for row in row_of(line))

@@ -1,0 +1,122 @@
+"""The numbers that `python -m tutorials.measure` keeps in tutorials/measured/, and tables of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from math import sqrt
+from statistics import fmean, stdev
+
+from mini_dpo.errors import UserError
+from mini_dpo.evaluation.table import closing_rows, table_of
+from mini_dpo.files import read_json, write_json
+from tutorials.chapters import HERE
+
+KEPT = HERE / "measured"
+SEEDS = range(5)
+OVER_SEEDS = f"(mean ± standard deviation over {len(SEEDS)} seeds)"
+LABELS = {"facts": "facts, -8 to 8", "tone": "tone, -4 to 4", "length": "length, -6 to 0"}  # the shop's marks
+
+Numbers = dict[str, float]  # of one part, by what they are: {"sft/reward": 2.7, "dpo/kl": 3.1, ...}
+
+
+def label(variant: str, seed: int) -> str:
+    """The name of a part in a file: "dpo, seed 3"."""
+    return f"{variant}, seed {seed}"
+
+
+def keep(name: str, value: dict) -> None:
+    """Write the file of a measurement."""
+    write_json(KEPT / f"{name}.json", value)
+
+
+def kept_parts(name: str) -> dict[str, Numbers]:
+    """The numbers of each part that is kept, by its label."""
+    path = KEPT / f"{name}.json"
+    return read_json(path)["parts"] if path.exists() else {}
+
+
+def over_seeds(name: str, variant: str = "dpo") -> dict[str, list[float]]:
+    """Each quantity of a measurement, its value for each seed. Raises UserError if a seed is missing."""
+    kept = kept_parts(name)
+    rows = [kept[label(variant, seed)] for seed in SEEDS if label(variant, seed) in kept]
+    if len(rows) < len(SEEDS):
+        raise UserError(f"too little of {name} is kept: python -m tutorials.measure {name}")
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def spreads(name: str, variant: str = "dpo") -> dict[str, tuple[float, float]]:
+    """Each quantity of a measurement: its mean over seeds, and the standard deviation of one seed's value."""
+    return {key: (fmean(values), stdev(values)) for key, values in over_seeds(name, variant).items()}
+
+
+def complete(name: str, variants: Sequence[str]) -> list[str]:
+    """The variants of a measurement of which every seed is kept."""
+    kept = kept_parts(name)
+    return [v for v in variants if all(label(v, seed) in kept for seed in SEEDS)]
+
+
+# --- tables
+
+
+def run_table(name: str) -> str:
+    """The closing table of a run over seeds."""
+    summary: dict = {"labels": LABELS, "sft": {}}
+    for key, (mean, spread) in spreads(name).items():
+        model, _, quantity = key.partition("/")
+        if not quantity:
+            summary[key] = round(mean)
+        elif quantity != "unfinished":
+            summary.setdefault(model, {}).update({quantity: mean, f"{quantity}_error": spread})
+    headings, *rows = closing_rows(summary)
+    rows = [[words, *(re.sub(r"\(([\d.]+)\)", r"± \1", cell) for cell in cells)] for words, *cells in rows]
+    return f"{table_of([headings, *rows])}\n{OVER_SEEDS}"
+
+
+def change(key: str) -> Callable[[dict], list[float]]:
+    """A log-prob after preference training less the one before, for each seed."""
+    return lambda found: [b - a for a, b in zip(found[f"sft/{key}"], found[f"dpo/{key}"], strict=True)]
+
+
+# what a column shows of a variant, and its format
+Columns = dict[str, tuple[Callable[[dict], list[float]], str]]
+LOSS_COLUMNS: Columns = {
+    "reward": (lambda found: found["dpo/reward"], ".2f"),
+    "win rate": (lambda found: found["dpo/win_rate"], ".3f"),
+    "KL": (lambda found: found["dpo/kl"], ".2f"),
+    "chosen": (change("logps/chosen"), "+.1f"),
+    "rejected": (change("logps/rejected"), "+.1f"),
+    "tokens": (lambda found: found["dpo/response_tokens"], ".1f"),
+}
+SAMPLING_COLUMNS: Columns = {
+    "reward": (lambda found: found["reward"], ".2f"),
+    "facts": (lambda found: found["facts"], ".2f"),
+    "tone": (lambda found: found["tone"], ".2f"),
+}
+
+
+def comparison(name: str, variants: Sequence[str], columns: Columns) -> str:
+    """A line a variant, the largest first column first. The last column is the difference of the first column
+    to the first variant's, seed by seed: its mean ± its standard error.
+    """
+    found = {variant: over_seeds(name, variant) for variant in complete(name, variants)}
+    if not found:
+        raise UserError(f"too little of {name} is kept: python -m tutorials.measure {name}")
+    first, (value, _) = variants[0], next(iter(columns.values()))
+    lines = [f"{'':18}" + "".join(f"{column:>15}" for column in columns) + f"   less {first}'s"]
+    for variant, numbers in sorted(found.items(), key=lambda item: -fmean(value(item[1]))):
+        cells = []
+        for of, form in columns.values():
+            values = of(numbers)
+            cells.append(f"{fmean(values):{form}} ± {stdev(values):{form.lstrip('+')}}")
+        row = f"{variant:18}" + "".join(f"{cell:>15}" for cell in cells)
+        if variant != first and first in found:
+            row += f"   {paired(value(numbers), value(found[first]))}"
+        lines.append(row)
+    return "\n".join([*lines, OVER_SEEDS])
+
+
+def paired(ours: list[float], theirs: list[float]) -> str:
+    """The mean difference of two lists of numbers from the same seeds, ± its standard error."""
+    gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+    return f"{fmean(gaps):+.2f} ± {stdev(gaps) / sqrt(len(gaps)):.2f}"
