@@ -31,6 +31,7 @@ from mini_dpo.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+PICTURES = "python -m tutorials.pictures"
 
 
 @dataclass
@@ -109,9 +110,11 @@ def run_chapter(path: Path, draw: Callable[[dict], str] | None = None) -> Iterat
     """Run a chapter's blocks in order, in a folder of its own that is gone afterwards.
 
     draw: what to do at the command `python -m tutorials.pictures N`, given the chapter's variables: it draws
-    from them, so the chapter is not run a second time. None leaves that command out.
+    from them, so the chapter is not run a second time. If a chapter shows the command several times, all
+    pictures are drawn at the last one. None leaves that command out.
     """
     namespace: dict = {"__name__": "chapter"}
+    drawn = [code for code, _ in code_blocks(path) if code.text.startswith(PICTURES)][-1:]
     with tempfile.TemporaryDirectory() as folder, inside(folder):
         for code, shown in code_blocks(path):
             if code.rest:  # `python mine.py`: a file of the reader's
@@ -119,8 +122,8 @@ def run_chapter(path: Path, draw: Callable[[dict], str] | None = None) -> Iterat
                 Path(code.rest).write_text(code.text + "\n", encoding="utf-8")
             elif code.kind == "python":
                 printed = run_python(code, path, namespace)
-            elif code.text.startswith("python -m tutorials.pictures"):
-                printed = draw(namespace) if draw else ""
+            elif code.text.startswith(PICTURES):
+                printed = draw(namespace) if draw and code in drawn else ""
             else:
                 printed = "".join(run_shell(line) for line in code.lines)
             yield Step(code, printed.rstrip(), shown)

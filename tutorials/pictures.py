@@ -10,6 +10,7 @@ where the chapter shows the command. matplotlib is needed: pip install -r tutori
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -25,9 +26,10 @@ from mini_dpo.exact import PROMPTS, WORDS
 from mini_dpo.plot.paper import DARK, DASHED, LIGHT, new_figure, save
 from mini_dpo.plot.runs import draw_run
 from mini_dpo.theory.bradley_terry import expected_reward, kl, optimal_policy
-from tutorials.chapters import HERE, chapter_paths, find_chapter, run_chapter
+from tutorials.chapters import HERE, PICTURES, chapter_paths, find_chapter, run_chapter
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DRAWINGS: dict[int, list[Callable]] = {}
@@ -35,6 +37,7 @@ FOLDER = HERE / "pictures"
 # behind a text that lies on lines
 WHITE = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
 FRAME = {"boxstyle": "round,pad=0.35", "facecolor": "0.93", "edgecolor": DARK}  # a box of a diagram
+ARROW = {"arrowstyle": "->", "linewidth": 1.5}
 CIRCLE = {"boxstyle": "circle,pad=0.1", "facecolor": "white", "edgecolor": DARK}
 
 
@@ -246,6 +249,74 @@ def frontier(figure: Figure, v: dict) -> None:
 
 
 # --- 5. the trick
+
+
+@drawing(5)
+def derivation(figure: Figure, v: dict) -> None:
+    """The two pipelines side by side, and the steps from a comparison to DPO's loss."""
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
+    for x, title, boxes in (
+        (
+            0,
+            "RLHF",
+            [
+                "comparisons",
+                "fit a reward model",
+                "reinforcement learning:\npolicy, reference,\nreward, value",
+            ],
+        ),
+        (1, "DPO", ["comparisons", "one loss:\npolicy, reference"]),
+    ):
+        left.text(x, 4.0, title, ha="center", fontsize=18)
+        places = [3.3, *([2.2, 1.1] if len(boxes) == 3 else [1.65]), 0.1]
+        chain(left, [(x, y, words) for y, words in zip(places, [*boxes, "policy"], strict=True)])
+    left.set_xlim(-0.55, 1.55)
+    left.set_ylim(-0.2, 4.3)
+    steps = {
+        "bradley": (0, 3.5, "comparisons (chapter 1)\nP(a > b) = σ(r(a) − r(b))"),
+        "optimum": (1, 3.5, "the best policy (chapter 4)\nπ* = ref exp(r / β) / Z"),
+        "inside": (1, 2.4, "solved for the reward\nr = β log(π* / ref) + β log Z"),
+        "cancels": (0.5, 1.3, "put into the comparison: Z cancels\nP(y_w > y_l) = σ(β h)"),
+        "loss": (0.5, 0.2, "likelihood of what people chose\nL = −log σ(β h)"),
+    }
+    arrows = [("optimum", "inside"), ("inside", "cancels"), ("bradley", "cancels"), ("cancels", "loss")]
+    for start, end in arrows:
+        (x, y, _), (to_x, to_y, _) = steps[start], steps[end]
+        right.annotate("", (to_x, to_y + 0.27), (x, y - 0.27), arrowprops=ARROW)
+    for x, y, words in steps.values():
+        right.text(x, y, words, ha="center", va="center", fontsize=14, linespacing=1.6, bbox=FRAME)
+    right.set_xlim(-0.5, 1.5)
+    right.set_ylim(-0.2, 4.2)
+    for axes in (left, right):
+        axes.axis("off")
+
+
+def chain(axes: Axes, boxes: list[tuple[float, float, str]]) -> None:
+    """Boxes with words, and an arrow from each to the next."""
+    for (x, y, _), (to_x, to_y, _) in itertools.pairwise(boxes):
+        axes.annotate("", (to_x, to_y + 0.2), (x, y - 0.2), arrowprops=ARROW)
+    for x, y, words in boxes:
+        axes.text(x, y, words, ha="center", va="center", fontsize=14, bbox=FRAME)
+
+
+@drawing(5)
+def weight(figure: Figure, v: dict) -> None:
+    """How hard a pair pulls, against its margin."""
+    axes = figure.subplots()
+    margin = torch.linspace(-6, 6, 200)
+    axes.plot(margin, torch.sigmoid(-margin), color=DARK, linewidth=3)
+    for m, words, place in (
+        (-4.0, "ranked wrongly:\npulls with nearly full force", (10, -40)),
+        (0.0, "at the reference,\nwhere training begins: one half", (25, 5)),
+        (4.0, "settled:\nhardly pulls any more", (-20, 40)),
+    ):
+        y = float(torch.sigmoid(torch.tensor(-m)))
+        axes.plot(m, y, "o", color=DARK, markersize=11)
+        axes.annotate(words, (m, y), place, textcoords="offset points", fontsize=15)
+    axes.axvline(0, color=LIGHT, linewidth=0.8)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("margin m of the pair", fontsize=14)
+    axes.set_ylabel("weight σ(−m) in the gradient", fontsize=14)
 
 
 @drawing(5)
@@ -579,11 +650,10 @@ def transformer(figure: Figure, v: dict) -> None:
         left.text(stream, y, words, ha="center", va="center", fontsize=14, bbox=FRAME)
     for bottom, words in ((2.2, "attention\n(looks back)"), (4.9, "MLP\n(each alone)")):
         side = stream + 2.3
-        arrow = {"arrowstyle": "->", "linewidth": 1.5}
-        left.annotate("", (side, bottom), (stream, bottom), arrowprops=arrow)
+        left.annotate("", (side, bottom), (stream, bottom), arrowprops=ARROW)
         left.text(side, bottom + 0.1, "LayerNorm", ha="center", va="center", fontsize=13, bbox=FRAME)
         left.text(side, bottom + 1.2, words, ha="center", va="center", fontsize=13, bbox=FRAME)
-        left.annotate("", (stream + 0.25, bottom + 2.1), (side, bottom + 2.1), arrowprops=arrow)
+        left.annotate("", (stream + 0.25, bottom + 2.1), (side, bottom + 2.1), arrowprops=ARROW)
         left.plot([side, side], [bottom + 0.35, bottom + 0.7], color=DARK, linewidth=1.5)
         left.plot([side, side], [bottom + 1.7, bottom + 2.1], color=DARK, linewidth=1.5)
         left.text(stream, bottom + 2.1, "+", ha="center", va="center", fontsize=15, bbox=CIRCLE)
@@ -678,7 +748,7 @@ def main() -> None:
     new_figure()  # where matplotlib is missing, say so before the chapter runs
     for chapter in [settings.chapter] if settings.chapter is not None else chapter_paths():
         for step in run_chapter(find_chapter(chapter), partial(draw, chapter, FOLDER)):
-            if step.code.text.startswith("python -m tutorials.pictures"):
+            if step.code.text.startswith(PICTURES) and step.printed:
                 print(step.printed, flush=True)
 
 
