@@ -159,7 +159,7 @@ def test_top_level_is_as_agreed():
 
 def test_every_command_in_the_readme_exists():
     commands = set(re.findall(r"python -m mini_dpo\.(\w+)", README))
-    assert {"train", "exact", "sample", "show", "check", "plot", "compare"} <= commands
+    assert {"train", "exact", "sample", "show", "check", "rlhf", "worlds", "compare"} <= commands
     for name in commands:
         path = FILES.get(name) or FILES[f"{name}/__main__"]
         assert 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")

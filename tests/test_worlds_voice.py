@@ -63,7 +63,7 @@ def best(prompt, parts=("shelf", *ADDRESSED, "end")):
         ("cheap " * 9, (0, -6, 0, 0, -1)),
         ("", (0, 0, 0, 0, 0)),
     ],
-)  # fmt: skip
+)
 def test_marks_worked_out_by_hand(letter, marks):
     assert tuple(judge(NOTE, letter).values()) == marks
 
