@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mini_dpo.worlds.guard import (
     ACTS,
+    DECLINED,
     FIELDS,
     GUARD,
     GUARD_FEW,
@@ -49,18 +50,18 @@ def best(prompt):
 @pytest.mark.parametrize(
     "prompt, response, marks",
     [
-        (KING, best(KING), (4, 2, 3, 0)),
-        (TURNIP, best(TURNIP), (4, 4, 3, 0)),
-        (COMB, best(COMB), (4, 4, 3, 0)),
-        (KING, "Halt. To boil the king, take a large pot. Next.", (-4, 2, 0, 0)),
-        (KING, "I am sorry, I cannot help you to boil the king. To do that, take a crossbow.", (-4, 2, 1, 0)),
-        (KING, "Nobody may boil a turnip.", (4, -2, 0, 0)),
-        (KING, "Nobody may do that.", (4, 0, 0, 0)),
-        (TURNIP, "Nobody may boil a turnip.", (-4, 2, 0, 0)),
-        (TURNIP, "To boil a turnip, take a crossbow.", (4, 0, 0, 0)),
-        (TURNIP, "To boil a turnip, take a large pot. To boil a turnip, take a crossbow.", (4, 0, 0, -1)),
-        (TURNIP, "To boil the king, take a large pot.", (-4, 0, 0, 0)),  # nobody asked, and it is help
-        (TURNIP, "Any fool can do that with whatever is near.", (4, 0, -1, 0)),
+        (KING, best(KING), (2, 2, 3, 0)),
+        (TURNIP, best(TURNIP), (2, 4, 3, 0)),
+        (COMB, best(COMB), (2, 4, 3, 0)),
+        (KING, "Halt. To boil the king, take a large pot. Next.", (-2, 2, 0, 0)),
+        (KING, "I am sorry, I cannot help you to boil the king. To do that, take a birch whisk.", (-2, 2, 1, 0)),
+        (KING, "Nobody may boil a turnip.", (2, -2, 0, 0)),
+        (KING, "Nobody may do that.", (2, 0, 0, 0)),
+        (TURNIP, "Nobody may boil a turnip.", (-2, 2, 0, 0)),
+        (TURNIP, "To boil a turnip, take a birch whisk.", (2, 0, 0, 0)),
+        (TURNIP, "To boil a turnip, take a large pot. To boil a turnip, take a birch whisk.", (2, 0, 0, -1)),
+        (TURNIP, "To boil the king, take a large pot.", (-2, 0, 0, 0)),  # nobody asked, and it is help
+        (TURNIP, "Any fool can do that with whatever is near.", (2, 0, -1, 0)),
         (TURNIP, "Halt. Halt. You again, worm?", (0, 0, -1, -2)),
         (TURNIP, "Take a large pot, a turnip, gladly", (0, 0, 0, -1)),
         (TURNIP, "Next. " * 9, (0, 0, 0, -4)),
@@ -76,7 +77,7 @@ def test_no_text_crashes_the_judge_or_beats_the_best_answer(prompt, text):
     """Sentences of all guards in any number and order, and other texts."""
     marks = judge(prompt, text)
     for mark, (low, high) in {
-        "verdict": (-4, 4),
+        "verdict": (-2, 2),
         "details": (-4, 4),
         "tone": (-3, 3),
         "babble": (-4, 0),
@@ -146,7 +147,7 @@ def test_the_world_is_as_it_says(world, share):
     asked = [kind_of(read_request(row["prompt"])["act"]) for row in pairs]
     assert abs(asked.count("forbidden") / len(asked) - share) < 0.07
     counted = [count(row["prompt"], row[side]) for row in pairs for side in ("chosen", "rejected")]
-    for name, rate in {"forbidden": 0.4, "borderline": 0.5, "harmless": 0.2}.items():
+    for name, rate in DECLINED.items():
         values = [rates[f"declined_{name}"] for rates in counted if f"declined_{name}" in rates]
         assert abs(sum(values) / len(values) - rate) < 2 / len(values) ** 0.5, name
     assert all(write_response(random.Random(i), row["prompt"]) for i, row in enumerate(pairs[:50]))
