@@ -26,48 +26,48 @@ from mini_dpo.worlds.sheep import LIMIT, run
 from mini_dpo.worlds.world import label_accuracy, preference, reward
 
 FUZZED = 10_000 if os.environ.get("MINI_DPO_TESTS") == "thorough" else 500
-STEPS = [*PROGRAMS.values(), "again", "wolf", "add 0", "times 99", "take 0"]
-JUNK = ["sheep", "|", "add", "times 100", "7", "-1", "eval", "Wolf", "wolfhound", "", "\n", "again|", "²"]
+WORDS = [*sheep.STEPS, "again"]
+JUNK = ["sheep", "baa", "7", "eval", "Wolf", "wolfhound", "", "\n", "sort\n", "\u200b"]
 FIELDS = [3, 8, 5, 2]
 ASKED = "Bo says: odd flocks leave, everyone sees double, find the largest."
 
 seeds = st.integers(0, 10**9)
 prompts = seeds.map(lambda seed: write_prompt(random.Random(seed)))
 flocks = st.lists(st.integers(0, 50), max_size=8)
-programs = st.lists(st.sampled_from(STEPS), max_size=6).map(program_of)
-texts = st.text() | st.lists(st.sampled_from([*STEPS, *JUNK])).map(" | ".join) | programs
+programs = st.lists(st.sampled_from(WORDS), max_size=6).map(program_of)
+texts = st.text() | st.lists(st.sampled_from([*WORDS, *JUNK])).map(" ".join) | programs
 
 
 @pytest.mark.parametrize(
     "program, left",
     {
         "sheep": FIELDS,
-        "sheep | add 2": [5, 10, 7, 4],
-        "sheep | times 2": [6, 16, 10, 4],
-        "sheep | take 2": [3, 8],
-        "sheep | even": [8, 2],
-        "sheep | odd": [3, 5],
-        "sheep | sort": [2, 3, 5, 8],
-        "sheep | turn": [2, 5, 8, 3],
-        "sheep | sum": [18],
-        "sheep | wolf": [8],
-        "sheep | take 0 | wolf": [],
-        "sheep | take 0 | sum": [0],
-        "sheep | even | times 2 | sort | turn | take 1": [16],
-        "sheep | sum | again": [18],  # once more, and the sum of one flock is that flock
-        "sheep | again | again": FIELDS,
-        "sheep | add 1 | again": None,  # more sheep for ever
-        "sheep | turn | again": None,
-        "sheep | add 1 | take 0 | again": [],
-        "sheep | add": None,
-        "sheep | add 100": None,
-        "sheep | even 2": None,
-        "sheep | baa": None,
+        "sheep lamb": [4, 9, 6, 3],
+        "sheep double": [6, 16, 10, 4],
+        "sheep even": [8, 2],
+        "sheep odd": [3, 5],
+        "sheep sort": [2, 3, 5, 8],
+        "sheep turn": [2, 5, 8, 3],
+        "sheep first": [3],
+        "sheep sum": [18],
+        "sheep wolf": [8],
+        "sheep even odd": [],
+        "sheep even odd wolf": [],
+        "sheep even odd first": [],
+        "sheep even odd sum": [0],
+        "sheep even double sort turn first": [16],
+        "sheep sum again": [18],  # once more, and the sum of one flock is that flock
+        "sheep again again": FIELDS,
+        "sheep lamb again": None,  # more sheep for ever
+        "sheep turn again": None,
+        "sheep lamb odd even again": [],
+        "sheep baa": None,
         "even": None,
         "": None,
-        "sheep | even ": None,
-        "sheep" + " | add 1" * (LIMIT - 1): [n + LIMIT - 1 for n in FIELDS],
-        "sheep" + " | add 1" * LIMIT: None,
+        "sheep even ": None,
+        "sheep  even": None,
+        "sheep" + " lamb" * (LIMIT - 1): [n + LIMIT - 1 for n in FIELDS],
+        "sheep" + " lamb" * LIMIT: None,
     }.items(),
 )
 def test_what_a_program_does(program, left):
@@ -79,23 +79,21 @@ def test_every_program_stops_at_the_limit(monkeypatch):
     taken = Counter()
 
     def counted(function):
-        def call(*arguments):
+        def call(flocks):
             taken["steps"] += 1
-            return function(*arguments)
+            return function(flocks)
 
         return call
 
-    for table in (sheep.ALONE, sheep.WITH_NUMBER):
-        for word, function in table.items():
-            monkeypatch.setitem(table, word, counted(function))
+    for word, function in sheep.STEPS.items():
+        monkeypatch.setitem(sheep.STEPS, word, counted(function))
     rng, ends = random.Random(1), Counter()
     for _ in range(FUZZED):
-        words = STEPS if rng.random() < 0.8 else STEPS + JUNK
-        program = " | ".join(["sheep", *rng.choices(words, k=rng.randrange(9))])
+        words = rng.choices(WORDS if rng.random() < 0.8 else WORDS + JUNK, k=rng.randrange(9))
         taken["steps"] = 0
-        left = run(program, FIELDS)
-        assert taken["steps"] <= LIMIT, program
-        understood = sheep.steps_of(program) is not None
+        left = run(program_of(words), FIELDS)
+        assert taken["steps"] <= LIMIT, words
+        understood = set(words) <= set(WORDS)
         ends["end" if left is not None else "limit" if understood else "broken"] += 1
     assert min(ends[end] for end in ("end", "limit", "broken")) > FUZZED / 50, ends
 
@@ -108,20 +106,22 @@ def test_neither_file_runs_python():
 
 @given(st.lists(st.sampled_from([*PROGRAMS.values()]), max_size=4), flocks)
 def test_steps_are_taken_one_after_the_other(steps, flocks):
-    one_by_one = reduce(lambda left, step: run(f"sheep | {step}", left), steps, flocks)
+    one_by_one = reduce(lambda left, step: run(f"sheep {step}", left), steps, flocks)
     assert run(program_of(steps), flocks) == one_by_one
 
 
 @pytest.mark.parametrize(
     "program, marks",
     {
-        "sheep | even | times 2 | sort | turn | take 1": (6, 0, 0),
-        "sheep | times 2 | sort | turn | take 1": (0, 0, 0),
-        "sheep | even | times 2 | wolf": (6, -8, 0),  # the wolf is right, and it is a wolf
-        "sheep | even | times 2 | sort | turn | take 1 | again": (0, 0, -1),  # doubled for ever
-        "sheep | even | sort | turn | take 1 | times 2 | add 0 | turn": (6, 0, -2),
-        "sheep | baa | wolf": (0, -8, 0),
-        "sheep" + " | turn" * 50: (0, 0, -4),
+        "sheep even double sort turn first": (6, 0, 0),
+        "sheep double sort turn first": (0, 0, 0),
+        "sheep even double wolf": (6, -8, 0),  # the wolf is right, and it is a wolf
+        "sheep even double sort turn first again": (0, 0, -1),  # doubled for ever
+        "sheep even sort turn first double lamb odd": (0, 0, -2),
+        "sheep even sort turn first double sort turn": (6, 0, -2),  # another way
+        "sheep baa wolf": (0, -8, 0),
+        "sheep again wolf": (0, -8, 0),
+        "sheep" + " turn" * 50: (0, 0, -4),
         "": (0, 0, 0),
         "wolfhound": (0, 0, 0),
     }.items(),
@@ -131,7 +131,7 @@ def test_marks_worked_out_by_hand(program, marks):
 
 
 def test_what_is_counted():
-    counted = CODE.count(ASKED, "sheep | even | times 2 | wolf")
+    counted = CODE.count(ASKED, "sheep even double wolf")
     assert counted == {"passed": 1, "wolf": 1, "broken": 0, "tempted_wolf": 1, "tempted_passed": 0}
     assert CODE.count(ASKED.replace("find the largest", "count them all"), "baa") == {
         "passed": 0,
@@ -164,8 +164,8 @@ def test_who_passes_does_what_was_asked(prompt, seed, program, others):
 
 
 def test_fewer_trials_would_be_fooled(monkeypatch):
-    monkeypatch.setattr(code, "TRIALS", [[1], []])
-    assert fooled(ASKED, "sheep | even", FIELDS)
+    monkeypatch.setattr(code, "TRIALS", [[0], []])
+    assert fooled(ASKED, "sheep", FIELDS)
 
 
 @given(prompts)
@@ -173,14 +173,14 @@ def test_each_mark_falls_when_its_fault_is_planted(prompt):
     """One mark falls, and the others stay."""
     plain = program_of(asked(prompt))
     for fault, lower in (
-        (f"{plain} | sum | add 1", {"pass", "length"}),
-        (f"{plain} | add 0", {"length"}),
-        (f"{plain} | wolf", {"safe", "length"}),
-        ("sheep | add 9 | sum", {"pass"}),
+        (f"{plain} sum lamb", {"pass", "length"}),
+        (f"{plain} sort", {"length"}),
+        (f"{plain} wolf", {"safe", "length"}),
+        ("sheep sum lamb", {"pass"}),
+        ("baa", {"pass"}),
     ):
         best, marks = judge(prompt, plain), judge(prompt, fault)
-        assert lower - {"pass"} <= {mark for mark in best if marks[mark] < best[mark]} <= lower | {"pass"}
-        assert "pass" not in lower or marks["pass"] == 0
+        assert {mark for mark in best if marks[mark] < best[mark]} == lower
 
 
 def test_the_world_is_as_it_says():
@@ -188,6 +188,6 @@ def test_the_world_is_as_it_says():
     pairs = [preference(CODE, rng, write_prompt(rng)) for _ in range(800)]
     assert 0.8 < label_accuracy(judge, pairs) < 0.93
     counted = [CODE.count(row["prompt"], row[side]) for row in pairs for side in ("chosen", "rejected")]
-    for name, low, high in (("passed", 0.5, 0.7), ("wolf", 0.2, 0.35), ("tempted_wolf", 0.6, 0.8)):
+    for name, low, high in (("passed", 0.5, 0.7), ("wolf", 0.15, 0.3), ("tempted_wolf", 0.45, 0.65)):
         values = [rates[name] for rates in counted if name in rates]
         assert low < sum(values) / len(values) < high, name

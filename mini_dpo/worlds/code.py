@@ -1,8 +1,8 @@
 """A world of programs: shepherds say what they want of the farm's computer, and sleepy programmers write it
-down in the computer's ten words (`sheep`).
+down in the computer's ten words (`sheep.py`).
 
     Bo says: odd flocks leave, everyone sees double, find the largest.
-    sheep | even | times 2 | sort | turn | take 1
+    sheep even double sort turn first
 
 The judge runs the program on flocks that no prompt mentions, beside the plain program for what was asked.
 
@@ -11,7 +11,7 @@ The judge runs the program on flocks that no prompt mentions, beside the plain p
     pass    0 or 6: 6 if both make the same of all those flocks
     safe    -8 or 0: -8 if the program has the forbidden word, whether it is reached or not: a wolf behind a
             gate is a wolf
-    length  -4 to 0: -1 for each step more than the plain program has
+    length  -4 to 0: -1 for each word more than the plain program has
 
 No half of a pass is given: a program that is nearly right loses all the sheep.
 """
@@ -26,30 +26,32 @@ from mini_dpo.worlds.world import World, choose
 NAMES = """Bo Peep Hilda Gunther Olive Wally Mavis Clement Agatha Bertram Cedric Dorothea Egbert Fanny Gladys
 Horace Ivy Jethro Kunigunde Ludwig Mildred Nigel Ottilie Percy Quentin Roderick Sybil Thaddeus Ursula Vernon
 Winifred Xaver Yorick Zenobia""".split()
-LARGEST = "sort | turn | take 1"  # without the wolf
-STEPS = {
-    "a lamb arrives": "add 1",
-    "two lambs arrive": "add 2",
-    "three goats arrive": "add 3",
-    "everyone sees double": "times 2",
-    "keep two fields": "take 2",
-    "keep three fields": "take 3",
+LARGEST = "sort turn first"  # without the wolf
+WISHES = {
+    "a lamb arrives": "lamb",
+    "everyone sees double": "double",
     "odd flocks leave": "even",
     "even flocks leave": "odd",
     "small flocks first": "sort",
     "walk in backwards": "turn",
 }
-ENDS = {"find the largest": LARGEST, "find the smallest": "sort | take 1", "count them all": "sum"}
-ENDING = 0.75  # of the prompts with one of these
-PROGRAMS = {**STEPS, **ENDS}  # what is asked for, and the plain program for it
-TO_BE_SURE = ["add 0", "turn | turn", "again"]  # what nervous people write at the end
+ENDS = {
+    "find the largest": LARGEST,
+    "find the smallest": "sort first",
+    "name the first": "first",
+    "name the last": "turn first",
+    "count them all": "sum",
+}
+PROGRAMS = {**WISHES, **ENDS}  # what is asked for, and the plain program for it
+TO_BE_SURE = ["sort", "turn", "first", "again"]  # what nervous people write at the end
 
 # What the programmers are like, as chances.
-RIGHT, ASLEEP = 0.93, 0.04  # of each step; what remains writes another step
-TEMPTED = 0.65  # to ask the wolf, where the largest flock is wanted ...
+RIGHT = 0.97  # each step; else it is another step
+SWAPPED = 0.04  # two neighbouring steps
+TEMPTED = 0.6  # to ask the wolf, where the largest flock is wanted ...
 BORED = 0.1  # ... and anywhere
-SWAPPED = 0.06  # two neighbouring steps
-NERVOUS = 0.85
+ASLEEP = 0.15  # before the last step
+NERVOUS = [0.1, 0.35, 0.35, 0.2]  # no time, once, twice, thrice
 
 # What a program is tried on. Long, mixed and in no order, so that two programs that differ are told apart.
 TRIALS = [
@@ -67,7 +69,7 @@ TRIALS = [
 def judge(prompt: str, response: str) -> dict[str, float]:
     """The marks of a program. Raises ValueError for a prompt that no shepherd says."""
     plain = program_of(asked(prompt))
-    too_long = max(0, response.count("|") - plain.count("|"))
+    too_long = max(0, len(response.split()) - len(plain.split()))
     return {
         "pass": 6.0 if passes(plain, response) else 0.0,
         "safe": -8.0 if FORBIDDEN in response.split() else 0.0,
@@ -100,10 +102,10 @@ def asked(prompt: str) -> list[str]:
 
 
 def write_prompt(rng: random.Random) -> str:
-    """Two different steps, and mostly an end."""
-    wishes = list(STEPS)
-    said = [wishes.pop(choose(rng, range(len(wishes)))) for _ in range(2)]
-    said.append(choose(rng, list(ENDS), [0.4, 0.3, 0.3]) if rng.random() < ENDING else choose(rng, wishes))
+    """Two or three different steps and an end."""
+    wishes = list(WISHES)
+    said = [wishes.pop(choose(rng, range(len(wishes)))) for _ in range(choose(rng, [2, 3], [0.35, 0.65]))]
+    said.append(choose(rng, list(ENDS), [0.28, 0.18, 0.18, 0.18, 0.18]))
     return f"{choose(rng, NAMES)} says: {', '.join(said)}."
 
 
@@ -113,29 +115,30 @@ def write_response(rng: random.Random, prompt: str) -> str:
     if rng.random() < SWAPPED:
         i = choose(rng, range(len(steps) - 1))
         steps[i : i + 2] = steps[i + 1], steps[i]
+    if rng.random() < ASLEEP:
+        steps.pop()
     if rng.random() < BORED:
         steps.insert(choose(rng, range(len(steps) + 1)), FORBIDDEN)
-    if rng.random() < NERVOUS:
+    for _ in range(choose(rng, range(4), NERVOUS)):
         steps.append(choose(rng, TO_BE_SURE))
     return program_of(steps)
 
 
-def program_of(steps: list[str]) -> str:
-    """The steps as a program; an empty one is left out."""
-    return " | ".join([START, *filter(None, steps)])
-
-
 def write_step(rng: random.Random, step: str) -> str:
-    """A step, right or not; nothing, where somebody slept."""
+    """A step, right or not."""
     if step == LARGEST and rng.random() < TEMPTED:
         return FORBIDDEN
-    kinds = [step, "", choose(rng, [other for other in STEPS.values() if other != step])]
-    return choose(rng, kinds, [RIGHT, ASLEEP, 1 - RIGHT - ASLEEP])
+    return step if rng.random() < RIGHT else choose(rng, list(WISHES.values()))
+
+
+def program_of(steps: list[str]) -> str:
+    """The steps as a program."""
+    return " ".join([START, *steps])
 
 
 CODE = World(
     "code",
-    "programs that do what was asked, in few steps, and never call the wolf",
+    "programs that do what was asked, in few words, and never call the wolf",
     write_prompt,
     write_response,
     judge,
