@@ -13,12 +13,15 @@ from typing import Any
 from mini_dpo.errors import UserError, did_you_mean
 from mini_dpo.losses.finding import in_a_line, module_of
 from mini_dpo.worlds.code import CODE
+from mini_dpo.worlds.digest import DIGEST, DIGEST_LONG
 from mini_dpo.worlds.guard import GUARD, GUARD_FEW, GUARD_MANY
 from mini_dpo.worlds.shop import SHOP
 from mini_dpo.worlds.voice import VOICE
 from mini_dpo.worlds.world import Judge, World
 
-WORLDS = {world.name: world for world in (SHOP, GUARD, GUARD_FEW, GUARD_MANY, VOICE, CODE)}
+WORLDS = {
+    world.name: world for world in (SHOP, GUARD, GUARD_FEW, GUARD_MANY, VOICE, DIGEST, DIGEST_LONG, CODE)
+}
 
 # What the closing table has of its own: no mark and no count can be called like that.
 TAKEN = {"reward", "reward_gain", "win_rate", "kl", "perplexity", "reward_accuracy", "reward_sign_accuracy"}
