@@ -25,7 +25,7 @@ from mini_dpo.objectives import Outcome
 from mini_dpo.optimizers import LoopConfig
 from mini_dpo.reference import freeze
 from mini_dpo.theory.bradley_terry import objective, preference_probability
-from mini_dpo.theory.tabular import draw_comparisons, minimise, pairs_of
+from mini_dpo.theory.tabular import descend, draw_comparisons, minimise, pairs_of
 from mini_dpo.training import train
 
 Pairs = tuple[Tensor, Tensor]  # which responses won and which lost, (n,) of whole numbers each
@@ -71,17 +71,21 @@ class World:
         weights: Tensor | float = 1.0,
         lengths: Tensor | None = None,
         ref: Tensor | None = None,
+        steps: int | None = None,
     ) -> Tensor:
         """log pi of the policy that minimises the mean loss of the comparisons: (K,).
 
         weights: of the comparisons, (n,). lengths: of the responses, (K,). ref: what the loss is told of the
-        reference, (K,), where that is not the truth.
+        reference, (K,), where that is not the truth. steps: of plain gradient descent, for a loss that may
+        have no minimum.
         """
         told = self.ref if ref is None else ref
 
         def risk(theta: Tensor) -> Tensor:
             return (weights * loss(pairs_of(self.policy(theta), told, *pairs, lengths))).mean()
 
+        if steps:
+            return self.policy(descend(risk, self.zero, steps, lr=0.3)[-1])
         return self.policy(minimise(risk, self.zero))
 
     def fit_reward(self, pairs: Pairs, features: Tensor) -> Tensor:
