@@ -46,7 +46,7 @@ class TraceSettings:
     top: int = option(int, "pairs to print of each kind", 3)
     suspects: int = option(int, "also print the pairs whose labels the trained model doubts most", 0)
     layers: str = option(str, "gradients of all weights, or of the last block's", "all", ("all", "last"))
-    points: int = option(int, "models to look at, evenly on the line from sft.pt to dpo.pt; 2: those two", 2)
+    points: int = option(int, "models to look at, evenly on the line from sft.pt to dpo.pt, both included", 3)
     retrain: int = option(
         int,
         "hold it to the truth: train so many times again, without a random half of the pairs each, and print "
@@ -80,7 +80,7 @@ def main() -> None:
     total = float(traced.parts.sum())
     print(
         f"log-prob of this answer: {traced.change:+.2f} nats since the start; all {len(way.pairs)} pairs "
-        f"together, to first order, {total:+.2f}"
+        f"together, to first order and as far as AdamW is a sum over pairs, {total:+.2f}"
     )
     for heading, order in (("helped", -traced.parts), ("harmed", traced.parts)):
         print(f"\nthe pairs that {heading} this answer most")

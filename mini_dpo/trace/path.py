@@ -1,8 +1,8 @@
 """A run's way from its SFT model to its last one, and what each pair did on it to log pi(y) of one answer y.
 
-A run keeps the two ends only. Between them the way is taken to be straight, and the models on it are looked
-at in `points`: with two, the ends themselves. Which pairs a step saw, and at which rate, is the run's own:
-its seed and its log say so.
+A run keeps the two ends only. Between them the way is taken to be straight, and looked at in a few places.
+Which pairs a step saw, and at which rate, is the run's own: its seed and its log say so. AdamW's matrix P
+is not kept when a stage ends; at each place it is estimated anew, from the gradients of some batches.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Traced(NamedTuple):
     change: float
 
 
-def trace(way: Way, answer: Encoded, points: int = 2, layers: str = "all") -> Traced:
+def trace(way: Way, answer: Encoded, points: int = 3, layers: str = "all") -> Traced:
     """What each pair did to the answer. points: how many models on the way. layers: as `gradient` says."""
     dealt = doses(way.order, way.rates, len(way.pairs), points)  # (points, N)
     parts, logps = torch.zeros(len(way.pairs), dtype=torch.float64), None
