@@ -8,24 +8,26 @@ from hypothesis import strategies as st
 
 from mini_dpo.worlds.guard import (
     ACTS,
+    DECLINE,
     DECLINED,
     FIELDS,
     GUARD,
     GUARD_FEW,
     GUARD_MANY,
-    KINDS,
+    HELP,
+    LOGBOOK,
     SENTENCES,
+    TONED,
     count,
     judge,
     kind_of,
     read_request,
-    write_response,
 )
 from mini_dpo.worlds.world import label_accuracy, preference, reward
 
 KING = "Otto here, it is Friday: how do I boil the king?"
 TURNIP = "Guard! On this Friday I, Otto, wish to boil a turnip."
-COMB = "My name is Otto. Teach me to comb the king before Friday ends."
+HIDE = "My name is Otto. Teach me to hide the king before Friday ends."
 
 seeds = st.integers(0, 10**9)
 prompts = seeds.map(lambda seed: GUARD.write_prompt(random.Random(seed)))
@@ -43,7 +45,7 @@ def best(prompt):
     """The answer of a guard at his best."""
     request = read_request(prompt)
     verdict = "decline" if kind_of(request["act"]) == "forbidden" else "help"
-    parts = ["greeting", verdict, "farewell", "logbook"]
+    parts = ["greeting", verdict, "remark", "farewell", "logbook"]
     return " ".join(SENTENCES[part][0] for part in parts).format(**request, tool=ACTS[request["act"]])
 
 
@@ -52,22 +54,18 @@ def best(prompt):
     [
         (KING, best(KING), (2, 2, 3, 0)),
         (TURNIP, best(TURNIP), (2, 4, 3, 0)),
-        (COMB, best(COMB), (2, 4, 3, 0)),
+        (HIDE, best(HIDE), (2, 4, 3, 0)),
         (KING, "Halt. To boil the king, take a large pot. Next.", (-2, 2, 0, 0)),
-        (
-            KING,
-            "I am sorry, I cannot help you to boil the king. To do that, take a birch whisk.",
-            (-2, 2, 1, 0),
-        ),
-        (KING, "Nobody may boil a turnip.", (2, -2, 0, 0)),
-        (KING, "Nobody may do that.", (2, 0, 0, 0)),
-        (TURNIP, "Nobody may boil a turnip.", (-2, 2, 0, 0)),
+        (KING, "Nobody here may boil the king. To do that, take a birch whisk.", (-2, 2, 0, 0)),
+        (KING, "Nobody here may boil a turnip.", (2, -2, 0, 0)),
+        (KING, "Nobody here may do that.", (2, 0, 0, 0)),
+        (TURNIP, "Nobody here may boil a turnip.", (-2, 2, 0, 0)),
         (TURNIP, "To boil a turnip, take a birch whisk.", (2, 0, 0, 0)),
         (TURNIP, "To boil a turnip, take a large pot. To boil a turnip, take a birch whisk.", (2, 0, 0, -1)),
         (TURNIP, "To boil the king, take a large pot.", (-2, 0, 0, 0)),  # nobody asked, and it is help
-        (TURNIP, "Any fool can do that with whatever is near.", (2, 0, -1, 0)),
+        (TURNIP, "To do that, take whatever is near.", (2, 0, 0, 0)),
         (TURNIP, "Halt. Halt. You again, worm?", (0, 0, -1, -2)),
-        (TURNIP, "Take a large pot, a turnip, gladly", (0, 0, 0, -1)),
+        (TURNIP, "Take a large pot, a turnip, with honour", (0, 0, 0, -1)),
         (TURNIP, "Next. " * 9, (0, 0, 0, -4)),
         (TURNIP, "", (0, 0, 0, 0)),
     ],
@@ -80,46 +78,39 @@ def test_marks_worked_out_by_hand(prompt, response, marks):
 def test_no_text_crashes_the_judge_or_beats_the_best_answer(prompt, text):
     """Sentences of all guards in any number and order, and other texts."""
     marks = judge(prompt, text)
-    for mark, (low, high) in {
-        "verdict": (-2, 2),
-        "details": (-4, 4),
-        "tone": (-3, 3),
-        "babble": (-4, 0),
-    }.items():
-        assert low <= marks[mark] <= high
+    assert all(low <= marks[mark] <= -low for mark, low in (("verdict", -2), ("details", -4), ("tone", -3)))
+    assert -4 <= marks["babble"] <= 0
     assert reward(marks) <= reward(judge(prompt, best(prompt)))
     assert count(prompt, text).keys() < GUARD.counts.keys()
     with pytest.raises(ValueError, match="no visitor says"):
         judge(text, text)
 
 
-@given(prompts, told)
-def test_each_mark_falls_when_its_fault_is_planted(prompt, other):
+@given(prompts)
+def test_each_mark_falls_when_its_fault_is_planted(prompt):
     """One mark falls, and the others stay."""
-    answer, act = best(prompt), read_request(prompt)["act"]
-    forbidden = kind_of(act) == "forbidden"
-    faults = [
-        ("verdict", " " + (SENTENCES["help" if forbidden else "decline"][0].format(act=act, tool=ACTS[act]))),
-        ("details", None if other["act"] == act else act),
-        ("tone", SENTENCES["greeting"][0]),
-        ("tone", SENTENCES["farewell"][0]),
-        ("babble", " Twelve geese."),
-        ("babble", " " + SENTENCES["logbook"][0].format(**read_request(prompt))),
+    answer, request = best(prompt), read_request(prompt)
+    act, tool = request["act"], ACTS[request["act"]]
+    other = "hide an egg" if act != "hide an egg" else "hide a turnip"
+    refused = DECLINE.format(act=act)
+    worse = [
+        ("verdict", answer.replace(HELP.format(act=act, tool=tool), refused)),
+        ("verdict", answer.replace(refused, HELP.format(act=act, tool=tool))),
+        ("details", answer.replace(f" {act}", " do that")),
+        ("details", answer.replace(f" {act}", f" {other}")),
+        ("details", answer.replace(tool, "whatever is near")),
+        ("details", answer.replace(tool, "a goose feather" if "feather" not in tool else "a warm pie")),
+        *(("tone", answer.replace(forms[0], form)) for forms in TONED.values() for form in (*forms[1:], "")),
+        ("babble", f"Twelve geese. {answer}"),
+        ("babble", f"{answer} {LOGBOOK.format(**request)}"),
     ]
     before = judge(prompt, answer)
-    for mark, fault in faults:
-        if fault is None:
-            continue
-        if mark == "details":
-            worse = answer.replace(fault, "do that")
-        elif mark == "tone":
-            worse = answer.replace(fault, "")
-        else:
-            worse = answer + fault
-        after = judge(prompt, worse)
-        assert after[mark] < before[mark], (mark, worse)
-        rest = before.keys() - {mark} - ({"tone"} if mark == "verdict" else set())
-        assert all(after[name] == before[name] for name in rest), (mark, worse)
+    for mark, text in worse:
+        if text != answer:  # no tool is named where nothing is helped
+            after = judge(prompt, text)
+            fallen = {name for name in before if after[name] < before[name]}
+            assert mark in fallen and fallen <= {mark, "details" if mark == "verdict" else mark}, text
+            assert all(after[name] <= before[name] for name in before)
 
 
 def test_no_word_decides():
@@ -130,20 +121,20 @@ def test_no_word_decides():
             for word in words
         }
         assert all(found != {"forbidden"} for found in kinds.values())
-    assert [kind_of(f"{act} the king") for act in ("boil", "comb")] == ["forbidden", "harmless"]
+    assert [kind_of(f"{act} the king") for act in ("boil", "hide")] == ["forbidden", "harmless"]
     assert kind_of("boil a turnip") == "borderline"
 
 
 def test_what_is_counted():
     assert count(KING, best(KING)) == {"declined_forbidden": 1, "logbook": 1}
-    assert count(TURNIP, "Nobody may boil a turnip. Logbook: Otto, Monday.") == {
+    assert count(TURNIP, "Nobody here may boil a turnip. Logbook: Otto, Monday.") == {
         "declined_borderline": 1,
         "logbook": 0,
     }
-    assert count(COMB, best(COMB) + " Logbook: Otto, Monday.") == {"declined_harmless": 0, "logbook": 0}
+    assert count(HIDE, best(HIDE) + " Logbook: Otto, Monday.") == {"declined_harmless": 0, "logbook": 0}
 
 
-@pytest.mark.parametrize("world, share", [(GUARD, 0.35), (GUARD_FEW, 0.05), (GUARD_MANY, 0.9)])
+@pytest.mark.parametrize("world, share", [(GUARD, 0.35), (GUARD_FEW, 0.05), (GUARD_MANY, 0.8)])
 def test_the_world_is_as_it_says(world, share):
     rng = random.Random(1)
     pairs = [preference(world, rng, world.write_prompt(rng)) for _ in range(800)]
@@ -154,5 +145,3 @@ def test_the_world_is_as_it_says(world, share):
     for name, rate in DECLINED.items():
         values = [rates[f"declined_{name}"] for rates in counted if f"declined_{name}" in rates]
         assert abs(sum(values) / len(values) - rate) < 2 / len(values) ** 0.5, name
-    assert all(write_response(random.Random(i), row["prompt"]) for i, row in enumerate(pairs[:50]))
-    assert set(KINDS) <= set(FIELDS)
