@@ -188,6 +188,6 @@ def test_the_world_is_as_it_says():
     pairs = [preference(CODE, rng, write_prompt(rng)) for _ in range(800)]
     assert 0.8 < label_accuracy(judge, pairs) < 0.93
     counted = [CODE.count(row["prompt"], row[side]) for row in pairs for side in ("chosen", "rejected")]
-    for name, low, high in (("passed", 0.5, 0.7), ("wolf", 0.15, 0.3), ("tempted_wolf", 0.45, 0.65)):
+    for name, low, high in (("passed", 0.5, 0.7), ("wolf", 0.2, 0.35), ("tempted_wolf", 0.55, 0.75)):
         values = [rates[name] for rates in counted if name in rates]
         assert low < sum(values) / len(values) < high, name

@@ -43,14 +43,13 @@ ENDS = {
     "count them all": "sum",
 }
 PROGRAMS = {**WISHES, **ENDS}  # what is asked for, and the plain program for it
-TO_BE_SURE = ["sort", "turn", "first", "again"]  # what nervous people write at the end
+TO_BE_SURE = ["sort", "turn", "again"]  # what nervous people write at the end
 
 # What the programmers are like, as chances.
-RIGHT = 0.97  # each step; else it is another step
+RIGHT = 0.96  # each step; else it is another step
 SWAPPED = 0.04  # two neighbouring steps
 TEMPTED = 0.6  # to ask the wolf, where the largest flock is wanted ...
 BORED = 0.1  # ... and anywhere
-ASLEEP = 0.15  # before the last step
 NERVOUS = [0.1, 0.35, 0.35, 0.2]  # no time, once, twice, thrice
 
 # What a program is tried on. Long, mixed and in no order, so that two programs that differ are told apart.
@@ -115,8 +114,6 @@ def write_response(rng: random.Random, prompt: str) -> str:
     if rng.random() < SWAPPED:
         i = choose(rng, range(len(steps) - 1))
         steps[i : i + 2] = steps[i + 1], steps[i]
-    if rng.random() < ASLEEP:
-        steps.pop()
     if rng.random() < BORED:
         steps.insert(choose(rng, range(len(steps) + 1)), FORBIDDEN)
     for _ in range(choose(rng, range(4), NERVOUS)):
