@@ -23,10 +23,13 @@ from mini_dpo.bench.rows import RUNGS
 from mini_dpo.bench.trl import TRL_ROWS
 from mini_dpo.cli import run_command
 from mini_dpo.exact import PROMPTS, WORDS
+from mini_dpo.losses import LOSSES
+from mini_dpo.plot.numbers import curve, in_units_of_the_start
 from mini_dpo.plot.paper import DARK, DASHED, LIGHT, new_figure, save
 from mini_dpo.plot.runs import draw_run
 from mini_dpo.theory.bradley_terry import expected_reward, kl, optimal_policy
 from tutorials.chapters import HERE, PICTURES, chapter_paths, find_chapter, run_chapter
+from tutorials.kept import over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -293,8 +296,9 @@ def derivation(figure: Figure, v: dict) -> None:
 
 def chain(axes: Axes, boxes: list[tuple[float, float, str]]) -> None:
     """Boxes with words, and an arrow from each to the next."""
-    for (x, y, _), (to_x, to_y, _) in itertools.pairwise(boxes):
-        axes.annotate("", (to_x, to_y + 0.2), (x, y - 0.2), arrowprops=ARROW)
+    half = [0.12 + 0.1 * (words.count("\n") + 1) for _, _, words in boxes]
+    for i, ((x, y, _), (to_x, to_y, _)) in enumerate(itertools.pairwise(boxes)):
+        axes.annotate("", (to_x, to_y + half[i + 1]), (x, y - half[i]), arrowprops=ARROW)
     for x, y, words in boxes:
         axes.text(x, y, words, ha="center", va="center", fontsize=14, bbox=FRAME)
 
@@ -306,7 +310,7 @@ def weight(figure: Figure, v: dict) -> None:
     margin = torch.linspace(-6, 6, 200)
     axes.plot(margin, torch.sigmoid(-margin), color=DARK, linewidth=3)
     for m, words, place in (
-        (-4.0, "ranked wrongly:\npulls with nearly full force", (10, -40)),
+        (-4.0, "ranked wrongly:\npulls with nearly full force", (-40, -60)),
         (0.0, "at the reference,\nwhere training begins: one half", (25, 5)),
         (4.0, "settled:\nhardly pulls any more", (-20, 40)),
     ):
@@ -349,6 +353,22 @@ def landing(figure: Figure, v: dict) -> None:
 def curves(figure: Figure, v: dict) -> None:
     """The curves of the chapter's run, as `python -m mini_dpo.plot run` draws them."""
     draw_run(figure, v["rows"])
+
+
+@drawing(6)
+def seeds(figure: Figure, v: dict) -> None:
+    """The true reward before and after DPO, one line a seed, for a short and for a longer SFT."""
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (name, title) in zip(
+        panels, {"short": "150 steps of SFT", "main": "250 steps"}.items(), strict=True
+    ):
+        found = over_seeds(name)
+        for before, after in zip(found["sft/reward"], found["dpo/reward"], strict=True):
+            axes.plot([0, 1], [before, after], "o-", color=DARK, markersize=8)
+        axes.set_xticks([0, 1], ["SFT", "DPO"], fontsize=15)
+        axes.set_xlim(-0.3, 1.3)
+        axes.set_title(f"{title}, one line a seed", fontsize=15)
+    panels[0].set_ylabel("true reward", fontsize=15)
 
 
 # --- 7. choosing beta, and stopping
@@ -401,6 +421,48 @@ def too_far(figure: Figure, v: dict) -> None:
 
 
 # --- 8. other shapes of the same idea
+
+
+FIVE = {"dpo": "-", "cdpo": DASHED, "ipo": "-.", "hinge": ":", "kto": (0, (1, 1, 5, 1))}
+
+
+@drawing(8)
+def five(figure: Figure, v: dict) -> None:
+    """Five losses and their slopes against the margin, each in units of its slope at the reference."""
+    left, right = figure.subplots(1, 2)
+    for (name, style), width in zip(FIVE.items(), (3.5, 2, 2, 2.5, 2), strict=True):
+        found = in_units_of_the_start(curve(LOSSES[name]))
+        look = {"color": DARK, "linestyle": style, "linewidth": width, "label": name}
+        left.plot(found.margin, found.value, **look)
+        right.plot(found.margin, found.slope, **look)
+    left.set_ylim(-3, 8)
+    right.set_ylim(-2.5, 1.5)
+    for axes, label in ((left, "loss, 0 at the reference"), (right, "slope, −1 at the reference")):
+        axes.axhline(0, color=LIGHT, linewidth=0.8)
+        axes.axvline(0, color=LIGHT, linewidth=0.8)
+        axes.set_xlim(-6, 6)
+        axes.set_xlabel("margin m", fontsize=14)
+        axes.set_ylabel(label, fontsize=14)
+    right.legend(loc="lower right", fontsize=14)
+
+
+@drawing(8)
+def ends(figure: Figure, v: dict) -> None:
+    """The declared minimiser of four losses against the share of people who prefer the first response."""
+    axes = figure.subplots()
+    shares = torch.linspace(0.02, 0.98, 193).tolist()
+    for name, style in {"dpo": "-", "cdpo": DASHED, "ipo": "-.", "hinge": ":"}.items():
+        loss = LOSSES[name]
+        hyper = {**loss.hyperparameters, **v["shown"][name]}
+        margins = [loss.facts.best_margin(p, **hyper) for p in shares]
+        axes.plot(shares, margins, color=DARK, linestyle=style, linewidth=2.5)
+        place = (shares[-1], margins[-1]), (6, 0)
+        axes.annotate(name, *place, textcoords="offset points", va="center", fontsize=14)
+    axes.axhline(0, color=LIGHT, linewidth=0.8)
+    axes.axvline(0.5, color=LIGHT, linewidth=0.8)
+    axes.set_xlim(0, 1.08)
+    axes.set_xlabel("share p of people who prefer the first response", fontsize=14)
+    axes.set_ylabel("margin m where the loss is least", fontsize=14)
 
 
 @drawing(8)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mini_dpo.losses import LOSSES, Loss, find_loss
-from mini_dpo.plot.numbers import FARTHEST, LARGEST_MARGIN, Curve, curve
+from mini_dpo.plot.numbers import FARTHEST, LARGEST_MARGIN, Curve, curve, in_units_of_the_start
 from mini_dpo.plot.paper import DARK, DASHED, LIGHT, compact, grid, new_figure, save
 
 if TYPE_CHECKING:
@@ -35,18 +35,19 @@ VALUE, SLOPE, MARGIN = (
 
 
 def draw_losses(figure: Figure, losses: Sequence[Loss]) -> None:
-    """One panel for each loss, each with its own scale."""
-    curves = [curve(variant) for variant in losses]
+    """One panel for each loss, each in units of its slope at the reference, so that they can be compared."""
+    curves = [in_units_of_the_start(curve(variant)) for variant in losses]
     panels = grid(figure, len(losses))
     for axes, variant, found in zip(panels, losses, curves, strict=True):
         draw_curve(axes, found)
+        axes.set_ylim(-6, 6)
         axes.set_title(
             variant.name + ("" if variant.paired else " *"), loc="left", fontsize=11, fontweight="bold", pad=3
         )
         axes.tick_params(labelsize=9)
         axes.locator_params(nbins=4, steps=[1, 2, 5, 10])
     figure.supxlabel(MARGIN, fontsize=13)
-    figure.supylabel("L and dL/dm", fontsize=13)
+    figure.supylabel("L (0 at the reference) and dL/dm (−1 at the reference)", fontsize=13)
     note = f"default hyperparameters{notes(losses, curves)}"
     figure.legend(
         *panels[0].get_legend_handles_labels(),

@@ -50,3 +50,13 @@ def curve(variant: Loss, points: int = 401) -> Curve:
             f"--loss {variant.name}: no curve can be drawn ({type(error).__name__}: {error})"
         ) from error
     return Curve(m.detach(), values.detach(), dL / dm)
+
+
+def in_units_of_the_start(found: Curve) -> Curve:
+    """The same curve, shifted and scaled so that its value is 0 and its slope is -1 at the middle, at the
+    reference. A curve without a slope there is only shifted.
+    """
+    middle = len(found.margin) // 2
+    scale = float(found.slope[middle].abs())
+    scale = scale if scale > 0 else 1.0
+    return Curve(found.margin, (found.value - found.value[middle]) / scale, found.slope / scale)

@@ -64,12 +64,15 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def grid(figure: Figure, n: int) -> list[Axes]:
-    """n panels in rows, each about as wide as high."""
-    rows = max(1, round(math.sqrt(n * SLIDE[1] / SLIDE[0])))
-    axes = list(figure.subplots(rows, math.ceil(n / rows), squeeze=False).flat)
-    for unused in axes[n:]:
-        unused.remove()
-    return axes[:n]
+    """n panels in rows, each about as wide as high. Where the last row has fewer panels, they are wider."""
+    columns = math.ceil(n / max(1, round(math.sqrt(n * SLIDE[1] / SLIDE[0]))))
+    rows = math.ceil(n / columns)
+    lines = figure.add_gridspec(rows, 1)
+    axes = []
+    for row in range(rows):
+        places = lines[row].subgridspec(1, min(columns, n - row * columns))
+        axes += [figure.add_subplot(place) for place in places]
+    return axes
 
 
 def compact(number: float, position: float | None = None) -> str:
