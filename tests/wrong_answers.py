@@ -308,6 +308,35 @@ def halved(scores):
     return torch.cat([scores[:1].softmax(-1), scores[1:].softmax(-1) / 2])
 
 
+# --- chapter 15
+
+
+def below(beginning, responses, begins=lambda y, s: y[: len(s)] == s):
+    return torch.tensor([begins(y, beginning) for y in responses])
+
+
+def valued(find):
+    """An answer that sees the log-probs and rewards of the responses below the beginning."""
+
+    def answer(beginning, responses, ref_logps, reward, beta, **how):
+        which = below(beginning, responses, **how)
+        return float(find(ref_logps[which], reward[which], beta))
+
+    return answer
+
+
+def value(ref, reward, beta):
+    return beta * ((ref + reward / beta).logsumexp(-1) - ref.logsumexp(-1))
+
+
+def shaping(last=0.0, sign=1.0, keep=True):
+    def answer(rewards, potentials):
+        after = [*potentials[1:], potentials[-1] if last is None else last]
+        return [keep * r + sign * (b - a) for r, a, b in zip(rewards, potentials, after, strict=True)]
+
+    return answer
+
+
 # --- chapter 20
 
 
@@ -729,6 +758,34 @@ WRONG = {
         (lambda V, T, n, C: (V + T) * C + n * 12 * C * C + 2 * C, "biases, a LayerNorm"),
         (lambda V, T, n, C: (V + T) * C + n * (11 * C * C + 13 * C) + 2 * C, "brings the heads together"),
         (lambda V, T, n, C: V * C + n * (12 * C * C + 13 * C) + 2 * C, "the positions"),
+    ],
+    (15, "soft_value"): [
+        (lambda ref, q, beta: float(beta * (q / beta).logsumexp(-1)), "probabilities are left out"),
+        (lambda ref, q, beta: float((ref + q / beta).logsumexp(-1)), "beta is missing"),
+        (lambda ref, q, beta: float((ref.exp() * q).sum()), "mean or the maximum"),
+        (lambda ref, q, beta: float(q.max()), "mean or the maximum"),
+        (lambda ref, q, beta: float(beta * (ref.exp() * (q / beta).exp()).sum().log()), "use logsumexp"),
+    ],
+    (15, "value_of"): [
+        (valued(lambda ref, r, beta: beta * (ref + r / beta).logsumexp(-1)), "divided by their sum"),
+        (valued(lambda ref, r, beta: value(ref, r, beta) / beta), "divided by their sum"),
+        (valued(lambda ref, r, beta: (ref.softmax(-1) * r).sum()), "the mean reward"),
+        (
+            lambda *given: valued(value)(*given, begins=lambda y, s: set(s) <= set(y) and len(y) >= len(s)),
+            "divided by their sum",
+        ),
+        (
+            lambda *given: valued(value)(
+                *given, begins=lambda y, s: y == s if s in given[1] else set(s) <= set(y)
+            ),
+            "anywhere in the response",
+        ),
+    ],
+    (15, "shaped"): [
+        (shaping(keep=False), "left out"),
+        (shaping(last=None), "behind the last word"),
+        (shaping(sign=-1.0), "not neighbours"),
+        (lambda r, phi: [r[0] - phi[0], *r[1:]], "leads to"),
     ],
     (20, "loo_advantages"): [
         (lambda returns, k: list(returns), "not taken off"),

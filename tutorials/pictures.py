@@ -743,6 +743,36 @@ def transformer(figure: Figure, v: dict) -> None:
     right.axis("off")
 
 
+# --- 15. the tree
+
+
+@drawing(15)
+def tree(figure: Figure, v: dict) -> None:
+    """The tree of the responses with the advantage of each word, and the GPT's log-ratios against them."""
+    left, right = figure.subplots(1, 2, width_ratios=[1.7, 1])
+    places, row = {}, 0
+    for leaf in sorted(map(tuple, v["responses"])):  # from below, a row each
+        places[leaf], row = (len(leaf), row), row + 1
+    for s in sorted(v["V"].keys() - places.keys(), key=len, reverse=True):
+        under = [places[sa][1] for sa in places if len(sa) == len(s) + 1 and sa[:-1] == s]
+        places[s] = len(s), sum(under) / len(under)
+    for s, (x, y) in places.items():
+        if not s:
+            continue
+        (x0, y0), credit = places[s[:-1]], v["credit"][s]
+        strong = credit < -1
+        left.plot([x0, x0 + 0.3, x], [y0, y, y], color=DARK, linewidth=3.5 if strong else 1)
+        text = f"{v['words'][s[-1]]} {credit:+.2f}".replace("+0.00", "0")
+        left.text(x - 0.66, y + 0.12, text, fontsize=12, fontweight="bold" if strong else "normal")
+    left.set_title("advantage of each word, where only tea tea is a fault")
+    left.axis("off")
+    right.plot([-3.2, 1], [-3.2, 1], color=LIGHT)
+    right.plot(v["advantages"], v["ratios"], "o", color=DARK, markersize=7, markerfacecolor="white")
+    right.set_xlabel("Q* - V*, by Bellman's equation")
+    right.set_ylabel("β log(π / ref) of the GPT that DPO trained")
+    right.set_title("all words of all responses to both prompts")
+
+
 # --- 20. the opponent
 
 
