@@ -28,6 +28,7 @@ from mini_dpo.rlhf.algorithms import (
     leave_one_out,
     ppo_loss,
     reinforce_loss,
+    returns_of,
     rloo_loss,
     standardised,
     token_rewards,
@@ -36,7 +37,7 @@ from mini_dpo.rlhf.algorithms import (
 )
 from mini_dpo.rlhf.loop import Learner, optimise
 from mini_dpo.rlhf.reward import ScalarModel, last_places, per_response
-from mini_dpo.rlhf.rollout import Task, roll_out
+from mini_dpo.rlhf.rollout import Task, prompts_of, roll_out
 from mini_dpo.saving.stages import StageFiles
 from mini_dpo.theory.bradley_terry import kl, log_partition, objective, optimal_policy
 from mini_dpo.train import __main__ as train
@@ -80,22 +81,9 @@ def rollout_of(policy, reference, reward, n, k, seed):
         given.append(judge(reward)(written, batch))
         return given[0]
 
-    drawn = roll_out(
-        policy, task(reference, reward, prompts=PROMPTS * n, n_prompts=2 * n, k=k, score=score), seed, 0
-    )
+    some = task(reference, reward, k=k, score=score)
+    drawn = roll_out(policy, some, PROMPTS * n, seed)
     return dataclasses.replace(drawn, scores=given[0])
-
-
-def returns_of(rollout):
-    """The return of each response: (S,)."""
-    return per_response(rollout.batch, token_rewards(rollout, BETA))
-
-
-def words_asked(rollout):
-    """The prompt, of one word, of each response: (S,)."""
-    batch = rollout.batch
-    roots = batch.ids[batch.layout.positions == 0]  # (P,)
-    return roots.repeat_interleave(len(batch.lengths) // len(roots))
 
 
 def exact_gradient(policy, reference, reward):
@@ -151,7 +139,7 @@ def test_the_gradient_is_that_of_j_in_expectation(tea_house, name):
     estimates = []
     for seed in range(60):
         rollout = rollout_of(policy, reference, reward, n=8, k=k, seed=seed)
-        returns = returns_of(rollout)
+        returns = returns_of(rollout, BETA)
         if (
             name == "ppo"
         ):  # without a value network; a mean over tokens, so times their number for each response
@@ -183,8 +171,8 @@ def test_at_the_optimum_every_rloo_advantage_is_zero(tea_house):
     constant = BETA * log_partition(ref_logps, reward, BETA)  # (2,)
     for k in (2, 3, 5):
         rollout = rollout_of(policy, reference, reward, n=4, k=k, seed=k)
-        returns = returns_of(rollout)
-        expected = constant[words_asked(rollout)]
+        returns = returns_of(rollout, BETA)
+        expected = constant.repeat(4).repeat_interleave(k)
         torch.testing.assert_close(returns, expected, rtol=0, atol=1e-9)
         assert float(leave_one_out(returns, k).abs().max()) < 1e-9
 
@@ -269,9 +257,7 @@ def test_both_estimators_of_the_divergence_are_unbiased_and_k3_is_never_negative
 
 def test_what_never_ends_gets_the_fixed_score(tea_house):
     reference, reward = tea_house
-    rollout = roll_out(
-        reference, task(reference, reward, prompts=PROMPTS * 20, n_prompts=40, missing_end=-9.0), 0, 0
-    )
+    rollout = roll_out(reference, task(reference, reward, missing_end=-9.0), PROMPTS * 20, 0)
     cut = rollout.batch.lengths == LONGEST_RESPONSE  # three words fill the room, but for the end
     assert not rollout.finished.all() and rollout.finished.any()
     assert set(rollout.scores[~rollout.finished].tolist()) == {-9.0}
@@ -279,21 +265,13 @@ def test_what_never_ends_gets_the_fixed_score(tea_house):
 
 
 def test_each_pass_asks_every_prompt_once_in_an_order_of_its_own(tea_house):
-    reference, reward = tea_house
-    prompts = [[0], [1], [0, 1], [1, 0]]
-    orders = []
-    for first in (0, 2):
-        some = task(
-            reference, reward, prompts=prompts, max_new_tokens=1, score=lambda w, b: torch.zeros(len(w))
-        )
-        asked = []
-        for step in (first, first + 1):
-            batch = roll_out(reference, some, 5, step).batch
-            texts = batch.ids.split([n for size in batch.layout.sizes for n in size])
-            asked += [text.tolist() for text in texts[::2]]
-        assert sorted(asked) == sorted(prompts)
-        orders.append(asked)
-    assert orders[0] != orders[1]
+    some = task(*tea_house, prompts=[[i] for i in range(6)], n_prompts=2)
+    passes = [
+        [prompt for step in steps for prompt in prompts_of(some, 5, step)]
+        for steps in (range(3), range(3, 6))
+    ]
+    assert all(sorted(asked) == some.prompts for asked in passes) and passes[0] != passes[1]
+    assert prompts_of(some, 5, 4) == passes[1][2:4], "a step does not depend on those before it"
 
 
 def test_the_policy_that_wrote_has_no_gradient(tea_house):
@@ -329,7 +307,7 @@ def test_at_the_first_pass_all_have_the_gradient_of_reinforce(tea_house):
     reference, reward = tea_house
     policy = moved(reference)
     rollout = rollout_of(policy, reference, reward, n=2, k=3, seed=1)
-    A = leave_one_out(returns_of(rollout), 3)
+    A = leave_one_out(returns_of(rollout, BETA), 3)
 
     def gradient(loss):
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.parameters()))])
@@ -469,10 +447,10 @@ def test_a_stopped_optimisation_goes_on_to_the_same_weights(tea_house, tmp_path,
 
 
 def stopping(write, step):
-    def stopped(policy, task, seed, now):
-        if now == step:
+    def stopped(policy, task, prompts, seed):
+        if seed == step:  # of a run with seed 0
             raise KeyboardInterrupt
-        return write(policy, task, seed, now)
+        return write(policy, task, prompts, seed)
 
     return stopped
 
@@ -505,15 +483,14 @@ def test_a_value_is_read_before_its_token_and_an_advantage_is_of_its_token(tea_h
     torch.manual_seed(1)
     value = ScalarModel(reference, 1).double().eval()
     rollout = rollout_of(moved(reference), reference, reward, n=2, k=1, seed=2)
-    rewards = token_rewards(rollout, BETA)
-    advantages, targets, values = with_values(value, rollout.batch, rewards)
+    advantages, targets, values = with_values(value, rollout, BETA)
     expected, said = [], rollout.batch.index.targets.split(rollout.batch.lengths.tolist())
-    for word, response in zip(words_asked(rollout).tolist(), said, strict=True):
-        text = torch.tensor([[word, *response.tolist()[:-1]]])
+    for prompt, response in zip(PROMPTS * 2, said, strict=True):
+        text = torch.tensor([prompt + response.tolist()[:-1]])
         expected.append(value.hidden(text)[0] @ value.head[0] + value.bias)
     torch.testing.assert_close(values, torch.cat(expected))
     assert not targets.requires_grad
-    plain = generalised_advantages(rewards, values, rollout.batch.lengths)
+    plain = generalised_advantages(token_rewards(rollout, BETA), values, rollout.batch.lengths)
     torch.testing.assert_close(targets, plain + values)  # the value learns in units of reward
     assert abs(float(advantages.mean())) < 1e-6 and abs(float(advantages.std()) - 1) < 1e-6
     assert advantages.argsort().tolist() == plain.argsort().tolist()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
@@ -16,14 +17,15 @@ import torch
 from torch import Tensor
 
 from mini_dpo import exact
-from mini_dpo.batches import Batch
+from mini_dpo.batches import Batch, Encoded
 from mini_dpo.cli import run_command
 from mini_dpo.files import write_json
 from mini_dpo.logprobs import response_logps, token_logps
 from mini_dpo.model import GPT
 from mini_dpo.reference import freeze
 from mini_dpo.rlhf.algorithms import leave_one_out, returns_of, rloo_loss
-from mini_dpo.rlhf.rollout import Rollout, roll_out
+from mini_dpo.rlhf.reward import per_response
+from mini_dpo.rlhf.rollout import Rollout, Task, roll_out
 from mini_dpo.theory.bradley_terry import kl, objective, optimal_policy
 
 BETA, K = 0.5, 4
@@ -60,14 +62,15 @@ def write(policy: GPT, n: int, draw: int, k: int = K, seed: int = 0) -> Rollout:
     reference, reward = world(seed)
     number = {tuple(response): i for i, response in enumerate(RESPONSES)}
 
-    def score(batch: Batch, prompts: Sequence[int]) -> Tensor:
-        said = batch.index.targets.split(batch.lengths.tolist())
-        return torch.stack([reward[i, number[tuple(y.tolist())]] for i, y in zip(prompts, said, strict=True)])
+    scores = []
 
-    asked = exact.PROMPTS * n, [0, 1] * n
-    drawn = roll_out(policy, reference, score, *asked, k, exact.END, 3, 0.0, draw)
-    scores = score(drawn.batch, [i for i in asked[1] for _ in range(k)])
-    return Rollout(drawn.batch, k, drawn.logps, drawn.ref_logps, scores, torch.ones_like(drawn.finished))
+    def score(written: Sequence[Encoded], batch: Batch) -> Tensor:
+        scores.append(torch.stack([reward[y.prompt[0], number[tuple(y.response)]] for y in written]))
+        return scores[0]
+
+    task = Task(reference, score, exact.PROMPTS, exact.END, BETA, 2, k, exact.LONGEST_RESPONSE)
+    drawn = roll_out(policy, task, exact.PROMPTS * n, draw)
+    return replace(drawn, scores=scores[0], finished=torch.ones_like(drawn.finished))
 
 
 def flat_gradient(value: Tensor, policy: GPT) -> Tensor:
@@ -131,7 +134,7 @@ def train(advantage: Advantage, passes: int, clip: bool, seed: int, steps: int =
 
 def unclipped(rollout: Rollout, advantages: Tensor, logps: Tensor) -> Tensor:
     """The same with the ratio as it is; at one pass both are REINFORCE."""
-    ratio = rollout.per_response(logps - rollout.logps).exp()  # (S,)
+    ratio = per_response(rollout.batch, logps - rollout.logps).exp()  # (S,)
     return -(ratio * advantages).mean()
 
 

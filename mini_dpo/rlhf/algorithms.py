@@ -22,7 +22,6 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from mini_dpo.batches import Batch
 from mini_dpo.rlhf.reward import ScalarModel, per_response
 from mini_dpo.rlhf.rollout import Rollout
 
@@ -36,10 +35,15 @@ VALUE_WEIGHT = 0.1  # of the value network's loss (N+)
 
 def token_rewards(rollout: Rollout, beta: float) -> Tensor:
     """-beta log(policy / reference) of each token, and at a response's last token its score too: (R,), units
-    of reward. Their sum over a response is its return.
+    of reward.
     """
     last = rollout.batch.lengths.cumsum(0) - 1  # (S,), the number of each response's last token
     return (-beta * rollout.k1).index_add(0, last, rollout.scores.to(rollout.k1.dtype))
+
+
+def returns_of(rollout: Rollout, beta: float) -> Tensor:
+    """score - beta log(policy / reference) of each response, the sum of its tokens' rewards: (S,)."""
+    return per_response(rollout.batch, token_rewards(rollout, beta))
 
 
 def leave_one_out(returns: Tensor, k: int) -> Tensor:
@@ -72,12 +76,13 @@ def generalised_advantages(rewards: Tensor, values: Tensor, lengths: Tensor, lam
 
 
 @torch.no_grad()
-def with_values(value: ScalarModel, batch: Batch, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def with_values(value: ScalarModel, rollout: Rollout, beta: float) -> tuple[Tensor, Tensor, Tensor]:
     """(advantages, what the value network should say, what it says now) of each token: (R,) each. Advantages
     are whitened over the batch, and rewards are not (N+; arXiv:2404.10719 finds it among what PPO needs).
     """
+    batch = rollout.batch
     values = value.values(batch, batch.index.rows)  # (R,), before each token
-    advantages = generalised_advantages(rewards, values, batch.lengths)
+    advantages = generalised_advantages(token_rewards(rollout, beta), values, batch.lengths)
     whitened = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     return whitened, advantages + values, values
 

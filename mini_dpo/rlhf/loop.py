@@ -14,9 +14,9 @@ from mini_dpo.logprobs import token_logps
 from mini_dpo.model import GPT
 from mini_dpo.optimizers import LoopConfig, learning_rate, step_where
 from mini_dpo.progress import Progress, ask_before_stopping
-from mini_dpo.rlhf.algorithms import VALUE_WEIGHT, Algorithm, token_rewards, value_loss, with_values
+from mini_dpo.rlhf.algorithms import VALUE_WEIGHT, Algorithm, returns_of, value_loss, with_values
 from mini_dpo.rlhf.reward import ScalarModel, per_response
-from mini_dpo.rlhf.rollout import Rollout, Task, roll_out
+from mini_dpo.rlhf.rollout import Rollout, Task, prompts_of, roll_out
 from mini_dpo.saving.stages import Stage, StageFiles
 from mini_dpo.training import check_finite, fetch
 
@@ -50,7 +50,8 @@ def optimise(
     with ask_before_stopping() as stop_asked:
         for step in range(stage.step, config.steps):
             done, rate = step + 1, learning_rate(step, config)
-            rollout = roll_out(learner.policy, task, config.seed, step)
+            prompts = prompts_of(task, config.seed, step)
+            rollout = roll_out(learner.policy, task, prompts, config.seed * 1_000_003 + step)
             record = learn(learner, optimizer, rollout, task, algorithm, rate)
             numbers = fetch([record], stage.name, done)
             stage.write(numbers, done, [rate])
@@ -68,12 +69,11 @@ def learn(
     learner: Learner, optimizer: Optimizer, rollout: Rollout, task: Task, algorithm: Algorithm, rate: float
 ) -> dict[str, Tensor]:
     """The passes over a step's responses; returns what to log, () each."""
-    batch, rewards = rollout.batch, token_rewards(rollout, task.beta)  # (R,)
-    returns, value = per_response(batch, rewards), learner.value  # (S,)
+    batch, value, returns = rollout.batch, learner.value, returns_of(rollout, task.beta)  # (S,)
     if algorithm.advantages:
         advantages = algorithm.advantages(returns, task.k)  # (S,)
     elif value:
-        advantages, targets, before = with_values(value, batch, rewards)  # (R,) each
+        advantages, targets, before = with_values(value, rollout, task.beta)  # (R,) each
     taken = torch.tensor(True, device=returns.device)  # (), false from the first loss that is no number
     for _ in range(algorithm.passes):
         optimizer.zero_grad()

@@ -64,19 +64,22 @@ class Rollout:
         return self.k1.neg().exp() - 1 + self.k1
 
 
-@torch.no_grad()
-def roll_out(policy: GPT, task: Task, seed: int, step: int) -> Rollout:
-    """The responses of a step, drawn at temperature 1: then the log-probs that are scored are those that were
-    drawn from. Each pass over the prompts has an order of its own.
-    """
+def prompts_of(task: Task, seed: int, step: int) -> list[list[int]]:
+    """The prompts of a step. Each pass over all prompts has an order of its own."""
     per_pass = max(1, len(task.prompts) // task.n_prompts)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step // per_pass)
-    order = torch.randperm(len(task.prompts), generator=generator)
-    numbers = order[step % per_pass * task.n_prompts :][: task.n_prompts].repeat_interleave(task.k)  # (S,)
-    prompts = [task.prompts[i] for i in numbers.tolist()]
-    end, most = task.end_of_text, task.max_new_tokens
-    said = generate(policy, prompts, end_of_text=end, max_new_tokens=most, seed=seed * 1_000_003 + step)
-    written = [Encoded(prompt, response) for prompt, response in zip(prompts, said, strict=True)]
+    order = torch.randperm(len(task.prompts), generator=generator).tolist()
+    return [task.prompts[i] for i in order[step % per_pass * task.n_prompts :][: task.n_prompts]]
+
+
+@torch.no_grad()
+def roll_out(policy: GPT, task: Task, prompts: Sequence[list[int]], seed: int) -> Rollout:
+    """k responses to each prompt, drawn at temperature 1: then the log-probs that are scored are those that
+    were drawn from.
+    """
+    asked, end = [prompt for prompt in prompts for _ in range(task.k)], task.end_of_text
+    said = generate(policy, asked, end_of_text=end, max_new_tokens=task.max_new_tokens, seed=seed)
+    written = [Encoded(prompt, response) for prompt, response in zip(asked, said, strict=True)]
     device = policy.wte.weight.device
     batch = pack([written[i : i + task.k] for i in range(0, len(written), task.k)]).to(device)
     policy.eval()  # dropout off, here and in every pass below
