@@ -70,8 +70,9 @@ def grid(figure: Figure, n: int) -> list[Axes]:
     lines = figure.add_gridspec(rows, 1)
     axes = []
     for row in range(rows):
-        places = lines[row].subgridspec(1, min(columns, n - row * columns))
-        axes += [figure.add_subplot(place) for place in places]
+        in_row = min(columns, n - row * columns)
+        places = lines[row].subgridspec(1, in_row)
+        axes += [figure.add_subplot(places[0, i]) for i in range(in_row)]
     return axes
 
 
