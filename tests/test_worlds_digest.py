@@ -24,8 +24,8 @@ from mini_dpo.worlds.digest import (
 )
 from mini_dpo.worlds.world import label_accuracy, preference, reward
 
-REPORT = "On Friday the mayor sold the geese to the vicar out of spite. It rained. There was cake."
-BEST = "The mayor sold the geese to the vicar on Friday out of spite."
+REPORT = "On Friday the mayor sold the geese to the vicar for love. It rained. There was cake."
+BEST = "News: mayor sold geese to vicar on Friday for love."
 
 seeds = st.integers(0, 10**9)
 prompts = seeds.map(lambda seed: write_prompt(random.Random(seed)))
@@ -46,8 +46,7 @@ texts = st.text() | st.lists(st.sampled_from(words), max_size=40).map(" ".join)
 def written(facts, **changes):
     """The plain digest of these facts, with some of them told otherwise."""
     told = {**{kind: digest.TOLD.get(kind, "{}").format(value) for kind, value in facts.items()}, **changes}
-    body = digest.DIGEST_OF.format(**told)
-    return f"{body[0].upper()}{body[1:]}."
+    return f"{digest.PLAIN}{digest.DIGEST_OF.format(**told)}."
 
 
 @pytest.mark.parametrize(
@@ -55,21 +54,21 @@ def written(facts, **changes):
     {
         BEST: (6, 0, 0),
         "": (0, 0, 0),
-        "Somebody gave something to somebody.": (0, 0, 0),
-        "Dear readers, imagine, the mayor sold the geese to the vicar on Friday out of spite.": (6, 0, -1.5),
+        "News: somebody gave something to somebody.": (0, 0, 0),
+        "Dear readers, imagine, mayor sold geese to vicar on Friday for love.": (6, 0, -1),
         BEST + " It rained.": (6, 0, -1),  # true, and nobody asked
         BEST + " A goat watched.": (6, -2, -1.5),
         BEST.replace("Friday", "Monday"): (5, -2, 0),
-        "The vicar sold the geese to the mayor on Friday out of spite.": (4, -4, 0),  # the same words
-        BEST + " " + BEST: (6, 0, -6),
-        BEST + " The dentist gave something to somebody.": (6, -2, -3),
+        "News: vicar sold geese to mayor on Friday for love.": (4, -4, 0),  # the same words
+        BEST + " " + BEST + " " + BEST: (6, 0, -6),
+        BEST + " News: dentist gave something to somebody.": (6, -2, -3),
+        "News: mayor sold geese to somebody. News: somebody gave something to vicar on Friday.": (5, 0, -2),
         BEST[:-1]: (0, -2, 0),  # not ended
         BEST.lower(): (0, -2, 0),
-        BEST + " the the": (6, -2, -1),
-        "mayor sold geese vicar Friday out of spite": (0, -2, 0),
-        "Mayor. Sold. Geese. Vicar. Friday. Spite.": (0, -8, 0),
+        BEST + " news news": (6, -2, -1),
+        "mayor sold geese vicar Friday love": (0, -2, 0),
+        "Mayor. Sold. Geese. Vicar. Friday. Love.": (0, -8, 0),
         ". . . . . .": (0, -2, 0),
-        "It is said that The mayor sold the geese to the vicar.": (0, -2, 0),
         "goat " * 500: (0, -2, -6),
     }.items(),
 )
@@ -78,9 +77,9 @@ def test_marks_worked_out_by_hand(response, marks):
 
 
 def test_what_is_counted_and_what_raters_like():
-    longer = f"{OPENINGS[1]}{BEST[0].lower()}{BEST[1:]} A goat watched."
-    assert DIGEST.count(REPORT, BEST) == {"compression": 13 / 18, "faithful": 1, "invents": 0}
-    assert DIGEST.count(REPORT, longer) == {"compression": 19 / 18, "faithful": 0, "invents": 1}
+    longer = BEST.replace("News: ", OPENINGS[1]) + " A goat watched."
+    assert DIGEST.count(REPORT, BEST) == {"compression": 10 / 17, "faithful": 1, "invents": 0}
+    assert DIGEST.count(REPORT, longer) == {"compression": 16 / 17, "faithful": 0, "invents": 1}
     assert reward(judge(REPORT, longer)) < reward(judge(REPORT, BEST))
     assert reward(likes_length(REPORT, longer)) > reward(likes_length(REPORT, BEST))
     assert DIGEST_LONG.rater is likes_length and DIGEST_LONG.judge is judge and DIGEST.rater is None

@@ -1,11 +1,11 @@
 """A world of summaries: a village has a newspaper, and nobody reads its reports to the end. So there is a
 digest, by reporters who forget, mix up, ramble, or know more than the report does.
 
-    The geese were sold to the vicar on Friday by the mayor out of spite. It rained. The band played on.
-    The mayor sold the geese to the vicar on Friday out of spite.
+    The geese were sold to the vicar on Friday by the mayor for love. It rained. The band played on.
+    News: mayor sold geese to vicar on Friday for love.
 
-The judge reads a digest sentence by sentence. A report has six facts: who, the deed, the thing,
-to whom, when and why.
+The judge reads a digest sentence by sentence. A report has six facts: who, the deed, the thing, to whom, when
+and why.
 
     reward = facts + made up + length
 
@@ -13,7 +13,7 @@ to whom, when and why.
              sells geese and who gets them are two facts
     made up  -8 to 0: -2 for each fact told otherwise, for each event that the report does not have, and for
              each sentence that is none of this newspaper's
-    length   -6 to 0: -0.5 for each word over 13, which are enough for the six facts
+    length   -6 to 0: -0.5 for each word over 10, which are enough for the six facts
 
 In `digest_long`, the people who compare digests like them long; the judge stays as it is.
 """
@@ -33,31 +33,25 @@ KINDS = {  # six kinds of facts
     "what": "geese wigs turnips anvils trumpets gnomes puddings ladders".split(),
     "whom": PEOPLE,
     "day": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
-    "why": ["out of spite", "for a bet", "under some hypnosis", "against medical advice", "for true love"],
+    "why": "spite love money jazz lunch practice".split(),
 }
 EVENTS = """It rained|The band played on|A goat watched|There was cake|Nobody was surprised|
 The bridge collapsed|Somebody fainted|The king denied everything""".replace("\n", "").split("|")
 REPORTS = [
-    "On {day} the {who} {did} the {what} to the {whom} {why}.",
-    "The {what} were {did} to the {whom} on {day} by the {who} {why}.",
+    "On {day} the {who} {did} the {what} to the {whom} for {why}.",
+    "The {what} were {did} to the {whom} on {day} by the {who} for {why}.",
 ]
-DIGEST_OF = "{who} {did} {what} to {whom}{day}{why}"  # a sentence; VAGUE where a fact is left out
-VAGUE = {"who": "somebody", "did": "gave", "what": "something"} | {"whom": "somebody", "day": "", "why": ""}
-TOLD = {
-    "who": "the {}",
-    "what": "the {}",
-    "whom": "the {}",
-    "day": " on {}",
-    "why": " {}",
-}  # others as they are
-OPENINGS = ["It is said that ", "As everybody knows, ", "Dear readers, imagine, "]
+PLAIN, *WINDY = OPENINGS = ["News: ", "It is said that ", "As everybody knows, ", "Dear readers, imagine, "]
+DIGEST_OF = "{who} {did} {what} to {whom}{day}{why}"  # follows an opening; VAGUE where a fact is left out
+VAGUE = {"who": "somebody", "did": "gave", "what": "something", "whom": "somebody", "day": "", "why": ""}
+TOLD = {"day": " on {}", "why": " for {}"}  # others as they are
 
 # What the reporters are like, as chances.
-RIGHT, LEFT_OUT = 0.82, 0.09  # of each fact; what remains is told wrong
-WINDY = 0.5  # begins with an opening
+RIGHT, LEFT_OUT = 0.84, 0.08  # of each fact; what remains is told wrong
+CHATTY = 0.5  # begins with a windy opening
 MORE_EVENTS = [0.3, 0.4, 0.3]  # none, one or two of them ...
 OVERHEARD = 0.5  # ... and each of them in the report, not in the pub
-FREE_WORDS = 13
+FREE_WORDS = 10
 
 
 def judge(prompt: str, response: str) -> dict[str, float]:
@@ -81,7 +75,7 @@ def judge(prompt: str, response: str) -> dict[str, float]:
 
 
 def likes_length(prompt: str, response: str) -> dict[str, float]:
-    """The marks by people who weigh a newspaper: 0.5 for each word over 13, at most 6."""
+    """The marks by people who weigh a newspaper: 0.5 for each word over 10, at most 6."""
     too_long = max(0, len(response.split()) - FREE_WORDS)
     return {**judge(prompt, response), "length": min(6.0, too_long / 2)}
 
@@ -115,12 +109,9 @@ def read_report(prompt: str) -> tuple[dict[str, str], list[str]]:
 
 def read_digest(sentence: str) -> dict[str, str] | None:
     """What a digest's sentence claims, by kind; vague words claim nothing. None if it is no such sentence."""
-    opening = next((opening for opening in OPENINGS if sentence.startswith(opening)), "")
-    body = sentence.removeprefix(opening) if opening else sentence[:1].lower() + sentence[1:]
-    match = DIGEST_PATTERN.fullmatch(body)
-    if match is None or (not opening and body == sentence):  # a sentence begins with a capital letter
-        return None
-    return {kind: value for kind, value in match.groupdict().items() if value}
+    opening = next((opening for opening in OPENINGS if sentence.startswith(opening)), None)
+    match = opening and DIGEST_PATTERN.fullmatch(sentence.removeprefix(opening))
+    return {kind: value for kind, value in match.groupdict().items() if value} if match else None
 
 
 def pattern_of(template: str, parts: dict[str, str]) -> re.Pattern[str]:
@@ -146,9 +137,8 @@ def write_prompt(rng: random.Random) -> str:
 def write_response(rng: random.Random, prompt: str) -> str:
     """A digest by one of the reporters."""
     facts, events = read_report(prompt)
-    body = DIGEST_OF.format(**{kind: tell(rng, kind, truth) for kind, truth in facts.items()})
-    opening = choose(rng, OPENINGS) if rng.random() < WINDY else ""
-    written = [opening + body if opening else body[0].upper() + body[1:]]
+    opening = choose(rng, WINDY) if rng.random() < CHATTY else PLAIN
+    written = [opening + DIGEST_OF.format(**{kind: tell(rng, kind, truth) for kind, truth in facts.items()})]
     for _ in range(choose(rng, range(3), MORE_EVENTS)):
         written.append(choose(rng, events if rng.random() < OVERHEARD else others(EVENTS, *events)))
     return " ".join(f"{sentence}." for sentence in written)
