@@ -25,7 +25,7 @@ from mini_dpo.cli import run_command
 from mini_dpo.exact import PROMPTS, WORDS
 from mini_dpo.losses import LOSSES
 from mini_dpo.plot.numbers import curve, in_units_of_the_start
-from mini_dpo.plot.paper import DARK, DASHED, LIGHT, new_figure, save
+from mini_dpo.plot.paper import DARK, DASHED, LIGHT, grid, new_figure, save
 from mini_dpo.plot.runs import draw_run
 from mini_dpo.theory.bradley_terry import expected_reward, kl, optimal_policy
 from tutorials.chapters import HERE, PICTURES, chapter_paths, find_chapter, run_chapter
@@ -490,8 +490,9 @@ def certain(figure: Figure, v: dict) -> None:
 
 @drawing(9)
 def failures(figure: Figure, v: dict) -> None:
-    """Displacement, length, noise and over-optimisation, a panel each."""
-    displacement, length, noise, too_far = figure.subplots(2, 2).flat
+    """The five ways to fail, a panel each."""
+    panels = grid(figure, 5)
+    displacement, length, coverage, noise, too_far = panels
     for word, style in zip(range(3), ("-", DASHED, ":"), strict=True):
         displacement.plot(
             v["displaced"][:, word], color=DARK, linestyle=style, linewidth=2.5, label=v["words"][word]
@@ -506,42 +507,74 @@ def failures(figure: Figure, v: dict) -> None:
     length.invert_yaxis()
     length.set_xlabel("mean tokens of a response")
 
-    for i, name in enumerate(("dpo", "cdpo", "rdpo")):
+    for i, ((name, found), shade) in enumerate(zip(v["unseen"].items(), ("0.85", "0.6", DARK), strict=True)):
+        places = [place + 0.27 * i for place in range(4)]
+        coverage.bar(places, found.tolist(), 0.27, color=shade, edgecolor=DARK, label=name)
+    coverage.set_xticks([place + 0.27 for place in range(4)], "ABCD")
+    coverage.set_ylabel("probability")
+    coverage.set_ylim(0, 1)
+    coverage.legend(loc="upper right")
+
+    names = ["dpo", "cdpo", "rdpo", "dpo, smaller beta"]
+    for i, name in enumerate(names):
         for n, marker, fill in ((5_000, "o", DARK), (200, "s", "white")):
             gaps = [g for g in v["noise"][n, name] if g < 5]
+            y = i + (0.15 if n == 200 else -0.15)
+            noise.plot(gaps, [y] * len(gaps), marker, color=DARK, markerfacecolor=fill)
             if len(gaps) < 20:
-                noise.text(
-                    max(gaps) + 0.15,
-                    i + (0.15 if n == 200 else -0.15),
-                    f"and {20 - len(gaps)} off the scale",
-                    va="center",
-                )
-            noise.plot(
-                gaps,
-                [i + (0.15 if n == 200 else -0.15)] * len(gaps),
-                marker,
-                color=DARK,
-                markerfacecolor=fill,
-                label=f"{n:,} labels" if i == 0 else None,
-            )
-    noise.set_yticks(range(3), ["dpo", "cdpo", "rdpo"])
+                noise.text(max(gaps) + 0.1, y, f"and {20 - len(gaps)} without a minimum", va="center")
+    noise.set_yticks(range(len(names)), names)
     noise.invert_yaxis()
-    noise.set_xlabel("shortfall from the optimum, one point a world")
-    noise.legend(loc="lower right")
+    noise.set_xlabel("shortfall, a point a world (dark: 5,000 labels, white: 200)")
 
-    reward = lambda policies: [float(expected_reward(p, v["gold"])) for p in policies]  # noqa: E731
-    offline = v["offline"]
+    spoons, gold, start = v["spoons"], v["gold"], v["start"]
+    family = [(start + theta * spoons).log_softmax(-1) for theta in torch.linspace(0, 6, 60).tolist()]
+    distance = [float(kl(p, start)) for p in family]
+    beginning = float(expected_reward(start, gold))
+    slope = float((v["offline"][1.0] - start).diff()[0])  # what the first round learns a spoon to be worth
+    learned = [
+        beginning + slope * float(expected_reward(p, spoons) - expected_reward(start, spoons)) for p in family
+    ]
+    too_far.plot(distance, learned, color=DARK, linestyle=DASHED, linewidth=2, label="learned reward")
     too_far.plot(
-        range(len(v["rounds"])),
-        reward(v["rounds"]),
-        "o-",
+        distance,
+        [float(expected_reward(p, gold)) for p in family],
         color=DARK,
-        markersize=8,
-        label="five rounds at β = 1",
+        linewidth=2.5,
+        label="true reward",
     )
-    too_far.plot(
-        [0, *(1 / beta for beta in offline)],
-        reward([v["start"], *offline.values()]),
+    too_far.set_xlabel("KL(policy || reference), nats")
+    too_far.legend(loc="lower left")
+    titles = ("1. displacement", "2. length", "3. never compared", "4. noise", "5. over-optimisation")
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, loc="left")
+
+
+@drawing(9)
+def online(figure: Figure, v: dict) -> None:
+    """The loop of online DPO, and the true reward of its rounds beside one long round."""
+    left, right = figure.subplots(1, 2)
+    places = [(0, 1), (1, 0), (0, -1), (-1, 0)]
+    words = [
+        "the policy writes\ntwo answers a prompt",
+        "people or a judge\ncompare them",
+        "DPO on these pairs,\nreference: the policy",
+        "the trained policy",
+    ]
+    for (x, y), (to_x, to_y) in zip(places, [*places[1:], places[0]], strict=True):
+        bend = {**ARROW, "connectionstyle": "arc3,rad=-0.25", "shrinkA": 48, "shrinkB": 48}
+        left.annotate("", (to_x, to_y), (x, y), arrowprops=bend)
+    for (x, y), text in zip(places, words, strict=True):
+        left.text(x, y, text, ha="center", va="center", fontsize=13, bbox=FRAME)
+    left.set_xlim(-1.7, 1.7)
+    left.set_ylim(-1.4, 1.4)
+    left.axis("off")
+    reward = lambda policies: [float(expected_reward(p, v["gold"])) for p in policies]  # noqa: E731
+    rounds, offline = reward(v["rounds"]), reward([v["start"], *v["offline"].values()])
+    right.plot(range(len(rounds)), rounds, "o-", color=DARK, markersize=8, label="five rounds at β = 1")
+    right.plot(
+        [0, *(1 / beta for beta in v["offline"])],
+        offline,
         "s",
         linestyle=DASHED,
         color=DARK,
@@ -549,15 +582,9 @@ def failures(figure: Figure, v: dict) -> None:
         markersize=8,
         label="one round, ever smaller β",
     )
-    too_far.set_xlabel("1/β, summed over the rounds")
-    too_far.set_ylabel("true reward")
-    too_far.legend(loc="lower left")
-    for axes, title in zip(
-        (displacement, length, noise, too_far),
-        ("1. displacement", "2. length", "4. noise", "5. over-optimisation"),
-        strict=True,
-    ):
-        axes.set_title(title, loc="left")
+    right.set_xlabel("1/β, summed over the rounds", fontsize=13)
+    right.set_ylabel("true reward", fontsize=13)
+    right.legend(loc="lower left", fontsize=13)
 
 
 # --- 10. make it yours
