@@ -32,7 +32,7 @@ def rounds(folder, score, reference=None, size=40):
 
 
 def longer_wins(prompts, responses):
-    return [100.0 * len(text) for text in responses]
+    return [100.0 * len(ids) for ids in responses]
 
 
 def test_a_round_s_pairs_are_the_policy_s_own_and_labelled_by_the_score(tmp_path):
@@ -61,7 +61,7 @@ def test_labels_are_as_noisy_as_the_model_says(tmp_path):
     """A difference of log 3 in reward: three labels in four. Catches labels that are always the judge's."""
 
     def score(prompts, responses):
-        return [math.log(3) * (len(text) % 2) for text in responses]
+        return [math.log(3) * (1 - len(ids) % 2) for ids in responses]
 
     batches = rounds(tmp_path, score, size=3000)
     batches[0]

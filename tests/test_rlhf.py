@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo.batches import Encoded, collate, pack
+from mini_dpo.batches import Encoded, EncodedPair, collate, pack
 from mini_dpo.errors import TrainingFailed
 from mini_dpo.exact import END, LONGEST_RESPONSE, PROMPTS, every_response, list_responses, make_reference
 from mini_dpo.logprobs import response_logps, token_logps
@@ -36,7 +36,7 @@ from mini_dpo.rlhf.algorithms import (
     with_values,
 )
 from mini_dpo.rlhf.loop import Learner, optimise
-from mini_dpo.rlhf.reward import ScalarModel, last_places, per_response
+from mini_dpo.rlhf.reward import ScalarModel, calibration, last_places, per_response
 from mini_dpo.rlhf.rollout import Task, prompts_of, roll_out
 from mini_dpo.saving.stages import StageFiles
 from mini_dpo.theory.bradley_terry import kl, log_partition, objective, optimal_policy
@@ -575,6 +575,32 @@ def test_a_planted_bug_is_found(bug, monkeypatch, tea_house):
     assert not isinstance(caught.value, (NameError, TypeError)), caught.value
 
 
+def test_a_model_that_knows_how_labels_are_drawn_is_calibrated():
+    """On pairs drawn from its own scores, how sure is how right, to four deviations. Catches
+    a model that is twice as sure as it may be.
+    """
+    torch.manual_seed(0)
+    model = ScalarModel(tiny_gpt(0, vocab_size=5, context=8).float(), 1).eval()
+    with torch.no_grad():
+        model.head.mul_(3)
+    texts = [Encoded([1], [i, j, 4]) for i in range(4) for j in range(4)]
+    scores = model.scores(collate(texts)).detach()
+    pairs = []
+    for _ in range(1500):
+        a, b = torch.randperm(16)[:2].tolist()
+        won = float(torch.rand(())) < float(torch.sigmoid(scores[a] - scores[b]))
+        pairs.append(EncodedPair(texts[a], texts[b]) if won else EncodedPair(texts[b], texts[a]))
+
+    def off(model):
+        n = len(pairs) / 5
+        return [abs(sure - hit) / (sure * (1 - sure) / n) ** 0.5 for sure, hit in calibration(model, pairs)]
+
+    assert max(off(model)) < 4
+    with torch.no_grad():
+        model.head.mul_(2)
+    assert max(off(model)) > 4
+
+
 # --- the command
 
 
@@ -603,6 +629,11 @@ def test_the_command_trains_beside_dpo(monkeypatch, capsys, tmp_path):
         heads = next(line for line in said.splitlines() if line.startswith("on held-out prompts")).split()
         assert heads[-3:] == ["SFT", "RLOO", "DPO"]
         assert (tmp_path / "run" / f"rloo-{reward}" / "policy.pt").exists()
+    for reward in ("tokens", "true"):
+        online = [*argv[:-1], reward, "--algorithm", "dpo", "--steps", "3"]
+        status, of_dpo, err = run(monkeypatch, capsys, rlhf, *online)
+        assert status == 0 and "round 3 of 3: the policy answers 4 prompts" in of_dpo, err
+        assert (tmp_path / "run" / f"dpo-{reward}" / "round-3.json").exists()
     status, again, _ = run(monkeypatch, capsys, rlhf, *argv)
     assert status == 0 and again.splitlines()[-1] == said.splitlines()[-1], "a finished one is measured again"
     status, _, err = run(monkeypatch, capsys, rlhf, *argv, "--beta", "9")

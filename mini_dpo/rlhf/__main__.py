@@ -2,6 +2,7 @@
 
 python -m mini_dpo.rlhf runs/1                                    a reward model, then RLOO
 python -m mini_dpo.rlhf runs/1 --algorithm ppo --reward true      PPO on the judge's own reward
+python -m mini_dpo.rlhf runs/1 --algorithm dpo --beta 0.3         online DPO, labelled by the reward model
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,28 +19,31 @@ from torch import Tensor
 from mini_dpo.batches import Batch, Batches, Encoded, EncodedPair, collate, collate_pairs
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.corpus.parts import Corpus
+from mini_dpo.data import Prompt
 from mini_dpo.errors import UserError, flag
 from mini_dpo.evaluation.measuring import answer_length, evaluate
 from mini_dpo.evaluation.table import closing_rows, table_of
 from mini_dpo.files import locked, read_json, write_json, write_jsonl
 from mini_dpo.losses import find_loss
 from mini_dpo.model import GPT
+from mini_dpo.objectives import preference_objective
 from mini_dpo.optimizers import LoopConfig
 from mini_dpo.reference import freeze
 from mini_dpo.rlhf.algorithms import ALGORITHMS
 from mini_dpo.rlhf.loop import Learner, optimise
-from mini_dpo.rlhf.reward import ScalarModel, reward_objective
+from mini_dpo.rlhf.reward import ScalarModel, calibration, reward_objective
 from mini_dpo.rlhf.rollout import Task
 from mini_dpo.saving.checkpoint import load_frozen, save_checkpoint
 from mini_dpo.saving.stages import StageFiles
 from mini_dpo.tokenizer import Tokenizer
-from mini_dpo.train.online import judged
+from mini_dpo.train.online import OnlineBatches, Rounds, judged
 from mini_dpo.train.parsing import read_config, refuse_code
 from mini_dpo.train.preparing import prepare
 from mini_dpo.train.settings import Settings
 from mini_dpo.train.stages import scoring
 from mini_dpo.training import score, train
 
+ROUNDS = 3  # of online DPO
 REWARD = (
     "tokens: a reward model that sums over the response's tokens; last: the usual one, which reads the score "
     "at the last token; true: the judge's own, as a perfect reward model would give it"
@@ -50,7 +54,12 @@ REWARD = (
 class RlhfSettings:
     """How to train."""
 
-    algorithm: str = option(str, "how to learn from scores", "rloo", tuple(ALGORITHMS))
+    algorithm: str = option(
+        str,
+        "how to learn from scores; dpo is online DPO, whose pairs the policy writes and the scores label",
+        "rloo",
+        (*ALGORITHMS, "dpo"),
+    )
     reward: str = option(str, REWARD, "tokens", ("tokens", "last", "true"))
     beta: float = option(float, "price of a nat of KL divergence, in units of reward", 0.5)
     steps: int = option(int, "steps of policy optimisation", 60)
@@ -88,7 +97,7 @@ def main() -> None:
     refuse_code(run, begun, settings.run_code)
     begun, tokenizer, _, corpus = prepare(begun)
     if settings.reward == "true":
-        judged(corpus)  # raises UserError without a judge
+        judged(corpus, tokenizer)  # raises UserError without a judge
     if not (corpus.preferences and corpus.held_out.pairs):
         raise UserError(f"{run}: a reward model is fitted to pairs and tried on held-out ones; here are none")
     folder = Path(settings.out) if settings.out else run / f"{settings.algorithm}-{settings.reward}"
@@ -101,13 +110,14 @@ def main() -> None:
         write_json(config, asked)
         sft = load_frozen(run / "sft.pt", begun.device)
         setup = Setup(settings, begun, folder, tokenizer, sft, corpus)
-        policy = fit_policy(setup, fit_reward(setup))
+        fit = fit_online if settings.algorithm == "dpo" else fit_policy
+        policy = fit(setup, fit_reward(setup))
         compare(setup, policy, run / "summary.json")
 
 
 def check(settings: RlhfSettings) -> None:
     """Raise UserError for a setting out of range."""
-    k = ALGORITHMS[settings.algorithm].k
+    k = 2 if settings.algorithm == "dpo" else ALGORITHMS[settings.algorithm].k
     for name in ("beta", "lr", "reward_lr", "reward_epochs", "steps"):
         if getattr(settings, name) <= 0:
             raise UserError(f"{flag(name)} must be positive, not {getattr(settings, name)}")
@@ -132,7 +142,9 @@ def fit_reward(setup: Setup) -> ScalarModel | None:
     files = StageFiles("reward", folder / "reward", tokenizer.name, run=begun.id)
     train(model, reward_objective, batches, config, files)
     right = score(model.requires_grad_(False), reward_objective, unseen, "float32")["rewards/accuracies"]
-    print(f"reward model: right about {right:.3f} of {len(held_out)} held-out pairs", flush=True)
+    print(f"reward model: right about {right:.3f} of {len(held_out)} held-out pairs")
+    for sure, hit in calibration(model, held_out):
+        print(f"  sure to {sure:.2f}, right about {hit:.2f}", flush=True)
     if corpus.responses:  # then 0 is as good as the SFT data (N+)
         demonstrated = collate(corpus.responses[:256]).to(model.bias.device)
         model.bias.sub_(model.scores(demonstrated).mean())
@@ -150,8 +162,7 @@ def fit_policy(setup: Setup, model: ScalarModel | None) -> GPT:
             assert model
             return model.scores(batch)
         asked = [prompts[tuple(sequence.prompt)] for sequence in written]
-        said = [tokenizer.decode_response(sequence.response) for sequence in written]
-        return torch.tensor(judged(corpus)(asked, said))
+        return torch.tensor(judged(corpus, tokenizer)(asked, [sequence.response for sequence in written]))
 
     learner = Learner(freeze(sft).requires_grad_(True))
     if settings.algorithm == "ppo":  # the value network begins as the reward model (N+)
@@ -168,6 +179,31 @@ def fit_policy(setup: Setup, model: ScalarModel | None) -> GPT:
     kept = dict(stage="dpo", step=settings.steps, finished=True)
     save_checkpoint(folder / "policy.pt", learner.policy, tokenizer.name, **kept)
     return learner.policy.eval()
+
+
+def fit_online(setup: Setup, model: ScalarModel | None) -> GPT:
+    """The policy after online DPO: in each round it writes pairs, and the Bradley-Terry model of the scores
+    labels them. It is also kept as `dpo.pt`.
+    """
+    settings, begun, folder, tokenizer, sft, corpus = setup
+
+    @torch.no_grad()
+    def learned(prompts: Sequence[Prompt], responses: Sequence[list[int]]) -> list[float]:
+        assert model
+        asked = map(tokenizer.encode_prompt, prompts)
+        written = [Encoded(*pair) for pair in zip(asked, responses, strict=True)]
+        batches = (collate(written[i : i + 64]).to(begun.device) for i in range(0, len(written), 64))
+        return [score for batch in batches for score in model.scores(batch).tolist()]
+
+    policy, size = freeze(sft).requires_grad_(True), settings.responses // 2  # pairs a step
+    steps = max(1, settings.steps // ROUNDS)
+    shape = Rounds(ROUNDS, steps * size, steps, size, settings.seed)
+    by = judged(corpus, tokenizer) if settings.reward == "true" else learned
+    batches: Any = OnlineBatches(policy, sft, tokenizer, corpus, by, folder, shape)
+    objective = preference_objective(find_loss("dpo"), {**begun.loss_options, "beta": settings.beta}, None)
+    config = LoopConfig(ROUNDS * steps, settings.lr, ROUNDS * steps // 10, seed=settings.seed, save_every=20)
+    train(policy, objective, batches, config, StageFiles("dpo", folder, tokenizer.name, run=begun.id))
+    return policy.eval()
 
 
 def compare(setup: Setup, policy: GPT, theirs: Path) -> None:

@@ -15,13 +15,14 @@ pairs as DPO's implicit reward. `last` is right about a tenth fewer: it hardly n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mini_dpo.batches import Batch, PairBatch
+from mini_dpo.batches import Batch, Batches, EncodedPair, PairBatch, collate_pairs
 from mini_dpo.model import GPT
 from mini_dpo.objectives import Outcome
 from mini_dpo.theory.bradley_terry import wins
@@ -65,6 +66,19 @@ def last_places(batch: Batch) -> Tensor:
     of_response = (i > 0 for size in batch.layout.sizes for i in range(len(size)))
     places = [end - 1 for end, yes in zip(ends, of_response, strict=True) if yes]
     return torch.tensor(places, device=batch.ids.device)
+
+
+@torch.no_grad()
+def calibration(model: ScalarModel, pairs: Sequence[EncodedPair], bins: int = 5) -> list[tuple[float, float]]:
+    """How sure the model is of the better response, and how often it is right, in bins from the least sure
+    pairs to the surest. Of a calibrated model the two are equal.
+    """
+    batches = Batches(pairs, collate_pairs, 32, seed=0).once()
+    device = model.bias.device
+    scores = torch.cat([model.scores(batch.to(device).sequences) for batch in batches]).view(-1, 2)  # (N, 2)
+    sure = torch.sigmoid((scores[:, 0] - scores[:, 1]).abs())  # (N,), P(the larger score is the better one)
+    right = wins(scores[:, 0], scores[:, 1])  # (N,)
+    return [(float(sure[part].mean()), float(right[part].mean())) for part in sure.argsort().chunk(bins)]
 
 
 def reward_objective(model: GPT, batch: PairBatch) -> Outcome:

@@ -27,8 +27,8 @@ from mini_dpo.reference import precompute_reference
 from mini_dpo.theory.bradley_terry import preference_probability
 from mini_dpo.tokenizer import Tokenizer
 
-# (prompts, responses) -> the reward of each
-Score = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
+# (prompts, the token ids of a response to each) -> the reward of each
+Score = Callable[[Sequence[Prompt], Sequence[list[int]]], list[float]]
 
 
 class Rounds(NamedTuple):
@@ -121,8 +121,7 @@ class OnlineBatches:
         """Which of two responses people prefer, drawn from the Bradley-Terry model of the scores. One that
         does not end loses to one that does. Two that are the same, or do not end, are left out.
         """
-        texts = [[self.tokenizer.decode_response(ids) for ids in side] for side in (a, b)]
-        scores = torch.tensor([self.score(prompts, side) for side in texts])  # (2, N)
+        scores = torch.tensor([self.score(prompts, side) for side in (a, b)])  # (2, N)
         p = preference_probability(scores[0], scores[1])  # (N,)
         generator = torch.Generator().manual_seed(seed)
         a_wins = (torch.rand(len(p), generator=generator) < p).tolist()
@@ -155,7 +154,7 @@ def read_round(path: Path, vocab_size: int) -> list[EncodedPair]:
         return pairs
 
 
-def judged(corpus: Corpus) -> Score:
+def judged(corpus: Corpus, tokenizer: Tokenizer) -> Score:
     """The rewards that the judge of the held-out prompts gives."""
     judge = corpus.held_out.judge
     if judge is None:
@@ -164,6 +163,6 @@ def judged(corpus: Corpus) -> Score:
             "your own data"
         )
     return lambda prompts, responses: [
-        float(sum(judge(as_text(prompt), response).values()))
+        float(sum(judge(as_text(prompt), tokenizer.decode_response(response)).values()))
         for prompt, response in zip(prompts, responses, strict=True)
     ]

@@ -118,7 +118,7 @@ def online_batches(
     reference = None if settings.moving_reference else freeze(policy)
     shape = Rounds(settings.rounds, size, steps, settings.batch_size or 1, settings.seed)
     return OnlineBatches(
-        policy, reference, tokenizer, corpus, judged(corpus), folder, shape, scoring(settings)
+        policy, reference, tokenizer, corpus, judged(corpus, tokenizer), folder, shape, scoring(settings)
     )
 
 
