@@ -11,12 +11,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mini_dpo.claims import FULL, QUICK, optimum, worlds
+from mini_dpo.claims import (
+    FULL,
+    QUICK,
+    labels,
+    likelihood,
+    optimum,
+    relatives,
+    rivals,
+    shop,
+    shop_rivals,
+    worlds,
+)
 from mini_dpo.claims import __main__ as command
 from mini_dpo.claims.claim import Claim, Wanted, above, below, interval
 from mini_dpo.claims.kept import Kept
 from mini_dpo.files import read_json, write_json
 from mini_dpo.losses import LOSSES
+from mini_dpo.theory.bradley_terry import expected_reward, kl, optimal_policy
+from mini_dpo.trace import laboratory
 from tests.commands import run
 
 BY_NAME = {claim.name: claim for claim in QUICK}
@@ -24,9 +37,18 @@ CHAPTERS = range(1, 21)
 
 
 @functools.lru_cache
-def measured(name, seed=0):
-    with redirect_stdout(io.StringIO()):
-        return BY_NAME[name].measure(seed)
+def measured(measure, seed=0):
+    """A measurement, with fewer steps and settings than the command has: the verdicts are not the point."""
+    with pytest.MonkeyPatch.context() as less, redirect_stdout(io.StringIO()):
+        less.setattr(likelihood, "STEPS", 10)
+        less.setattr(relatives, "STEPS", 20)
+        less.setattr(relatives, "N", 50)
+        less.setattr(rivals, "TRIES", 2)
+        less.setattr(rivals, "BETAS", [1.0, 0.3])
+        less.setattr(rivals, "N", 100)
+        less.setattr(labels, "BETAS", [1.0])
+        less.setattr(laboratory, "N", 30)
+        return measure(seed)
 
 
 POSITIVE = above(0)
@@ -86,7 +108,8 @@ def opposite(wanted):
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_wrong_expectation_turns_the_verdict(name):
     """From one seed's number, as if other seeds had given nearly the same."""
-    claim, number = BY_NAME[name], measured(name)[BY_NAME[name].number]
+    claim = BY_NAME[name]
+    number = measured(claim.measure)[claim.number]
     numbers = [number, number + 1e-13]
     truth, lie = (replace(claim, wanted=w).verdict(numbers) for w in (claim.wanted, opposite(claim.wanted)))
     assert {truth, lie} == ({"holds", "false"} if claim.exact else {"holds here", "not here"})
@@ -132,13 +155,121 @@ def test_a_policy_that_can_be_any_is_as_good_as_rlhf(monkeypatch):
 
 def test_one_weight_has_the_paper_s_numbers():
     """arXiv:2510.20413 gives 1.0, 1.296, 0.768 and 1.480; J's maximum is at 1.4785."""
-    found = list(measured("as_good_one_weight").values())
+    found = list(measured(optimum.one_weight).values())
     assert found == pytest.approx([0.1825, 1.4785, 1.2960, 0.7675, 1.0], abs=5e-5)
 
 
 def test_the_loss_without_a_reference_has_its_own_optimum():
-    found = measured("reference_needed")
+    found = measured(optimum.reference_needed)
     assert found["KL(softmax(r / beta) || without)"] < 1e-9 > found["J lost with it"]
+
+
+def test_the_reference_is_what_turns_the_ranking(monkeypatch):
+    """Where the reference finds all responses equally likely, pi* ranks as its reward does."""
+    house = worlds.tea_house(0)
+    flat = replace(house, ref=torch.full_like(house.ref, 1 / 15).log())
+    monkeypatch.setattr(optimum, "tea_house", lambda seed: flat)
+    assert verdict_of("ranks_pairs") == "holds"
+
+
+def test_a_wrong_sign_in_r_dpo_is_found(monkeypatch):
+    monkeypatch.setattr(labels, "A_WORD", 0.0)
+    assert verdict_of("length_exploited") == "false", "no taste for length, no longer answers"
+    right = LOSSES["r_dpo"]
+    monkeypatch.undo()
+    monkeypatch.setitem(LOSSES, "r_dpo", lambda p, beta, alpha: right(p, beta=beta, alpha=-alpha))
+    assert verdict_of("length_r_dpo") == "false"
+
+
+def test_a_table_s_chosen_response_becomes_likelier(monkeypatch):
+    monkeypatch.setattr(
+        likelihood, "World", lambda ref, r, features: worlds.World(ref, r, torch.eye(4).double())
+    )
+    assert verdict_of("chosen_one_pair") == "holds"
+
+
+def test_without_flips_nothing_is_lost_to_them(monkeypatch):
+    monkeypatch.setattr(labels, "flip", lambda pairs, share, seed: pairs)
+    monkeypatch.setattr(labels, "BETAS", [labels.BETA])
+    assert verdict_of("noise_hurts", seeds=2) == "not here"
+
+
+def test_flips_are_as_many_as_are_asked():
+    w, l = torch.zeros(20_000).long(), torch.ones(20_000).long()
+    flipped_w, flipped_l = labels.flip((w, l), 0.3, seed=0)
+    assert float(flipped_w.double().mean()) == pytest.approx(0.3, abs=0.01)
+    assert torch.equal(flipped_w + flipped_l, w + l)
+
+
+def test_the_best_of_n_is_what_drawing_n_gives():
+    """Against 100,000 draws of three; and with one draw it is the reference."""
+    world = worlds.table(3, K=5)
+    draws = torch.multinomial(
+        world.ref.exp(), 300_000, replacement=True, generator=torch.Generator().manual_seed(0)
+    ).view(-1, 3)
+    best = draws.gather(1, world.reward[draws].argmax(1, keepdim=True)).flatten()
+    counted = torch.bincount(best, minlength=5) / len(best)
+    exact = rivals.best_of(3, world.ref, world.reward).exp()
+    torch.testing.assert_close(exact, counted.double(), rtol=0, atol=0.006)
+    torch.testing.assert_close(rivals.best_of(1, world.ref, world.reward), world.ref)
+
+
+def test_no_policy_has_more_reward_at_a_distance_than_the_frontier():
+    world = worlds.table(1)
+    ways = {
+        "pi*": [optimal_policy(world.ref, world.reward, beta) for beta in rivals.BETAS],
+        "another": [optimal_policy(world.ref, world.reward.flip(0), beta) for beta in rivals.BETAS],
+    }
+    for far in (0.05, 0.2, 0.5):
+        assert rivals.reward_at(far, world, ways["another"]) < rivals.reward_at(far, world, ways["pi*"])
+    assert rivals.reward_at(0.0, world, ways["pi*"]) == pytest.approx(
+        float(expected_reward(world.ref, world.reward))
+    )
+
+
+def test_both_ways_of_descending_find_the_optimum_s_direction():
+    """With enough pairs, steps and samples, DPO's descent and the reward model with RLOO come near pi*."""
+    world = worlds.log_linear(0)
+    w, l = world.pairs(4_000, 0)
+    gaps, rng = world.features[w] - world.features[l], torch.Generator().manual_seed(0)
+    best = optimal_policy(world.ref, world.reward, rivals.BETA)
+    ours = rivals.logistic(gaps, rivals.BETA, 300, 2.0, 256, rng)
+    judge = rivals.logistic(gaps, 1.0, 300, 0.5, 256, rng)
+    theirs = rivals.rloo(world, world.features @ judge, 200, 0.2, 128, rng)
+    before = float(kl(world.ref, best))
+    assert all(float(kl(world.policy(theta), best)) < before / 10 for theta in (ours, theirs))
+
+
+# --- the claims that train on the shop, in small
+
+
+@pytest.fixture
+def small_shop(tmp_path, monkeypatch):
+    less = ["--batch-size", "4", "--steps", "2", "--eval-examples", "4", "--max-new-tokens", "4"]
+    shape = "--n-layer 1 --n-head 2 --n-embd 16".split()
+    monkeypatch.setattr(shop, "RUNS", tmp_path)
+    monkeypatch.setattr(shop, "FLAGS", {"sft": [*shape, *less], "dpo": less})
+    monkeypatch.setattr(shop_rivals, "RL", {"steps": 1, "responses": 8, "reward_epochs": 0.01})
+    monkeypatch.setattr(shop, "LOSSES", ["dpo"])
+    monkeypatch.setattr(shop, "BETAS", ["0.1", "0.3"])
+    whole = shop_rivals.prepare
+
+    def part(settings):
+        *rest, corpus = whole(settings)
+        return (*rest, replace(corpus, preferences=corpus.preferences[:16]))
+
+    monkeypatch.setattr(shop_rivals, "prepare", part)
+
+
+def test_each_shop_claim_runs(small_shop, capsys):
+    found = {measure: measure(0) for measure in {claim.measure for claim in FULL}}
+    capsys.readouterr()
+    for claim in FULL:
+        numbers = found[claim.measure]
+        assert math.isfinite(numbers[claim.number]), claim.name
+        assert claim.number in numbers
+    shares = list(found[shop.quadrants].values())
+    assert sum(shares) == pytest.approx(1)
 
 
 # --- the command
@@ -176,15 +307,16 @@ def test_work_that_was_stopped_goes_on(tmp_path):
     claim = made_up(measure=measure)
     with pytest.raises(KeyboardInterrupt):
         Kept(path).measure(claim, 3)
-    assert list(read_json(path)["claims"]["made_up"]) == ["0", "1"]
+    ((_, kept),) = read_json(path)["measured"].items()
+    assert list(kept) == ["0", "1"]
     numbers = [of_seed["x"] for of_seed in Kept(path).measure(claim, 3)]
     assert asked == [0, 1, 2, 2] and math.isnan(numbers[0]) and numbers[1:] == [1.0, 2.0]
 
 
 def test_a_file_of_other_numbers_is_refused(tmp_path, monkeypatch, capsys):
     path = tmp_path / "claims.json"
-    write_json(path, {"claims": {"as_good_one_weight": {"0": {"old": 1.0}}}})
+    write_json(path, {"claims": {}, "measured": {"optimum.one_weight": {"0": {"old": 1.0}}}})
     status, _, err = run(monkeypatch, capsys, command, "--claim", "as_good_one_weight", "--json", path)
-    assert status == 2 and "as_good_one_weight has other numbers" in err
+    assert status == 2 and "one_weight has other numbers" in err
     path.write_text("[]", encoding="utf-8")
     assert run(monkeypatch, capsys, command, "--claim", "as_good_one_weight", "--json", path)[0] == 2

@@ -7,11 +7,16 @@ rivals.py       DPO against RLHF
 likelihood.py   what becomes of the chosen, the rejected and all other responses
 labels.py       labels that are wrong, few, or fond of length
 relatives.py    IPO, KTO, ORPO, and sixteen losses at equal KL divergence
+cost.py         operations and memory, counted
+shop.py         what takes training on the toy shop
+shop_rivals.py  DPO and RLHF there, and wrong labels
 kept.py         what was measured, in one file
 """
 
-from mini_dpo.claims import labels, likelihood, optimum, relatives, rivals
+from mini_dpo.claims import cost, labels, likelihood, optimum, relatives, rivals, shop, shop_rivals
 from mini_dpo.claims.claim import Claim
 
-QUICK: list[Claim] = [*optimum.CLAIMS, *rivals.CLAIMS, *likelihood.CLAIMS, *labels.CLAIMS, *relatives.CLAIMS]
-FULL: list[Claim] = []
+QUICK: list[Claim] = [
+    claim for file in (optimum, rivals, cost, likelihood, labels, relatives) for claim in file.CLAIMS
+]
+FULL: list[Claim] = [*shop.CLAIMS, *shop_rivals.CLAIMS]

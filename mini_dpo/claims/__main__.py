@@ -50,6 +50,7 @@ def main() -> None:
         # a world without chance needs no second seed
         seeds = claim.seeds if claim.seeds == 1 else settings.seeds or claim.seeds
         numbers = kept.measure(claim, seeds)
+        kept.conclude(claim, [of_seed[claim.number] for of_seed in numbers])
         print(row(claim, numbers), flush=True)
         if settings.claim:
             print(every_number(claim, numbers))

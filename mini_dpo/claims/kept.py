@@ -1,5 +1,5 @@
-"""What was measured, kept in one file. It is written whole after each claim and seed, so that work that was
-stopped goes on with the next seed.
+"""What was measured, kept in one file. The file is written whole after each seed, so that work that was
+stopped goes on with the next seed. Claims that read the same numbers share them.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import io
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from mini_dpo.claims.claim import Claim
 from mini_dpo.errors import UserError
@@ -17,25 +18,45 @@ Numbers = dict[str, dict[str, float | None]]  # seed -> name -> number; null for
 
 
 class Kept:
-    """The numbers of each claim. path: the file, None to keep nothing."""
+    """The numbers of each measurement, and the row of each claim. path: the file, None to keep nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.claims: dict[str, Numbers] = {}
-        if path and path.exists():
-            self.claims = read_json(path).get("claims", {})
-            if not isinstance(self.claims, dict):
-                raise UserError(f"{path}: not a file of this command; choose another --json")
+        found = read_json(path) if path and path.exists() else {"measured": {}, "claims": {}}
+        self.measured: dict[str, Numbers] = found.get("measured", {})
+        self.claims: dict[str, dict[str, Any]] = found.get("claims", {})
 
     def measure(self, claim: Claim, seeds: int) -> list[dict[str, float]]:
         """The numbers of seeds 0, 1, ...: those that are kept, and the others measured now."""
-        known = self.claims.setdefault(claim.name, {})
+        name = f"{claim.measure.__module__.rpartition('.')[2]}.{claim.measure.__name__}"
+        known = self.measured.setdefault(name, {})
         for seed in range(seeds):
             if str(seed) not in known:
                 known[str(seed)] = measured(claim, seed)
-                if self.path:
-                    write_json(self.path, {"claims": self.claims})
-        return [finite(claim, known[str(seed)], self.path) for seed in range(seeds)]
+                self.write()
+        numbers = [known[str(seed)] for seed in range(seeds)]
+        if any(claim.number not in of_seed for of_seed in numbers):
+            raise UserError(f"{self.path}: {name} has other numbers than are measured today; take it out")
+        # of a number that is not finite the file has a null
+        return [{key: float("nan") if x is None else x for key, x in seed.items()} for seed in numbers]
+
+    def conclude(self, claim: Claim, deciding: list[float]) -> None:
+        """Keep what a page shows of a claim."""
+        mean, low, high = claim.spread(deciding)
+        self.claims[claim.name] = {
+            **{name: getattr(claim, name) for name in ("text", "number", "where", "chapter", "exact")},
+            "verdict": claim.verdict(deciding),
+            "wanted": str(claim.wanted),
+            "mean": mean,
+            "low": low,
+            "high": high,
+            "seeds": len(deciding),
+        }
+        self.write()
+
+    def write(self) -> None:
+        if self.path:
+            write_json(self.path, {"claims": self.claims, "measured": self.measured})
 
 
 def measured(claim: Claim, seed: int) -> dict[str, float | None]:
@@ -44,10 +65,3 @@ def measured(claim: Claim, seed: int) -> dict[str, float | None]:
     with redirect_stdout(io.StringIO()):
         numbers = claim.measure(seed)
     return {**numbers, "CPU seconds": time.process_time() - started}
-
-
-def finite(claim: Claim, numbers: dict[str, float | None], path: Path | None) -> dict[str, float]:
-    """The same with nan for null. Raises UserError where the deciding number is missing."""
-    if claim.number not in numbers:
-        raise UserError(f"{path}: {claim.name} has other numbers than are measured today; take it out")
-    return {name: float("nan") if x is None else x for name, x in numbers.items()}

@@ -79,8 +79,8 @@ def length(seed: int) -> dict[str, float]:
 
     The averages of dpo_norm and simpo are at the beta at which each loses least.
     """
-    quality = table(seed, K=40)
-    words = torch.arange(1.0, 41.0, dtype=torch.float64) / 2 + 0.5  # 1 to 20.5
+    quality = table(seed, K=20)
+    words = torch.arange(1.0, 21.0, dtype=torch.float64)
     seen = World(quality.ref, quality.reward + A_WORD * words, quality.features)
     pairs, shares = seen.every_pair()
     best = optimal_policy(quality.ref, quality.reward, 0.5)
@@ -130,7 +130,7 @@ def overshoot(seed: int) -> dict[str, float]:
 
 
 NOISY = "log-linear policies, 3,000 pairs, 20 % flipped"
-LONG = "tables of 40 responses, 1 to 20 words, all labels"
+LONG = "tables of 20 responses, 1 to 20 words, all labels"
 CLAIMS = [
     Claim(
         "noise_hurts",

@@ -30,8 +30,8 @@ def one_pair(seed: int) -> dict[str, float]:
         way = descend(
             lambda theta: LOSSES["dpo"](pairs_of(world.policy(theta), ref, *pair), beta=1.0).sum(),
             world.zero,
-            steps=2_000,
-            lr=0.1,
+            steps=400,
+            lr=0.5,
         )
         changes[kind] = world.policy(way[-1]) - ref
     return {
@@ -76,17 +76,22 @@ def quadrants(seed: int) -> dict[str, float]:
     in_a_pair = [torch.cat(pairs).unique() for pairs in drawn]
     seen = sum(float(policy[i][told].exp().sum()) for i, told in enumerate(in_a_pair)) / 2
     before = sum(float(house.ref[i][told].exp().sum()) for i, told in enumerate(in_a_pair)) / 2
+    return {
+        **quarters(w, l),
+        "mass of responses in no pair, before": 1 - before,
+        "mass of responses in no pair, after": 1 - seen,
+    }
+
+
+def quarters(w: Tensor, l: Tensor) -> dict[str, float]:
+    """Shares of pairs, from the changes of their chosen and rejected log-probs: (N,), (N,)."""
     share = {
         "chosen up, rejected down": (w > 0) & (l < 0),
         "both up": (w > 0) & (l >= 0),
         "both down": (w <= 0) & (l < 0),
         "chosen down, rejected up": (w <= 0) & (l >= 0),
     }
-    return {
-        **{name: float(which.double().mean()) for name, which in share.items()},
-        "mass of responses in no pair, before": 1 - before,
-        "mass of responses in no pair, after": 1 - seen,
-    }
+    return {name: float(which.double().mean()) for name, which in share.items()}
 
 
 def alike(seed: int) -> dict[str, float]:

@@ -13,10 +13,10 @@ from mini_dpo.claims.claim import Claim, above
 from mini_dpo.claims.worlds import World, log_linear
 from mini_dpo.losses import LOSSES
 from mini_dpo.rlhf.algorithms import leave_one_out
-from mini_dpo.theory.bradley_terry import expected_reward, kl, objective, optimal_policy
+from mini_dpo.theory.bradley_terry import expected_reward, implicit_reward, kl, objective, optimal_policy
 from mini_dpo.trace.laboratory import left_out
 
-BETAS = [8.0, 4.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.12]
+BETAS = [2.0, 1.0, 0.7, 0.5, 0.3, 0.12]
 FAR = 1.0  # nats, at which policies are compared
 BETA, N = 0.5, 1_000  # of the random settings: price of a nat, pairs
 TRIES = 20
@@ -44,8 +44,9 @@ def frontier(seed: int, policy: int, judge: int) -> dict[str, float]:
     world = World(full.ref, full.reward, full.features[:, :policy])
     pairs = world.pairs(N, seed)
     proxy = world.fit_reward(pairs, full.features[:, :judge])
+    implicit = implicit_reward(world.fit(lambda p: LOSSES["dpo"](p, beta=1.0), pairs), world.ref, beta=1.0)
     at = {
-        "DPO": [world.fit(lambda p: LOSSES["dpo"](p, beta=beta), pairs) for beta in BETAS],
+        "DPO": [optimal_policy(world.ref, implicit, beta) for beta in BETAS],  # its weights are ~ 1 / beta
         "RLHF": [world.best(proxy, beta) for beta in BETAS],
         "RLHF with the true reward": [world.best(world.reward, beta) for beta in BETAS],
         "best of n": [best_of(n, world.ref, proxy) for n in (2, 3, 4, 5, 6, 8)],

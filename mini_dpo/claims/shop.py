@@ -1,0 +1,155 @@
+"""Claims that take training on the toy shop: hours for all seeds. Each run has a folder of its own below
+RUNS, as the runs of `python -m mini_dpo.compare`: what was stopped goes on there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mini_dpo.batches import Encoded
+from mini_dpo.claims.claim import Claim, above
+from mini_dpo.claims.likelihood import quarters
+from mini_dpo.compare import PRICE, train_once
+from mini_dpo.corpus.worlds import world_corpus
+from mini_dpo.evaluation.measuring import AS_THEY_ARE, score_sequences
+from mini_dpo.files import read_json, read_unchanged
+from mini_dpo.losses import LOSSES
+from mini_dpo.reference import reference_logps
+from mini_dpo.saving.checkpoint import load_model
+
+RUNS = Path("runs/claims")
+FLAGS: dict[str, list[str]] = {"sft": [], "dpo": []}  # besides the defaults, of each stage
+
+
+BETAS = ["0.1", "0.3", "1.0", "3.0"]
+
+
+def sft_of(seed: int) -> Path:
+    """The folder of the SFT run of a seed, trained if it is not there."""
+    folder = RUNS / str(seed) / "sft"
+    train_once(folder, ["--stage", "sft", "--seed", str(seed), *FLAGS["sft"]])
+    return folder
+
+
+def run_of(seed: int, loss: str, *flags: str) -> tuple[Path, dict[str, Any]]:
+    """(The folder of a preference run from the SFT model of a seed, its summary.)"""
+    sft = sft_of(seed)
+    folder = RUNS / str(seed) / "-".join([loss, *flags]).replace("--", "")
+    start = ["--stage", "dpo", "--init-from", str(sft), "--loss", loss, "--seed", str(seed)]
+    train_once(folder, [*start, *flags, *FLAGS["dpo"]])
+    return folder, read_json(folder / "summary.json")
+
+
+def net(summary: dict[str, Any]) -> float:
+    """True reward less the price of the KL divergence, which is J."""
+    return summary["dpo"]["reward"] - PRICE * summary["dpo"]["kl"]
+
+
+def samples_of(folder: Path) -> list[dict[str, Any]]:
+    """The held-out prompts of a run, and what its models answered."""
+    summary = read_json(folder / "summary.json")
+    return [json.loads(line) for line in read_unchanged(folder / "samples.jsonl", summary).splitlines()]
+
+
+def quadrants(seed: int) -> dict[str, float]:
+    """Held-out pairs after DPO: whose log-probs rise, whose fall."""
+    folder, _ = run_of(seed, "dpo")
+    (before, tokenizer), (after, _) = (load_model(folder / name) for name in ("sft.pt", "dpo.pt"))
+    pairs = world_corpus("shop", tokenizer, before.config.context).held_out.pairs
+    was, now = (reference_logps(model, pairs, *AS_THEY_ARE) for model in (before, after))  # (N, 2)
+    return quarters(*(now - was).T)
+
+
+def beta(seed: int) -> dict[str, float]:
+    """DPO at four betas."""
+    found: dict[str, float] = {}
+    kls = []
+    for price in BETAS:
+        _, summary = run_of(seed, "dpo", "--beta", price)
+        kls.append(summary["dpo"]["kl"])
+        found |= {f"{name}, beta {price}": summary["dpo"][name] for name in ("reward", "kl", "perplexity")}
+    return {"least fall of the KL divergence": min(a - b for a, b in itertools.pairwise(kls)), **found}
+
+
+def entropy(seed: int) -> dict[str, float]:
+    """The mean surprise of each model at its own held-out answers: an estimate of its entropy, in nats."""
+    folder, _ = run_of(seed, "dpo")
+    samples = samples_of(folder)
+    nats, different = {}, {}
+    for name in ("sft", "dpo"):
+        model, tokenizer = load_model(folder / f"{name}.pt")
+        said = [
+            Encoded(tokenizer.encode_prompt(s["prompt"]), tokenizer.encode_response(s[name])) for s in samples
+        ]
+        said = [answer for answer in said if answer.n_tokens <= model.config.context]
+        nats[name] = -float(score_sequences(model, said, AS_THEY_ARE).mean())
+        different[name] = len({s[name] for s in samples}) / len(samples)
+    return {
+        "entropy after DPO / before": nats["dpo"] / nats["sft"],
+        **{f"nats an answer, {name}": value for name, value in nats.items()},
+        **{f"share of different answers, {name}": value for name, value in different.items()},
+    }
+
+
+def all_losses(seed: int) -> dict[str, float]:
+    """Every loss at its tuned setting: the one that is best on every other held-out prompt, and what it is
+    worth on the others, against DPO there. Worth is the true reward less PRICE for each nat.
+    """
+    worth: dict[str, list[float]] = {}
+    for name in LOSSES:
+        folder, summary = run_of(seed, name)
+        rewards = [sample["marks"]["dpo"]["reward"] for sample in samples_of(folder)]
+        worth[name] = [fmean(rewards[i::2]) - PRICE * summary["dpo"]["kl"] for i in (0, 1)]
+    best = max(worth, key=lambda name: worth[name][0])
+    return {
+        "worth of the best loss - of DPO": worth[best][1] - worth["dpo"][1],
+        **{f"{name} - dpo": fmean(values) - fmean(worth["dpo"]) for name, values in worth.items()},
+    }
+
+
+CLAIMS = [
+    Claim(
+        "shop_chosen_rejected",
+        "of most pairs the chosen becomes likelier and the rejected less likely",
+        quadrants,
+        "chosen up, rejected down",
+        above(0.5),
+        "the toy shop, held-out pairs",
+        chapter=9,
+        seeds=5,
+    ),
+    Claim(
+        "shop_beta",
+        "the larger beta is, the less the policy moves",
+        beta,
+        "least fall of the KL divergence",
+        above(0),
+        "the toy shop, beta 0.1 to 3",
+        chapter=7,
+        seeds=5,
+    ),
+    Claim(
+        "shop_diversity",
+        "diversity is kept",
+        entropy,
+        "entropy after DPO / before",
+        above(0.95),
+        "the toy shop, answers to held-out prompts",
+        chapter=7,
+        seeds=5,
+    ),
+    Claim(
+        "shop_variants",
+        "a better loss than DPO can be found among its relatives",
+        all_losses,
+        "worth of the best loss - of DPO",
+        above(0),
+        "the toy shop, all losses at their tuned settings",
+        chapter=8,
+        seeds=5,
+    ),
+]
