@@ -191,7 +191,7 @@ def test_a_table_s_chosen_response_becomes_likelier(monkeypatch):
 def test_without_flips_nothing_is_lost_to_them(monkeypatch):
     monkeypatch.setattr(labels, "flip", lambda pairs, share, seed: pairs)
     monkeypatch.setattr(labels, "BETAS", [labels.BETA])
-    assert verdict_of("noise_hurts", seeds=2) == "not here"
+    assert labels.noise(0)["J lost to the flips by DPO"] == pytest.approx(0, abs=1e-9)
 
 
 def test_flips_are_as_many_as_are_asked():
