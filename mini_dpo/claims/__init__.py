@@ -6,7 +6,7 @@ optimum.py      what DPO's minimum is
 rivals.py       DPO against RLHF
 likelihood.py   what becomes of the chosen, the rejected and all other responses
 labels.py       labels that are wrong, few, or fond of length
-relatives.py    IPO, KTO, ORPO, and sixteen losses at equal KL divergence
+relatives.py    IPO, KTO, ORPO, and fifteen relatives at equal KL divergence
 cost.py         operations and memory, counted
 shop.py         what takes training on the toy shop
 shop_rivals.py  DPO and RLHF there, and wrong labels
