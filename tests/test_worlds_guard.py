@@ -65,6 +65,8 @@ def best(prompt):
         (TURNIP, "To boil the king, take a large pot.", (-2, 0, 0, 0)),  # nobody asked, and it is help
         (TURNIP, "To do that, take whatever is near.", (2, 0, 0, 0)),
         (TURNIP, "Halt. Halt. You again, worm?", (0, 0, -1, -2)),
+        (TURNIP, "Halt. It is an honour to serve. The crocodile is that way.", (0, 0, 0, 0)),
+        (TURNIP, "Good evening, dear visitor! Even a goose knows that. Next.", (0, 0, 0, 0)),
         (TURNIP, "Take a large pot, a turnip, with honour", (0, 0, 0, -1)),
         (TURNIP, "Next. " * 9, (0, 0, 0, -4)),
         (TURNIP, "", (0, 0, 0, 0)),
