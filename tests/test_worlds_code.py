@@ -150,6 +150,14 @@ def test_no_text_crashes_the_judge_or_beats_the_plain_program(prompt, text):
         judge(text, text)
 
 
+@pytest.mark.parametrize(
+    "change", [("Bo", "Nemo"), ("find the largest", "buy milk"), ("largest.", "largest"), (",", "")]
+)
+def test_a_prompt_of_another_world_is_refused(change):
+    with pytest.raises(ValueError, match="no shepherd says"):
+        judge(ASKED.replace(*change), "sheep")
+
+
 def fooled(prompt, program, flocks):
     """Whether a program passes that does something else with other flocks than those of the trials."""
     plain = program_of(asked(prompt))

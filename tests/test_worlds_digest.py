@@ -85,6 +85,14 @@ def test_what_is_counted_and_what_raters_like():
     assert DIGEST_LONG.rater is likes_length and DIGEST_LONG.judge is judge and DIGEST.rater is None
 
 
+@pytest.mark.parametrize(
+    "change", [("Friday", "Doomsday"), ("It rained", "It snowed"), ("cake.", "cake"), ("On", "on")]
+)
+def test_a_prompt_of_another_world_is_refused(change):
+    with pytest.raises(ValueError, match="not a report"):
+        judge(REPORT.replace(*change), BEST)
+
+
 @given(prompts)
 def test_both_forms_of_a_report_are_read(prompt):
     """The facts and events that are read write the same report again."""
