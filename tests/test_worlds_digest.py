@@ -19,6 +19,7 @@ from mini_dpo.worlds.digest import (
     others,
     read_digest,
     read_report,
+    told,
     write_prompt,
     write_response,
 )
@@ -45,8 +46,12 @@ texts = st.text() | st.lists(st.sampled_from(words), max_size=40).map(" ".join)
 
 def written(facts, **changes):
     """The plain digest of these facts, with some of them told otherwise."""
-    told = {**{kind: digest.TOLD.get(kind, "{}").format(value) for kind, value in facts.items()}, **changes}
-    return f"{digest.PLAIN}{digest.DIGEST_OF.format(**told)}."
+    return f"{digest.PLAIN}{digest.DIGEST_OF.format(**{**phrases(facts), **changes})}."
+
+
+def phrases(facts):
+    """The facts as a digest tells them."""
+    return {kind: told(kind, value) for kind, value in facts.items()}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +103,9 @@ def test_both_forms_of_a_report_are_read(prompt):
     """The facts and events that are read write the same report again."""
     facts, events = read_report(prompt)
     assert prompt in [f"{form.format(**facts)} {'. '.join(events)}." for form in digest.REPORTS]
-    assert read_digest(written(facts)[:-1]) == facts and set(events) <= set(EVENTS) and len(events) == 2
+    assert (
+        read_digest(written(facts)[:-1]) == phrases(facts) and set(events) <= set(EVENTS) and len(events) == 2
+    )
 
 
 @given(prompts, texts)
@@ -150,7 +157,9 @@ def test_the_judge_reads_what_reporters_write(prompt, seed):
     facts, events = read_report(prompt)
     claims = read_digest(first)
     assert claims is not None and set(more) <= set(EVENTS)
-    wrong = sum(facts[kind] != value for kind, value in claims.items()) + len(set(more) - set(events))
+    wrong = sum(phrases(facts)[kind] != value for kind, value in claims.items()) + len(
+        set(more) - set(events)
+    )
     assert judge(prompt, text)["made_up"] == max(-8, -2 * wrong)
 
 

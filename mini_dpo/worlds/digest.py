@@ -21,10 +21,9 @@ In `digest_long`, the people who compare digests like them long; the judge stays
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import replace
 
-from mini_dpo.worlds.world import World, choose
+from mini_dpo.worlds.world import World, choose, pattern_of
 
 PEOPLE = "mayor vicar baker dentist duchess plumber beekeeper hangman postman widow".split()
 KINDS = {  # six kinds of facts
@@ -57,15 +56,15 @@ FREE_WORDS = 10
 def judge(prompt: str, response: str) -> dict[str, float]:
     """The marks of a digest. Raises ValueError for a prompt that is no report of this newspaper."""
     facts, events = read_report(prompt)
-    told, wrong = set(), 0
+    claims, wrong = set(), 0
     for sentence in dict.fromkeys(sentences(response)):
-        claims = read_digest(sentence)
-        if claims is None:
+        claimed = read_digest(sentence)
+        if claimed is None:
             wrong += sentence not in events
         else:
-            told |= set(claims.items())
-    right = told & facts.items()
-    wrong += len(told) - len(right)
+            claims |= set(claimed.items())
+    right = claims & {(kind, told(kind, value)) for kind, value in facts.items()}
+    wrong += len(claims) - len(right)
     too_long = max(0, len(response.split()) - FREE_WORDS)
     return {
         "facts": float(len(right)),
@@ -111,18 +110,19 @@ def read_digest(sentence: str) -> dict[str, str] | None:
     """What a digest's sentence claims, by kind; vague words claim nothing. None if it is no such sentence."""
     opening = next((opening for opening in OPENINGS if sentence.startswith(opening)), None)
     match = opening and DIGEST_PATTERN.fullmatch(sentence.removeprefix(opening))
-    return {kind: value for kind, value in match.groupdict().items() if value} if match else None
+    return (
+        {kind: value for kind, value in match.groupdict().items() if value != VAGUE[kind]} if match else None
+    )
 
 
-def pattern_of(template: str, parts: dict[str, str]) -> re.Pattern[str]:
-    """A template as a regular expression, each part in its place."""
-    return re.compile(re.escape(template).replace(r"\{", "{").replace(r"\}", "}").format(**parts))
+def told(kind: str, value: str) -> str:
+    """A fact as a digest tells it."""
+    return TOLD.get(kind, "{}").format(value)
 
 
-VALUES = {kind: f"(?P<{kind}>{'|'.join(values)})" for kind, values in KINDS.items()}
-REPORT_PATTERNS = [pattern_of(template, VALUES) for template in REPORTS]
+REPORT_PATTERNS = [pattern_of(report, KINDS) for report in REPORTS]
 DIGEST_PATTERN = pattern_of(
-    DIGEST_OF, {kind: f"(?:{TOLD.get(kind, '{}').format(VALUES[kind])}|{VAGUE[kind]})" for kind in KINDS}
+    DIGEST_OF, {kind: [VAGUE[kind], *(told(kind, value) for value in KINDS[kind])] for kind in KINDS}
 )
 
 
@@ -146,10 +146,8 @@ def write_response(rng: random.Random, prompt: str) -> str:
 
 def tell(rng: random.Random, kind: str, truth: str) -> str:
     """A fact as a reporter tells it: right, vaguely, or otherwise."""
-    told = choose(
-        rng, [truth, "", choose(rng, others(KINDS[kind], truth))], [RIGHT, LEFT_OUT, 1 - RIGHT - LEFT_OUT]
-    )
-    return TOLD.get(kind, "{}").format(told) if told else VAGUE[kind]
+    ways = told(kind, truth), VAGUE[kind], told(kind, choose(rng, others(KINDS[kind], truth)))
+    return choose(rng, ways, [RIGHT, LEFT_OUT, 1 - RIGHT - LEFT_OUT])
 
 
 def others(values: list[str], *but: str) -> list[str]:
