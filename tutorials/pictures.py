@@ -589,36 +589,39 @@ def online(figure: Figure, v: dict) -> None:
 
 # --- 10. make it yours
 
-STATIONS = {
-    "file to tokens": [
-        "1 no end",
-        "2 straddling token",
-        "3 markers in text",
-        "4 cut to fit",
-        "5 prompt in both",
-    ],
-    "log-probs": ["6 shift", "7 prompt counted", "8 padding counted", "9 averages", "10 sixteen bits"],
-    "two models": ["11 dropout", "12 moving reference", "13 gradients kept", "14 stale cache"],
-    "loss": ["15 overflow", "16 sign", "17 beta twice", "18 ignored setting"],
-    "loop": ["19 mean of means", "20 half a checkpoint"],
+STATIONS = {"file to tokens": range(1, 6), "log-probs": range(6, 11), "two models": range(11, 15)} | {
+    "loss": range(15, 19),
+    "loop": range(19, 21),
+}
+NOTICED = {
+    "the first loss\nis not log 2": {11, 14},
+    "the curve\nof the loss": {6, 12},
+    "nan, or too\nmuch memory": {4, 13, 15},
+    "the answers": {1, 16},
+    "none of these": {2, 3, 5, 7, 8, 9, 10, 17, 18, 19, 20},
 }
 
 
 @drawing(10)
 def twenty(figure: Figure, v: dict) -> None:
-    """The way of a pair through the trainer, and the mistakes that belong to each station."""
+    """The twenty mistakes by the station of a pair at which they happen and by what shows them."""
     axes = figure.subplots()
-    for i, (station, mistakes) in enumerate(STATIONS.items()):
-        axes.add_patch(box((i, 0), 0.8, 0.22, facecolor="0.85", edgecolor=DARK, linewidth=1.5))
-        axes.text(i + 0.4, 0.11, station, ha="center", va="center", fontsize=16)
+    for i, (station, numbers) in enumerate(STATIONS.items()):
+        axes.text(i, -0.75, station, ha="center", va="center", fontsize=16, bbox=FRAME)
         if i:
-            axes.annotate(
-                "", (i - 0.01, 0.11), (i - 0.19, 0.11), arrowprops={"arrowstyle": "->", "linewidth": 2}
-            )
-        for row, mistake in enumerate(mistakes):
-            axes.text(i + 0.02, -0.12 - 0.13 * row, mistake, fontsize=14)
-    axes.set_xlim(-0.05, len(STATIONS) - 0.15)
-    axes.set_ylim(-0.75, 0.35)
+            axes.annotate("", (i - 0.36, -0.75), (i - 0.6, -0.75), arrowprops=ARROW)
+        for row, noticed in enumerate(NOTICED.values()):
+            here = sorted(noticed & set(numbers))
+            for place, number in enumerate(here):
+                x = i + 0.2 * (place - (len(here) - 1) / 2)
+                shade = "0.8" if noticed is NOTICED["none of these"] else "white"
+                axes.plot(x, row, "o", markersize=30, markerfacecolor=shade, markeredgecolor=DARK)
+                axes.text(x, row, str(number), ha="center", va="center", fontsize=14)
+    for row, words in enumerate(NOTICED):
+        axes.text(-0.75, row, words, ha="right", va="center", fontsize=15)
+        axes.axhline(row + 0.5, color=LIGHT, linewidth=0.8)
+    axes.set_xlim(-1.4, len(STATIONS) - 0.5)
+    axes.set_ylim(len(NOTICED) - 0.4, -1.1)
     axes.axis("off")
 
 
