@@ -8,7 +8,7 @@ singular values are large and most are small, so a step along M moves the matrix
 AdamW, which scales each weight by itself, mends little of that. Muon steps along U V^T: every singular value
 is made one.
 
-That is meant for matrices that turn one vector of activations into another: those inside the blocks. A row of
+That is meant for matrices that turn one vector into another: those inside the blocks. A row of
 the embedding (which is the output matrix too) belongs to one token, and most tokens are not in a batch;
 biases and LayerNorms are no matrices. AdamW keeps these.
 """
@@ -46,12 +46,16 @@ class LoopConfig:
     save_every: int = 100
 
 
+INSIDE = ("h.", "wte.patch.")  # the blocks, and what makes a vector of a picture's patch
+
+
 def make_optimizer(policy: GPT, config: LoopConfig) -> torch.optim.AdamW:
     """AdamW (arXiv:1711.05101) in its fused form, or Muon for the matrices inside the blocks and AdamW for
     the rest; weight decay on matrices, not on biases and LayerNorms.
     """
-    inside = [p for p in policy.h.parameters() if p.dim() > 1]
-    embeddings = [p for name, p in policy.named_parameters() if p.dim() > 1 and not name.startswith("h.")]
+    matrices = {name: p for name, p in policy.named_parameters() if p.dim() > 1}
+    inside = [p for name, p in matrices.items() if name.startswith(INSIDE)]
+    embeddings = [p for name, p in matrices.items() if not name.startswith(INSIDE)]
     vectors = [p for p in policy.parameters() if p.dim() <= 1]
     decays = [(inside, config.weight_decay), (embeddings, config.weight_decay), (vectors, 0.0)]
     kind = Muon if config.optimizer == "muon" else torch.optim.AdamW

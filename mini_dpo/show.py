@@ -22,8 +22,9 @@ from mini_dpo.formats.loading import (
     load_feedback,
     load_preferences,
 )
+from mini_dpo.pictures import find_tokenizer
 from mini_dpo.saving.checkpoint import find_model, load_checkpoint
-from mini_dpo.tokenizer import Tokenizer, load_tokenizer
+from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.vocabularies import default_vocabulary
 
 
@@ -64,7 +65,7 @@ def main() -> None:
     name = settings.tokenizer or (default_vocabulary() if own else words_of(settings.world or "shop"))
     if settings.init_from:
         name = load_checkpoint(find_model(Path(settings.init_from)))["tokenizer"]
-    tokenizer = load_tokenizer(name)
+    tokenizer = find_tokenizer(name)
     path = own or settings.world or str(TOY_PREFERENCES["train"])
     examples: list[Any]
     names: tuple[str, ...]

@@ -14,6 +14,7 @@ from mini_dpo.errors import UserError
 from mini_dpo.files import sha256_of_file
 from mini_dpo.formats.conversations import check_text
 from mini_dpo.formats.loading import load_demonstrations, load_preferences
+from mini_dpo.pictures import PICTURES
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.vocabularies import DATA, name_of_words
 from mini_dpo.worlds.finding import find_world
@@ -69,10 +70,11 @@ def words_of(name: str) -> str:
     if name == "shop":
         return "toy"
     sft, pairs = world_examples(name)["train"]
-    return name_of_words(
-        [text for d in sft for text in (as_text(d.prompt), d.response)]
-        + [text for p in pairs for text in (as_text(p.prompt), p.chosen, p.rejected)]
-    )
+    said = [*(d.response for d in sft), *(text for p in pairs for text in (p.chosen, p.rejected))]
+    if find_world(name).pictures:
+        return PICTURES + name_of_words(said)
+    prompts: list[Demonstration | Preference] = [*sft, *pairs]
+    return name_of_words([*said, *(as_text(example.prompt) for example in prompts)])
 
 
 def context_of(name: str, tokenizer: Tokenizer) -> int:

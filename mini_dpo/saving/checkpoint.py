@@ -26,9 +26,10 @@ from mini_dpo import __version__
 from mini_dpo.errors import UserError, expecting
 from mini_dpo.files import json_line, no_link, read_archive, settle_names, size_of, write_json, write_whole
 from mini_dpo.model import GPT, GPTConfig
+from mini_dpo.pictures import find_tokenizer, new_model
 from mini_dpo.saving.foreign import WEIGHTS
 from mini_dpo.saving.huggingface import is_published, read_published
-from mini_dpo.tokenizer import Tokenizer, load_tokenizer
+from mini_dpo.tokenizer import Tokenizer
 
 # --- checkpoints
 
@@ -148,11 +149,11 @@ def build_model(path: Path, payload: dict[str, Any], **changes: Any) -> tuple[GP
         config = replace(GPTConfig(**payload["config"]), **changes)
         if config.n_layer > len(payload["model"]):
             raise ValueError(f"{config.n_layer} blocks, and {len(payload['model'])} tensors in all")
+    tokenizer = find_tokenizer(payload["tokenizer"])
     with torch.device("meta"):  # shapes without numbers
-        model = GPT(config)
+        model = new_model(config, tokenizer)
     check_weights(path, model, payload["model"])
     model.load_state_dict(apart(payload["model"]), assign=True)  # the numbers that were read, not a copy
-    tokenizer = load_tokenizer(payload["tokenizer"])
     if tokenizer.vocab_size != config.vocab_size:
         raise UserError(
             f"{path}: a model of {config.vocab_size} tokens, and the tokenizer {tokenizer.name:.40} has "

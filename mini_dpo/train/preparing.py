@@ -18,10 +18,11 @@ from mini_dpo.errors import UserError
 from mini_dpo.feedback import MixedBatches
 from mini_dpo.losses import Loss, find_loss
 from mini_dpo.model import GPT, PRESETS
+from mini_dpo.pictures import find_tokenizer, new_model
 from mini_dpo.saving.board import check_board
 from mini_dpo.saving.checkpoint import build_model, find_model, load_checkpoint
 from mini_dpo.saving.huggingface import files_of_model
-from mini_dpo.tokenizer import Tokenizer, load_tokenizer
+from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.train.parsing import code_of, model_config
 from mini_dpo.train.settings import Settings
 from mini_dpo.train.stages import preference_batches
@@ -46,7 +47,7 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
     else:
         chosen = [name for name in ("tokenizer", "context") if getattr(settings, name) is None]
         known = settings.tokenizer or (words_of(settings.world) if settings.world else default_vocabulary())
-        tokenizer = load_tokenizer(known)
+        tokenizer = find_tokenizer(known)
         if not settings.world:
             settings = replace(settings, tokenizer=tokenizer.name)
     variant = find_loss(settings.loss)
@@ -82,7 +83,7 @@ def prepare(settings: Settings) -> tuple[Settings, Tokenizer, GPT, Corpus]:
         shape = model_config(settings, tokenizer.vocab_size)
         if settings.world and settings.context is None:
             shape = replace(shape, context=max(shape.context, context_of(settings.world, tokenizer)))
-        model = GPT(shape)
+        model = new_model(shape, tokenizer)
     if own and settings.truncate == "oldest-turns":
         first, second = without_oldest_turns(own, tokenizer, model.config.context, settings.sft_on)
         own = (first, second)

@@ -16,12 +16,13 @@ from mini_dpo.worlds.code import CODE
 from mini_dpo.worlds.digest import DIGEST, DIGEST_LONG
 from mini_dpo.worlds.guard import GUARD, GUARD_FEW, GUARD_MANY
 from mini_dpo.worlds.shop import SHOP
+from mini_dpo.worlds.sight import SIGHT, SIGHT_ADDED, SIGHT_SWAPPED
 from mini_dpo.worlds.voice import VOICE
 from mini_dpo.worlds.world import Judge, World
 
-WORLDS = {
-    world.name: world for world in (SHOP, GUARD, GUARD_FEW, GUARD_MANY, VOICE, DIGEST, DIGEST_LONG, CODE)
-}
+OF_WORDS = (SHOP, GUARD, GUARD_FEW, GUARD_MANY, VOICE, DIGEST, DIGEST_LONG, CODE)
+OF_PICTURES = (SIGHT, SIGHT_ADDED, SIGHT_SWAPPED)
+WORLDS = {world.name: world for world in (*OF_WORDS, *OF_PICTURES)}
 
 # What the closing table has of its own: no mark and no count can be called like that.
 TAKEN = {"reward", "reward_gain", "win_rate", "kl", "perplexity", "reward_accuracy", "reward_sign_accuracy"}

@@ -48,6 +48,7 @@ class World:
         does not apply to a prompt is left out, and its mean is over the other prompts.
     write_pair: two different responses to a prompt, to be compared; by default two of `write_response`.
     rater: the marks by which people choose, if that is not the judge.
+    pictures: prompts are pictures in the form of pictures.py, and the model sees.
     """
 
     name: str
@@ -60,6 +61,7 @@ class World:
     counts: dict[str, str] = field(default_factory=dict)
     write_pair: Callable[[random.Random, str], tuple[str, str]] | None = None
     rater: Judge | None = None
+    pictures: bool = False
 
 
 def reward(marks: dict[str, float]) -> float:

@@ -1,0 +1,297 @@
+"""A gallery of very modern art, and the captions that its guards write.
+
+    python -m mini_dpo.train --world sight
+
+A painter puts one to four things into a picture of 24 x 24 pixels: each in a corner of its own, big or
+small, in one of three colours. The prompt is the picture. The guards look up from their crosswords and write
+what there is, corner by corner. They are right about most things. But whoever has seen a thousand moons with
+a star beside them writes down the star.
+
+The judge looks at the picture itself, and
+
+    reward = seen + details + made up + stray
+
+    seen       0 to 8: +2 for each thing of the picture that is named
+    details    -12 to 12: for place, size and colour of each of these, +1 if right, 0 if absent, -1 if wrong
+    made up    -4 for each thing that is named and not there, or named again
+    stray      -6 to 0: -1 for each other word
+
+Beside it the judge counts what the literature counts (CHAIR, arXiv:1809.02156): the share of named things
+that are made up, and of captions with such a thing. And the recall, the share of the picture's things that
+are named: a guard who writes nothing makes nothing up.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mini_dpo.pictures import BLANK, PATCH, PICTURE, SIDE
+from mini_dpo.worlds.world import Value, World, choose
+
+SPRITES = """
+moon  star  boat  fish  house tree  hat   rabbit
+.###  #..#  ..#.  .#.#  .##.  .##.  .##.  #.#.
+##..  .##.  ..##  ###.  ####  ####  .##.  #.#.
+##..  .##.  ####  ###.  #..#  ####  .##.  ###.
+.###  #..#  .##.  .#.#  #..#  .##.  ####  ####
+"""
+SHAPES, *ART = [line.split() for line in SPRITES.strip().splitlines()]
+COUPLES = [(SHAPES[i], SHAPES[i ^ 1]) for i in range(len(SHAPES))]  # moon and star, boat and fish, ...
+COMPANION = dict(COUPLES)  # what often stands beside a thing, in the pictures and more often in the captions
+SIZES = {"small": 1, "big": 2}  # pixels for a "#"
+COLOURS = ["red", "green", "blue"]
+PLACES = ["top left", "top right", "bottom left", "bottom right"]
+CORNER = SIDE // 2  # pixels of a corner's side
+TOGETHER = 0.5  # the chance that the painter adds a thing's companion and not just anything
+# What the guards are like, as chances: to leave a thing out, to get a detail wrong, to add a companion
+FORGOTTEN, MISTAKEN, IMAGINED = 0.05, 0.04, 0.5
+LIKELY = 0.7  # the chance that what is put into a rejected caption is a companion
+
+
+@dataclass(frozen=True)
+class Thing:
+    """What is in a corner, or what a caption says of it; "" for a detail that it does not tell."""
+
+    place: str
+    size: str
+    colour: str
+    shape: str
+
+    def __str__(self) -> str:
+        return f"{self.place} a {self.size} {self.colour} {self.shape}"
+
+
+# --- the painter
+
+
+def crop(rows: Sequence[str]) -> list[str]:
+    """Lines of pixels without what is blank around the thing on them."""
+    rows = [row for row in rows if row.strip(".")]
+    left = min(len(row) - len(row.lstrip(".")) for row in rows)
+    return [row[left : max(len(row.rstrip(".")) for row in rows)] for row in rows]
+
+
+def sprite(shape: str, size: str) -> list[str]:
+    """The lines of pixels of a thing, "#" and "."."""
+    n = SIZES[size]
+    rows = ["".join(pixel * n for pixel in line[SHAPES.index(shape)]) for line in ART]
+    return crop([row for row in rows for _ in range(n)])
+
+
+KNOWN = {"\n".join(sprite(shape, size)): (size, shape) for shape in SHAPES for size in SIZES}
+
+
+def corner(place: str) -> tuple[slice, slice]:
+    """The lines and the columns of a corner."""
+    down, right = divmod(PLACES.index(place), 2)
+    return slice(CORNER * down, CORNER * (down + 1)), slice(CORNER * right, CORNER * (right + 1))
+
+
+def paint(rng: random.Random, picture: str, thing: Thing) -> str:
+    """The picture with this thing in its corner, somewhere on the patches, in place of what is there."""
+    n = PATCH * SIZES[thing.size]
+    top, left = (PATCH * choose(rng, range((CORNER - n) // PATCH + 1)) for _ in range(2))
+    shape = [row.ljust(n, ".") for row in sprite(thing.shape, thing.size)]
+    rows = ["." * CORNER] * top + ["." * left + row + "." * (CORNER - n - left) for row in shape]
+    rows += ["." * CORNER] * (CORNER - len(rows))
+    canvas, (lines, columns) = [list(line) for line in picture.split("\n")], corner(thing.place)
+    for line, row in zip(canvas[lines], rows, strict=True):
+        line[columns] = row.replace("#", thing.colour[0])
+    return "\n".join(map("".join, canvas))
+
+
+def look(picture: str) -> list[Thing]:
+    """The things in a picture, corner by corner. Raises ValueError for what the painter has not painted."""
+    things = []
+    for place in PLACES if PICTURE.fullmatch(picture) else []:
+        lines, columns = corner(place)
+        rows = [line[columns] for line in picture.split("\n")[lines]]
+        if colours := set("".join(rows)) - {"."}:
+            found = KNOWN.get(re.sub("[rgb]", "#", "\n".join(crop(rows))))
+            if len(colours) > 1 or found is None:
+                raise ValueError(f"{place} in the picture is something that nobody knows")
+            size, shape = found
+            things.append(Thing(place, size, next(c for c in COLOURS if c[0] in colours), shape))
+    if not things:
+        raise ValueError(
+            f"the judge only knows pictures of this gallery, with things in them: {picture!r:.60}"
+        )
+    return things
+
+
+def write_prompt(rng: random.Random) -> str:
+    """A random picture."""
+    shapes: list[str] = []
+    for _ in range(choose(rng, [1, 2, 3, 4], [0.2, 0.35, 0.3, 0.15])):
+        single = [COMPANION[shape] for shape in shapes if COMPANION[shape] not in shapes]
+        others = [shape for shape in SHAPES if shape not in shapes]
+        shapes.append(choose(rng, single if single and rng.random() < TOGETHER else others))
+    picture = BLANK
+    for place, shape in zip(shuffled(rng, PLACES), shapes, strict=False):
+        picture = paint(rng, picture, anything(rng, place, shape))
+    return picture
+
+
+def shuffled(rng: random.Random, values: Sequence[Value]) -> list[Value]:
+    """The values in a random order."""
+    left = list(values)
+    return [left.pop(choose(rng, range(len(left)))) for _ in values]
+
+
+def anything(rng: random.Random, place: str, shape: str) -> Thing:
+    """A thing of this shape at this place, in any size and colour."""
+    return Thing(place, choose(rng, list(SIZES)), choose(rng, COLOURS), shape)
+
+
+# --- the guards
+
+
+def caption(things: Sequence[Thing]) -> str:
+    """What a guard writes who has seen these."""
+    return (
+        ", ".join(str(thing) for thing in sorted(things, key=lambda thing: PLACES.index(thing.place))) + "."
+    )
+
+
+def write_response(rng: random.Random, prompt: str) -> str:
+    """A random caption: each thing with its mistakes, or left out; and companions, where corners are free."""
+    things = look(prompt)
+    kept = [thing for thing in things if rng.random() >= FORGOTTEN] or things[:1]
+    free = [place for place in shuffled(rng, PLACES) if place not in {thing.place for thing in things}]
+    told = [mistake(rng, thing, free) for thing in kept]
+    for thing in things:
+        companion = COMPANION[thing.shape]
+        if free and companion not in {t.shape for t in things} and rng.random() < IMAGINED:
+            told.append(anything(rng, free.pop(), companion))
+    return caption(told)
+
+
+def mistake(rng: random.Random, thing: Thing, free: list[str]) -> Thing:
+    """A thing as it is told: each detail may be another one. A place is taken from the free ones."""
+    if rng.random() < MISTAKEN:
+        thing = replace(thing, size=choose(rng, [size for size in SIZES if size != thing.size]))
+    if rng.random() < MISTAKEN:
+        thing = replace(thing, colour=choose(rng, [colour for colour in COLOURS if colour != thing.colour]))
+    if free and rng.random() < MISTAKEN:
+        thing = replace(thing, place=free.pop())
+    return thing
+
+
+# --- the judge
+
+MENTION = re.compile(
+    rf"\b(?:({'|'.join(PLACES)}) )?(?:a )?(?:({'|'.join(SIZES)}) )?"
+    rf"(?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)})\b"
+)
+
+
+def said(response: str) -> list[Thing]:
+    """The things that a caption names."""
+    return [Thing(*details) for details in MENTION.findall(response)]
+
+
+def matched(prompt: str, response: str) -> list[tuple[Thing, Thing | None]]:
+    """Each thing that a caption names, and the thing of that shape in the picture; None if it is made up."""
+    there = {thing.shape: thing for thing in look(prompt)}
+    return [(thing, there.pop(thing.shape, None)) for thing in said(response)]
+
+
+def judge(prompt: str, response: str) -> dict[str, float]:
+    """The marks of a caption. Raises ValueError for a prompt that is no picture of this gallery."""
+    pairs = matched(prompt, response)
+    real = [(told, truth) for told, truth in pairs if truth]
+    details = [
+        (getattr(told, name), getattr(truth, name))
+        for told, truth in real
+        for name in ("place", "size", "colour")
+    ]
+    stray = re.findall(r"[^\s,.]+", MENTION.sub(" ", response))
+    return {
+        "seen": 2.0 * len(real),
+        "details": float(sum((1 if told == truth else -1) for told, truth in details if told)),
+        "made up": -4.0 * (len(pairs) - len(real)),
+        "stray": float(max(-6, -len(stray))),
+    }
+
+
+def count(prompt: str, response: str) -> dict[str, float]:
+    """What is counted beside the marks. Of a caption that names nothing, no share of what it names."""
+    pairs = matched(prompt, response)
+    real = [(told, truth) for told, truth in pairs if truth]
+    imagined = len(pairs) - len(real)
+    counts = {
+        "imagined": float(imagined),
+        "imagines": float(imagined > 0),
+        "recall": len(real) / len(look(prompt)),
+    }
+    if pairs:
+        counts["chair"] = imagined / len(pairs)
+    if real:
+        counts["coloured"] = sum(told.colour == truth.colour for told, truth in real) / len(real)
+        counts["placed"] = sum(told.place == truth.place for told, truth in real) / len(real)
+    return counts
+
+
+# --- pairs that differ in one thing
+
+
+def unseen(rng: random.Random, prompt: str, told: Sequence[Thing]) -> str:
+    """A shape that is neither in the picture nor told: mostly a companion of what is told."""
+    absent = [s for s in SHAPES if s not in {thing.shape for thing in (*look(prompt), *told)}]
+    likely = [COMPANION[thing.shape] for thing in told if COMPANION[thing.shape] in absent]
+    return choose(rng, likely if likely and rng.random() < LIKELY else absent)
+
+
+def write_added(rng: random.Random, prompt: str) -> tuple[str, str]:
+    """A caption, and the same with a thing more, which is not there."""
+    told = said(write_response(rng, prompt))
+    free = [place for place in PLACES if place not in {thing.place for thing in told}]
+    more = anything(rng, choose(rng, free or PLACES), unseen(rng, prompt, told))
+    return caption(told), caption([*told, more])
+
+
+def write_swapped(rng: random.Random, prompt: str) -> tuple[str, str]:
+    """A caption, and the same with something that is not there in the place of a thing."""
+    told = said(write_response(rng, prompt))
+    there = [thing for thing, truth in matched(prompt, caption(told)) if truth]
+    thing = choose(rng, there)
+    other = replace(thing, shape=unseen(rng, prompt, told))
+    return caption(told), caption([other if t is thing else t for t in told])
+
+
+def write_other(rng: random.Random, prompt: str, chosen: str) -> str:
+    """The same picture with something else in the place of a thing that the caption names, where it does."""
+    things, told = look(prompt), said(chosen)
+    named = [thing for thing in things if thing.shape in {t.shape for t in told}]
+    thing = choose(rng, named or things)
+    return paint(rng, prompt, replace(thing, shape=unseen(rng, prompt, told)))
+
+
+SIGHT = World(
+    "sight",
+    "captions of small pictures that name what is there, and nothing that is not",
+    write_prompt,
+    write_response,
+    judge,
+    {
+        "seen": "things seen, 0 to 8",
+        "details": "their details, -12 to 12",
+        "made up": "things made up, -4 each",
+        "stray": "stray words, -6 to 0",
+    },
+    count,
+    {
+        "imagined": "made-up things a caption",
+        "imagines": "captions with a made-up thing",
+        "chair": "made-up things, of those named",
+        "recall": "recall: things named, of those there",
+        "coloured": "right colours, of those",
+        "placed": "right places, of those",
+    },
+    pictures=True,
+)
+SIGHT_ADDED = replace(SIGHT, name="sight-added", write_pair=write_added)
+SIGHT_SWAPPED = replace(SIGHT, name="sight-swapped", write_pair=write_swapped)
