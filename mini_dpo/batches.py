@@ -56,13 +56,14 @@ def encode(tokenizer: Tokenizer, prompt: Prompt, response: str) -> Encoded:
 
 
 class EncodedPair(NamedTuple):
-    """A preference: the chosen and the rejected response to a prompt, and their reference log-probs where
-    these are known.
+    """A preference: the chosen and the rejected response to a prompt, their reference log-probs where these
+    are known, and another prompt where one is named.
     """
 
     chosen: Encoded
     rejected: Encoded
     ref_logps: tuple[float, float] | None = None
+    other: list[int] | None = None
 
     @property
     def n_tokens(self) -> int:

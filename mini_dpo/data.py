@@ -33,12 +33,15 @@ def as_text(prompt: Prompt) -> str:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two responses to a prompt and which of them people chose. line: its line in the file."""
+    """Two responses to a prompt and which of them people chose. line: its line in the file. other: a prompt
+    that the chosen response does not fit, where one is named.
+    """
 
     prompt: Prompt
     chosen: str
     rejected: str
     line: int = 0
+    other: Prompt | None = None
 
 
 @dataclass(frozen=True)

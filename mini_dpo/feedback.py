@@ -1,19 +1,22 @@
-"""Single responses, each liked or not, for KTO and its kin: what `batches` does for pairs."""
+"""What `batches` does for pairs, for two other kinds of batches: single responses, each liked or not, for KTO
+and its kin; and pairs whose chosen response is set against another prompt too, for mDPO.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from mini_dpo.batches import Batch, Batches, Encoded, EncodedPair, collate
+from mini_dpo.batches import AnyBatch, Batch, Batches, Encoded, EncodedPair, PairBatch, collate, collate_pairs
 from mini_dpo.devices import send
 from mini_dpo.errors import UserError
 from mini_dpo.logprobs import score_responses
-from mini_dpo.losses import UnpairedLogps
+from mini_dpo.losses import ContrastLogps, Loss, UnpairedLogps
 from mini_dpo.model import GPT
 from mini_dpo.theory.bradley_terry import wins
 
@@ -70,6 +73,39 @@ def collate_feedback(examples: Sequence[EncodedFeedback], context: int | None = 
     return FeedbackBatch(collate([e.sequence for e in examples]), desirable, mismatched, ref_logps)
 
 
+@dataclass(frozen=True)
+class ContrastBatch(PairBatch):
+    """B pairs, and the chosen response of each once more, to another prompt."""
+
+    mismatched: Batch
+
+    def to(self, device: str | torch.device) -> ContrastBatch:
+        pairs = super().to(device)
+        return ContrastBatch(pairs.sequences, pairs.ref_logps, self.mismatched.to(device))
+
+
+def collate_contrasts(pairs: Sequence[EncodedPair], context: int) -> ContrastBatch:
+    """Lay pairs in one row; and in a second the chosen responses, each after the other prompt that its pair
+    names, or else after that of the nearest pair after it. Raises UserError where no prompt fits.
+    """
+    others = []
+    for i, pair in enumerate(pairs):
+        following = [p.chosen.prompt for p in (*pairs[i + 1 :], *pairs[:i])]
+        named = [pair.other] if pair.other is not None else following
+        prompts = (prompt for prompt in named if prompt != pair.chosen.prompt)
+        response = pair.chosen.response
+        fits = next((prompt for prompt in prompts if len(prompt) + len(response) <= context), None)
+        if fits is None:
+            raise UserError(
+                "mDPO sets each chosen response of a batch against another prompt too, and for one of them "
+                f"no other prompt is there that fits the context of {context} tokens with it; use a larger "
+                "--batch-size or --context"
+            )
+        others.append(Encoded(fits, response))
+    batch = collate_pairs(pairs)
+    return ContrastBatch(batch.sequences, batch.ref_logps, collate(others))
+
+
 def mismatch(sequences: Sequence[Encoded], context: int) -> list[Encoded]:
     """Each prompt with the response of the nearest sequence after it, the first ones following the last, that
     answers another prompt and fits the context with this one. A prompt without such is left out. Raises
@@ -94,9 +130,20 @@ def mismatch(sequences: Sequence[Encoded], context: int) -> list[Encoded]:
     return found
 
 
-class MixedBatches(Batches[EncodedFeedback, FeedbackBatch]):
+def collate_for(loss: Loss, context: int) -> Any:
+    """What makes the batches that a loss takes: of pairs, or of single responses."""
+    if loss.mismatched:
+        return partial(collate_contrasts if loss.paired else collate_feedback, context=context)
+    return collate_pairs if loss.paired else collate_feedback
+
+
+Mixed = TypeVar("Mixed", EncodedFeedback, EncodedPair)
+MixedBatch = TypeVar("MixedBatch", bound=AnyBatch)
+
+
+class MixedBatches(Batches[Mixed, MixedBatch]):
     """Batches that hold two prompts at least, where the examples allow it: KTO sets each prompt of a batch
-    against another prompt's response.
+    against another prompt's response, and mDPO each chosen response against another prompt.
     """
 
     def cut(self, order: Sequence[int]) -> list[list[int]]:
@@ -121,6 +168,8 @@ class MixedBatches(Batches[EncodedFeedback, FeedbackBatch]):
         """Both batches after one example has gone from `donor` to `batch`, for nothing or for one in
         exchange, so that both are mixed and within their size; None if no example does that.
         """
+        taken: int
+        back: list[int]
         for taken in donor:
             if self.prompt(taken) != self.prompt(batch[0]):
                 for back in ([], batch[:1]):
@@ -137,7 +186,7 @@ class MixedBatches(Batches[EncodedFeedback, FeedbackBatch]):
         return any(self.prompt(j) != self.prompt(batch[0]) for j in batch)
 
     def prompt(self, j: int) -> list[int]:
-        return self.examples[j].sequence.prompt
+        return self.examples[j][0].prompt  # of the only response, or of the chosen one
 
     def fits(self, batch: list[int]) -> bool:
         if self.tokens:
@@ -158,6 +207,13 @@ def unpaired_logps(policy: GPT, reference: GPT | None, batch: FeedbackBatch) -> 
         with torch.no_grad():
             mismatched = score_responses(policy, reference, batch.mismatched, None).logratio  # (M,)
     return UnpairedLogps(responses, batch.desirable, mismatched)
+
+
+def contrast_logps(policy: GPT, reference: GPT | None, batch: ContrastBatch) -> ContrastLogps:
+    """Score a batch of pairs under both models, and their chosen responses to the other prompts."""
+    both = score_responses(policy, reference, batch.sequences, batch.ref_logps)  # 2B responses
+    other = score_responses(policy, reference, batch.mismatched, None)  # B
+    return ContrastLogps(both[0::2], both[1::2], other)
 
 
 def unpaired_metrics(logps: UnpairedLogps, rewards: Tensor) -> dict[str, Tensor]:

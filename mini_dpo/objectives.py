@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.batches import B, Batch, PairBatch
-from mini_dpo.feedback import FeedbackBatch, unpaired_logps, unpaired_metrics
+from mini_dpo.feedback import ContrastBatch, FeedbackBatch, contrast_logps, unpaired_logps, unpaired_metrics
 from mini_dpo.logprobs import response_logps, score_responses
 from mini_dpo.losses import Loss, PairLogps, UnpairedLogps
 from mini_dpo.model import GPT
@@ -58,8 +58,7 @@ def preference_objective(
 
     def objective(policy: GPT, batch: PairBatch | FeedbackBatch) -> Outcome:
         policy.eval()  # dropout off: its noise would be in the log-ratios, which are zero at the reference
-        score: Any = pair_logps if isinstance(batch, PairBatch) else unpaired_logps
-        logps = score(policy, reference, batch)
+        logps = SCORE[type(batch)](policy, reference, batch)
         losses = loss(logps, **hyperparameters)  # (B,)
         if sft_weight:
             losses = losses + sft_weight * sft_term(logps)
@@ -79,6 +78,13 @@ def pair_logps(policy: GPT, reference: GPT | None, batch: PairBatch) -> PairLogp
     """Score a batch of pairs under both models; no gradient reaches the reference."""
     both = score_responses(policy, reference, batch.sequences, batch.ref_logps)  # 2B responses
     return PairLogps(chosen=both[0::2], rejected=both[1::2])
+
+
+SCORE: dict[type, Callable[..., Any]] = {  # a batch of each kind
+    PairBatch: pair_logps,
+    FeedbackBatch: unpaired_logps,
+    ContrastBatch: contrast_logps,
+}
 
 
 # --- what is logged, under the names that TRL gives it

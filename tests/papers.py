@@ -1,4 +1,4 @@
-"""The 26 losses once more, as the papers write them: in plain notation, in decimal arithmetic of 40 digits
+"""The 27 losses once more, as the papers write them: in plain notation, in decimal arithmetic of 40 digits
 with exponents to 10^18, and by nothing but the chain rule. No torch, and no stable forms: e^10000 is a number
 here like any other. (Only `log_sigma` looks at its argument, and where it does so nothing changes in 40
 digits.)
@@ -319,7 +319,13 @@ SINGLES = {
     ),
 }
 
-LOSSES = PAIRS | BATCHES | SINGLES
+CONTRASTS = {  # of a pair, and of the chosen response to another prompt
+    "mdpo": lambda w, l, o, beta, anchor: (
+        -log_sigma(beta * h(w, l)) - log_sigma(beta * h(w, o)) - log_sigma(beta * w.r - anchor)
+    )
+}
+
+LOSSES = PAIRS | BATCHES | SINGLES | CONTRASTS
 
 
 def answer(
@@ -334,7 +340,7 @@ def answer(
     """The values of the loss for a batch, and then the slopes of their sum along each response's s.
 
     responses: (s, s_ref, n) each; if the loss compares pairs, all that are chosen and then all that are
-        rejected.
+        rejected, and for mDPO then all that are chosen, to other prompts.
     liked, mismatched: for losses of single responses. eps: of the type that is judged. documented: the
         `limits` to be kept.
     """
@@ -352,6 +358,9 @@ def answer(
                 SINGLES[name](y, like, [Number(r) for r in mismatched], **hyper)
                 for y, like in zip(ys, liked, strict=True)
             ]
+        elif name in CONTRASTS:
+            thirds = [ys[i * len(ys) // 3 : (i + 1) * len(ys) // 3] for i in range(3)]
+            values = [CONTRASTS[name](*ys, **hyper) for ys in zip(*thirds, strict=True)]
         elif name in BATCHES:
             values = BATCHES[name](ws, ls, **hyper)
         else:

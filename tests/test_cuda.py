@@ -16,7 +16,7 @@ from mini_dpo.devices import autocast, lacks, out_of_memory, pick_device, troubl
 from mini_dpo.fast import compiled, flex
 from mini_dpo.fast.flex import attend_at_once, attention, block_mask
 from mini_dpo.fast.trial import FastWay
-from mini_dpo.feedback import collate_feedback, split_pairs
+from mini_dpo.feedback import collate_feedback, collate_for, split_pairs
 from mini_dpo.generate import generate
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import LOSSES
@@ -276,11 +276,7 @@ def test_every_loss_is_the_cpu_s(loss):
     """
     policy, reference = gpt(0), freeze(gpt(7)) if loss.reference else None
     pairs = some_pairs(2, 6)
-    batch = (
-        collate_pairs(pairs)
-        if loss.paired
-        else collate_feedback(split_pairs(pairs), context=SHAPE.context if loss.mismatched else None)
-    )
+    batch = collate_for(loss, SHAPE.context)(pairs if loss.paired else split_pairs(pairs))
     outcome = preference_objective(loss, loss.hyperparameters, reference)(policy, batch.to("cuda"))
     exact = twin(policy)
     expected = padded_loss(loss, loss.hyperparameters, exact, reference and twin(reference), pairs)

@@ -20,7 +20,7 @@ from mini_dpo.evaluation import measuring
 from mini_dpo.fast import compiled, flex, trial
 from mini_dpo.fast.flex import attention
 from mini_dpo.fast.trial import FastWay, disagreement, draw
-from mini_dpo.feedback import MixedBatches, collate_feedback, split_pairs
+from mini_dpo.feedback import MixedBatches, collate_for, split_pairs
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import LOSSES
 from mini_dpo.objectives import preference_objective, sft_objective
@@ -421,13 +421,12 @@ def test_no_float64_in_the_loop(loss):
         examples = [p.chosen for p in pairs] if loss is None else pairs if loss.paired else split_pairs(pairs)
         if known:
             examples, reference = precompute_reference(reference, examples, "float32", 2), None
-        collate = {
-            True: collate_pairs,
-            False: partial(collate_feedback, context=12 if loss and loss.mismatched else None),
-        }[bool(loss and loss.paired)]
         kind = MixedBatches if loss and loss.mismatched else Batches
         batches = kind(
-            examples, (lambda these: pack([[s] for s in these])) if loss is None else collate, 2, seed=0
+            examples,
+            (lambda these: pack([[s] for s in these])) if loss is None else collate_for(loss, 12),
+            2,
+            seed=0,
         )
         objective = (
             sft_objective

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from mini_dpo import logprobs
-from mini_dpo.batches import Encoded, EncodedPair, collate_pairs, encode, pack
+from mini_dpo.batches import Encoded, EncodedPair, encode, pack
 from mini_dpo.fast import compiled, flex
 from mini_dpo.fast.flex import BLOCK, attend_at_once, block_mask
-from mini_dpo.feedback import collate_feedback, mismatch, split_pairs
+from mini_dpo.feedback import collate_for, mismatch, split_pairs
 from mini_dpo.logprobs import response_logps, token_logps
-from mini_dpo.losses import LOSSES, PairLogps, Responses, UnpairedLogps
+from mini_dpo.losses import LOSSES, ContrastLogps, PairLogps, Responses, UnpairedLogps
 from mini_dpo.model import softmax_attention
 from mini_dpo.objectives import preference_objective
 from mini_dpo.packing import attend_by_spans, lay_out, sees
@@ -74,10 +74,15 @@ def padded_loss(loss, hyperparameters, policy, reference, pairs: list[EncodedPai
     chosen, rejected = ([p.chosen for p in pairs], [p.rejected for p in pairs])
     known = None if pairs[0].ref_logps is None else list(zip(*(p.ref_logps for p in pairs), strict=True))
     if loss.paired:
-        return loss(
-            PairLogps(responses(chosen, known and known[0]), responses(rejected, known and known[1])),
-            **hyperparameters,
-        ).sum()
+        logps = PairLogps(responses(chosen, known and known[0]), responses(rejected, known and known[1]))
+        if loss.mismatched:
+            after = [[y.prompt for y in (*chosen[i:], *chosen[:i])] for i in range(len(chosen))]
+            others = [
+                Encoded(next(x for x in prompts if x != y.prompt), y.response)
+                for y, prompts in zip(chosen, after, strict=True)
+            ]
+            logps = ContrastLogps(logps.chosen, logps.rejected, responses(others))
+        return loss(logps, **hyperparameters).sum()
     both = [s for p in pairs for s in (p.chosen, p.rejected)]
     desirable = torch.tensor([True, False] * len(pairs), device=policy.wte.weight.device)
     others = responses(mismatch(both, policy.config.context)).logratio.detach() if loss.mismatched else None
@@ -123,11 +128,7 @@ def test_every_loss_and_every_gradient_is_that_of_padded_rows(loss, pairs, known
         pairs, live = know_reference(pairs, ref), None
     else:
         live = reference
-    batch = (
-        collate_pairs(pairs)
-        if loss.paired
-        else collate_feedback(halves(pairs), context=12 if loss.mismatched else None)
-    )
+    batch = collate_for(loss, policy.config.context)(pairs if loss.paired else halves(pairs))
     packed = preference_objective(loss, loss.hyperparameters, live)(policy, batch).loss
     padded = padded_loss(loss, loss.hyperparameters, policy, reference, pairs)
     assert_equal_to_rounding([packed, *gradients(policy, packed)], [padded, *gradients(policy, padded)])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mini_dpo.losses import LOSSES, PairLogps, Responses, UnpairedLogps
+from mini_dpo.losses import LOSSES, ContrastLogps, PairLogps, Responses, UnpairedLogps
 from mini_dpo.losses.others import log_odds
 from tests import papers
 
@@ -78,7 +78,8 @@ def draw(rng, loss, stratum, dtype):
 
     hyper = draw_hyperparameters(rng, loss)
     if loss.paired:
-        return PairLogps(responses(), responses()), hyper
+        sides = [responses() for _ in range(3 if loss.mismatched else 2)]
+        return (ContrastLogps if loss.mismatched else PairLogps)(*sides), hyper
     sign = rng.choice([abs, lambda r: -abs(r), lambda r: r])
     mismatched = [sign(s - ref) for s, ref in (STRATA[stratum](rng) for _ in range(rng.randint(1, 12)))]
     share = rng.random()  # of liked ones: all of them, none of them and everything between
@@ -92,7 +93,7 @@ def draws(loss, dtype):
 
 
 def sides(logps):
-    return [logps.chosen, logps.rejected] if isinstance(logps, PairLogps) else [logps.responses]
+    return list(vars(logps).values()) if isinstance(logps, PairLogps) else [logps.responses]
 
 
 def ours(function, logps, hyper):

@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from mini_dpo.batches import Batches, collate, collate_pairs
+from mini_dpo.batches import Batches, collate
 from mini_dpo.cli import run_command
 from mini_dpo.errors import UserError
-from mini_dpo.feedback import MixedBatches, collate_feedback, split_pairs
+from mini_dpo.feedback import MixedBatches, collate_for, split_pairs
 from mini_dpo.losses import LOSSES
 from mini_dpo.objectives import preference_objective, sft_objective
 from mini_dpo.optimizers import LoopConfig, make_optimizer
@@ -71,12 +71,7 @@ def steps_of(name: str) -> dict:
         objective, examples, collate_them = sft_objective, some_sequences(20), collate
     else:
         objective = preference_objective(loss, loss.hyperparameters, reference)
-        context = 12 if loss.mismatched else None
-        examples, collate_them = (
-            (pairs, collate_pairs)
-            if loss.paired
-            else (split_pairs(pairs), lambda e: collate_feedback(e, context=context))
-        )
+        examples, collate_them = pairs if loss.paired else split_pairs(pairs), collate_for(loss, 12)
     ends = [sum(SIZES[name][: i + 1]) for i in range(len(SIZES[name]))]
     batches = [collate_them(examples[end - size : end]) for size, end in zip(SIZES[name], ends, strict=True)]
     config = LoopConfig(steps=4, lr=1e-2, accumulate=2, optimizer="muon" if name == "muon" else "adamw")
@@ -87,7 +82,7 @@ def steps_of(name: str) -> dict:
     for step in range(len(batches) // 2):
         record = train_step(policy, optimizer, objective, batches[2 * step : 2 * step + 2], config, step)
     (logged,) = fetch([record], name, 1)
-    kind = MixedBatches if name == "kto" else Batches
+    kind = MixedBatches if name in ("kto", "mdpo") else Batches
     held_out = score(policy, objective, kind(examples, collate_them, 3, seed=0), "float32")
     return {
         "weights": [p.detach() for p in policy.parameters()],

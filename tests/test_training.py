@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mini_dpo import progress
 from mini_dpo.batches import Batches, Encoded, EncodedPair, collate, collate_pairs
 from mini_dpo.errors import TrainingFailed
-from mini_dpo.feedback import collate_feedback, split_pairs, unpaired_logps
+from mini_dpo.feedback import collate_feedback, collate_for, split_pairs, unpaired_logps
 from mini_dpo.logprobs import response_logps, score_reference
 from mini_dpo.losses import LOSSES
 from mini_dpo.objectives import Outcome, pair_logps, preference_objective, sft_objective
@@ -201,11 +201,7 @@ def test_a_run_begins_at_the_reference_s_own_value(loss):
     """
     start = tiny_gpt(dropout=0.3).train()
     policy = freeze(start).requires_grad_(True).train()
-    batch = (
-        collate_pairs(some_pairs())
-        if loss.paired
-        else collate_feedback(split_pairs(some_pairs()), context=12)
-    )
+    batch = collate_for(loss, context=12)(some_pairs() if loss.paired else split_pairs(some_pairs()))
     outcome = preference_objective(loss, loss.hyperparameters, freeze(start) if loss.reference else None)(
         policy, batch
     )

@@ -198,6 +198,25 @@ WRONG = {
         lambda p, *, beta=0.1: 1 - (beta * p.r_w).sigmoid() + (-beta * p.r_l).sigmoid(),
         "population minimiser",
     ),
+    "mDPO that likes the other prompt": (
+        "mdpo",
+        lambda p, *, beta=0.1, anchor=0.0: (
+            nll(beta * p.h) + nll(beta * (p.r_o - p.r_w)) + nll(beta * p.r_w - anchor)
+        ),
+        "computes its formula",
+    ),
+    "mDPO without its anchor": (
+        "mdpo",
+        lambda p, *, beta=0.1, anchor=0.0: nll(beta * p.h) + nll(beta * (p.r_w - p.r_o)),
+        "value at the reference",
+    ),
+    "mDPO that learns of the chosen response alone": (
+        "mdpo",
+        lambda p, *, beta=0.1, anchor=0.0: (
+            nll(beta * p.h) + nll(beta * (p.r_w - p.r_o.detach())) + nll(beta * p.r_w - anchor)
+        ),
+        "gradient is the derivative",
+    ),
     # DPO's relatives
     "DPOP's penalty outside beta": (
         "dpop",

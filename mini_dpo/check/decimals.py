@@ -54,14 +54,14 @@ def place(loss: Loss, logps: PairLogps | UnpairedLogps, hyper: dict, formula: di
                 symbol = match[1].translate(GREEK)
                 if symbol in symbols and symbol != name:
                     raise Unreadable(f"{symbol} is the symbol of two hyperparameters")
-                if symbol not in ("h", "r", "r_w", "r_l", "e", "s"):
+                if symbol not in ("h", "r", "r_w", "r_l", "r_o", "e", "s"):
                     symbols[symbol] = Decimal(x)
     words = frozenset(x for x in hyper.values() if isinstance(x, str))
     if isinstance(logps, PairLogps):
         examples, liked, mismatched = (
             [
-                {"w": w, "l": l}
-                for w, l in zip(responses(logps.chosen), responses(logps.rejected), strict=True)
+                dict(zip("wlo", of_one, strict=False))
+                for of_one in zip(*(responses(side) for side in vars(logps).values()), strict=True)
             ],
             [],
             [],

@@ -15,7 +15,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mini_dpo.losses import Loss, PairLogps, Responses, UnpairedLogps
+from mini_dpo.losses import ContrastLogps, Loss, PairLogps, Responses, UnpairedLogps
 from mini_dpo.losses.registry import shown
 from mini_dpo.theory.probe import along_margin, value, without_reference
 
@@ -123,11 +123,15 @@ def pairs(
 
 @st.composite
 def batches(draw, loss: Loss, size: int | None = None, largest: int = 40, nats: int = 1000) -> AnyLogps:
-    """What the loss takes: pairs, or single responses of both kinds in any proportion and some mismatched
-    log-ratios of either sign; with a reference if it has one.
+    """What the loss takes: pairs, perhaps with the chosen responses to other prompts; or single responses of
+    both kinds in any proportion and some mismatched log-ratios of either sign. With a reference if it has
+    one.
     """
     if loss.paired:
         drawn = draw(pairs(size, largest, nats=nats))
+        if loss.mismatched:
+            other = draw(responses(len(drawn), False, nats, 2000))
+            drawn = ContrastLogps(drawn.chosen, drawn.rejected, other)
         return drawn if loss.reference else without_reference(drawn)
     B = size or draw(st.sampled_from([n for n in SIZES if n <= largest]))
     drawn = draw(responses(B, False, nats, 2000))
@@ -144,14 +148,14 @@ def batches(draw, loss: Loss, size: int | None = None, largest: int = 40, nats: 
 
 
 def sides(logps: AnyLogps) -> list[Responses]:
-    """The chosen responses and the rejected ones, or the single ones."""
-    return [logps.chosen, logps.rejected] if isinstance(logps, PairLogps) else [logps.responses]
+    """The chosen responses, the rejected ones and those to other prompts, or the single ones."""
+    return list(vars(logps).values()) if isinstance(logps, PairLogps) else [logps.responses]
 
 
 def changed(logps: AnyLogps, change: Callable[[Responses], Responses]) -> AnyLogps:
     """The batch with each of its sides changed."""
     return (
-        PairLogps(change(logps.chosen), change(logps.rejected))
+        type(logps)(*map(change, sides(logps)))
         if isinstance(logps, PairLogps)
         else replace(logps, responses=change(logps.responses))
     )
@@ -245,9 +249,13 @@ def pair_shown(logps: PairLogps, i: int) -> str:
         if w.ref is not None and l.ref is not None
         else ""
     )
+    apart = ""
+    if isinstance(logps, ContrastLogps):
+        y = logps.other[i : i + 1]
+        apart = f"; to another prompt {y.policy.item():g}, reference {y.s_ref.item():g}"
     return (
         f"chosen and rejected: log-probs {w.policy.item():g} and {l.policy.item():g}{ref}, "
-        f"tokens {w.lengths.item():g} and {l.lengths.item():g}"
+        f"tokens {w.lengths.item():g} and {l.lengths.item():g}{apart}"
     )
 
 
@@ -262,7 +270,9 @@ def single_shown(logps: UnpairedLogps, i: int) -> str:
 
 def names_of_sides(loss: Loss) -> tuple[str, ...]:
     """What the sides of a batch are called."""
-    return ("chosen log-prob", "rejected log-prob") if loss.paired else ("log-prob",)
+    if not loss.paired:
+        return ("log-prob",)
+    return "chosen log-prob", "rejected log-prob", *(["other prompt's log-prob"] * loss.mismatched)
 
 
 def settings_shown(hyper: dict) -> str:

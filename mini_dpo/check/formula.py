@@ -8,7 +8,7 @@ stand between two equations. What can be written:
     + - / ^ and < >     a product is written side by side: beta h; brackets are ( ) or [ ]
     log exp sigma max min clip abs sqrt     log may go without brackets: log sigma(m)
     mean(...), sorted(...)                  over the batch
-    h  r_w  r_l  r  s(y_w)  s_ref(y_w)  |y_w|     as in losses/inputs.py; r' are the mismatched log-ratios, e
+    h  r_w  r_l  r_o  r  s(y_w)  s_ref(y_w)  |y_w|     as in losses/; r' are the mismatched log-ratios, e
     is Euler's u = e^r             also defines u_w and u_l; so does anything else that is said of y or of r
     f(u) = log u        a function A if sum, B if mean                     by a hyperparameter's word; liked /
     not of a single response

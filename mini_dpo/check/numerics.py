@@ -273,7 +273,9 @@ class Constants(TorchFunctionMode):
     says="the mismatched log-ratios (KTO's z) get no gradient",
     usually="a missing detach(): the policy would learn to move what it is measured from",
     asked=lambda loss: (
-        "" if loss.mismatched else "no mismatched log-ratios are wanted, and references come without"
+        ""
+        if loss.mismatched and not loss.paired
+        else "no mismatched log-ratios are wanted, and references come without"
     ),
 )
 def policy_alone(loss, draw, hyper):

@@ -39,9 +39,9 @@ class Response:
 
 @dataclass(frozen=True)
 class Place:
-    """Example number i of a batch. examples: of each, its responses by side ("w" and "l", or "" for a single
-    one), and whether it is liked. side: the response that `y` means. constant: where means are taken instead,
-    if they have no gradient.
+    """Example number i of a batch. examples: of each, its responses by side ("w", "l" and perhaps "o", or ""
+    for a single one), and whether it is liked. side: the response that `y` means. constant: where means are
+    taken instead, if they have no gradient.
     """
 
     examples: list[dict[str, Response]]
@@ -75,7 +75,7 @@ class Place:
             return self.symbols[name]
         if name == "h":
             return self.response("y_w").r - self.response("y_l").r
-        if name in ("r", "r_w", "r_l"):
+        if name in ("r", "r_w", "r_l", "r_o"):
             return self.response("y" + name[1:]).r
         if name == "e":
             return Decimal(1).exp()

@@ -8,7 +8,7 @@ import re
 import torch
 from hypothesis import strategies as st
 
-from mini_dpo.batches import Encoded, EncodedPair, collate_pairs
+from mini_dpo.batches import Encoded, EncodedPair
 from mini_dpo.check.examples import (
     accepts,
     batches,
@@ -20,7 +20,7 @@ from mini_dpo.check.examples import (
     settings_shown,
 )
 from mini_dpo.check.judge import Broken, prop
-from mini_dpo.feedback import collate_feedback, split_pairs
+from mini_dpo.feedback import collate_for, split_pairs
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.objectives import preference_objective
 from mini_dpo.reference import freeze
@@ -131,7 +131,7 @@ def trains(loss, draw, hyper):
         EncodedPair(Encoded([0, 1], [2, 3, 4]), Encoded([0, 1], [3, 4])),
         EncodedPair(Encoded([1], [1, 4]), Encoded([1], [2, 2, 4])),
     ]
-    batch = collate_pairs(examples) if loss.paired else collate_feedback(split_pairs(examples), context=8)
+    batch = collate_for(loss, context=8)(examples if loss.paired else split_pairs(examples))
     objective = preference_objective(
         loss, hyper, freeze(reference) if loss.reference else None, sft_weight=1.0
     )

@@ -70,7 +70,9 @@ def encode_example(
     """
     if isinstance(example, Preference):
         chosen = encode(tokenizer, example.prompt, example.chosen)
-        return EncodedPair(chosen, Encoded(chosen.prompt, tokenizer.encode_response(example.rejected)))
+        rejected = Encoded(chosen.prompt, tokenizer.encode_response(example.rejected))
+        other = None if example.other is None else tokenizer.encode_prompt(example.other)
+        return EncodedPair(chosen, rejected, other=other)
     if isinstance(example, Feedback):
         return EncodedFeedback(encode(tokenizer, example.prompt, example.completion), example.label)
     how = encode_conversation if sft_on == "all" else encode

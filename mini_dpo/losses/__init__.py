@@ -6,6 +6,7 @@
     margins.py          DPO's relatives, and other functions of the margin
     responses.py        losses of each response on its own, and of a whole batch
     others.py           losses without a reference, and of single responses
+    contrasts.py        ContrastLogps: pairs, and a chosen response to another prompt; mDPO
     hyperparameters.py  the types of hyperparameters, such as `Beta`: their ranges and descriptions
     registry.py         `@loss`, which makes a `Loss` of a function
     facts.py            what `check` holds each loss to
@@ -16,7 +17,8 @@ To add a loss is to write one function under `@loss(...)`, here or in a file of 
 mini_dpo.check` then judges it.
 """
 
-from mini_dpo.losses import dpo, margins, others, responses
+from mini_dpo.losses import contrasts, dpo, margins, others, responses
+from mini_dpo.losses.contrasts import ContrastLogps
 from mini_dpo.losses.facts import Facts
 from mini_dpo.losses.finding import find_loss
 from mini_dpo.losses.hyperparameters import Beta, NonNegative, Positive, Range, require
@@ -27,6 +29,7 @@ from mini_dpo.losses.unpaired import UnpairedLogps
 __all__ = [
     "LOSSES",
     "Beta",
+    "ContrastLogps",
     "Facts",
     "Loss",
     "NonNegative",
@@ -40,7 +43,7 @@ __all__ = [
     "require",
 ]
 
-GALLERY = (dpo, margins, responses, others)  # in this order the losses are listed
+GALLERY = (dpo, margins, responses, others, contrasts)  # in this order the losses are listed
 LOSSES.update(
     {v.name: LOSSES.pop(v.name) for file in GALLERY for v in vars(file).values() if isinstance(v, Loss)}
 )

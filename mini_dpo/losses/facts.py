@@ -245,6 +245,11 @@ FACTS = {
         beta_scales=False,
     ),
     "orpo": Facts(shift_invariant=False),
+    # contrasts.py
+    "mdpo": Facts(
+        at_reference=lambda beta, anchor: 2 * math.log(2) + math.log1p(math.exp(anchor)),
+        shift_invariant=False,
+    ),
     "kto": OF_WEIGHTED_RESPONSES,
     "apo_zero_unpaired": OF_WEIGHTED_RESPONSES,
 }

@@ -21,8 +21,8 @@ class Loss:
     """A loss, and what `@loss` was told of it (see there). Call it like the function:
     `LOSSES["dpo"](logps, beta=0.1)` -> (B,).
 
-    paired: the loss takes PairLogps, and not UnpairedLogps. choices: the words that each `Literal`
-    hyperparameter may be.
+    paired: the loss takes PairLogps or ContrastLogps, and not UnpairedLogps. choices: the words that each
+    `Literal` hyperparameter may be.
     """
 
     name: str
@@ -126,7 +126,8 @@ def loss(
     paper: where the formula is from. aliases: other names of the loss.
     reward(responses, **hyperparameters): the reward that the loss implies for each response, (B,). beta r(y)
         if not given. The margin m is the chosen response's reward minus the rejected one's.
-    reference: the loss reads the reference. mismatched: the loss reads `UnpairedLogps.mismatched`.
+    reference: the loss reads the reference. mismatched: the loss reads `UnpairedLogps.mismatched`, or takes
+        `ContrastLogps`: responses to another prompt than theirs.
     decomposes: the value of an example does not depend on the others in its batch. Then accumulated batches
         are exact. A function of the hyperparameters, if it depends on them.
     facts: what `python -m mini_dpo.check` holds the loss to, see `Facts`.
@@ -175,7 +176,8 @@ def read_signature(function: Callable[..., Tensor]) -> tuple[bool, dict[str, tup
     name, parameters = function.__name__, list(inspect.signature(function).parameters.values())
     hints = typing.get_type_hints(function)
     kind = hints.get(parameters[0].name) if parameters else None
-    if kind not in (PairLogps, UnpairedLogps):
+    paired = isinstance(kind, type) and issubclass(kind, PairLogps)  # ContrastLogps are pairs too
+    if not paired and kind is not UnpairedLogps:
         raise ValueError(f"the first argument of {name} must be `logps: PairLogps` or `logps: UnpairedLogps`")
     choices = {}
     for parameter in parameters[1:]:
@@ -191,7 +193,7 @@ def read_signature(function: Callable[..., Tensor]) -> tuple[bool, dict[str, tup
                 f"{name}'s {parameter.name} must be a number, or one of the words of a "
                 f"`Literal`, not {parameter.default!r}"
             )
-    return kind is PairLogps, choices
+    return paired, choices
 
 
 def check_declarations(variant: Loss) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.errors import UserError
-from mini_dpo.losses import Loss, PairLogps, Responses, UnpairedLogps
+from mini_dpo.losses import ContrastLogps, Loss, PairLogps, Responses, UnpairedLogps
 from mini_dpo.losses.finding import set_apart
 
 # where both responses begin on the path along the margin: log-prob in nats, and length
@@ -32,7 +32,7 @@ def value(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
     if not loss.reference:
         logps = without_reference(logps)
     if loss.paired:
-        return loss(logps, **hyper)
+        return loss(elsewhere(logps) if loss.mismatched else logps, **hyper)
     w, l = logps.chosen, logps.rejected
     both = Responses(
         torch.cat([w.policy, l.policy]),
@@ -41,6 +41,15 @@ def value(loss: Loss, logps: PairLogps, hyper: dict) -> Tensor:
     )
     liked = torch.arange(len(both)) < len(w)
     return loss(UnpairedLogps(both, liked, torch.zeros_like(both.policy)), **hyper).view(2, -1).sum(0)
+
+
+def elsewhere(logps: PairLogps) -> ContrastLogps:
+    """The same pairs; to another prompt, the policy gives the chosen responses the reference's log-probs."""
+    if isinstance(logps, ContrastLogps):
+        return logps
+    w = logps.chosen
+    there = w.policy.detach() if w.ref is None else w.ref
+    return ContrastLogps(w, logps.rejected, Responses(there, w.lengths, w.ref))
 
 
 def without_reference(logps: PairLogps) -> PairLogps:
@@ -64,7 +73,7 @@ def pick(logps: PairLogps | UnpairedLogps, which: list[int]) -> PairLogps | Unpa
     """Some examples of a batch in this order, and their mismatched log-ratios if each has one."""
     index = torch.tensor(which)
     if isinstance(logps, PairLogps):
-        return PairLogps(logps.chosen[index], logps.rejected[index])
+        return type(logps)(*(responses[index] for responses in vars(logps).values()))
     mismatched = logps.mismatched
     if mismatched is not None and len(mismatched) == len(logps):
         mismatched = mismatched[index]
@@ -84,11 +93,10 @@ def at_the_reference(loss: Loss, logps: Tensor) -> PairLogps | UnpairedLogps:
     """
     lengths = torch.arange(1, len(logps) + 1)
     responses = Responses(logps, lengths, logps if loss.reference else None)
-    return (
-        PairLogps(responses, responses)
-        if loss.paired
-        else UnpairedLogps(responses, lengths == 1, torch.zeros_like(logps))
-    )
+    if not loss.paired:
+        return UnpairedLogps(responses, lengths == 1, torch.zeros_like(logps))
+    pairs = PairLogps(responses, responses)
+    return elsewhere(pairs) if loss.mismatched else pairs
 
 
 def try_loss(loss: Loss, hyper: dict) -> str:

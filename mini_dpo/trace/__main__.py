@@ -112,7 +112,8 @@ def way_of(run: Path, settings: TraceSettings) -> tuple[Settings, Tokenizer, Way
         raise UserError(f"{run}: preference training is not finished; go on with it: --resume {run}")
     if begun.optimizer == "muon":
         raise UserError(f"{run}: trained with Muon, whose step is no sum over the pairs; AdamW's nearly is")
-    if not variant.fact("decomposes", **begun.loss_options) or not variant.paired:
+    summed = variant.paired and not variant.mismatched and variant.fact("decomposes", **begun.loss_options)
+    if not summed:
         raise UserError(f"{run}: {begun.loss} is no sum over pairs, so that no pair has a part of its own")
     begun, tokenizer, _, corpus = prepare(begun)
     start, end = (load_frozen(run / name, "cpu") for name in ("sft.pt", "dpo.pt"))

@@ -66,6 +66,7 @@ TOY_DEFAULTS: dict[str, dict] = {
     "simpo": {"beta": 10.0, "gamma": 1.0},
     "alphapo": {"beta": 10.0},
     "orpo": {"odds_weight": 15.0},
+    "mdpo": {"beta": 0.3},
     "kto": {"beta": 0.3},
     "apo_zero_unpaired": {"beta": 0.3},
 }

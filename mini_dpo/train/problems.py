@@ -118,12 +118,13 @@ def loss_problems(settings: Settings, variant: Loss) -> Iterator[str]:
             yield f"--loss {problem}"
     if settings.sft_weight < 0:
         yield f"--sft-weight must be at least 0, not {settings.sft_weight}"
-    if settings.stage == "online" and not variant.paired:
-        yield f"--stage online makes pairs, and --loss {variant.name} wants single responses"
+    if settings.stage == "online" and (variant.mismatched or not variant.paired):
+        wants = "other prompts too" if variant.paired else "single responses"
+        yield f"--stage online makes pairs, and --loss {variant.name} wants {wants}"
     if variant.mismatched and settings.batch_size == 1:
         yield (
-            f"--loss {variant.name} sets each prompt of a batch against another one's "
-            "response; use --batch-size 2 or more"
+            f"--loss {variant.name} sets prompts of a batch against each other's responses; "
+            "use --batch-size 2 or more"
         )
     if variant.mismatched and settings.precompute_ref:
         yield (

@@ -5,15 +5,14 @@ the loop.
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mini_dpo.batches import Batches, collate, collate_pairs
+from mini_dpo.batches import Batches, collate
 from mini_dpo.corpus.parts import Corpus
 from mini_dpo.corpus.worlds import TOY_PREFERENCES
 from mini_dpo.evaluation.measuring import How
-from mini_dpo.feedback import MixedBatches, collate_feedback
+from mini_dpo.feedback import MixedBatches, collate_for
 from mini_dpo.losses import Loss, find_loss
 from mini_dpo.losses.registry import shown
 from mini_dpo.model import GPT
@@ -125,11 +124,8 @@ def online_batches(
 def preference_batches(settings: Settings, variant: Loss, model: GPT, examples: list) -> Batches:
     """The examples in batches of the kind that the loss needs."""
     how = settings.batch_size, settings.seed, settings.tokens_per_batch
-    if variant.paired:
-        return Batches(examples, collate_pairs, *how)
-    if not variant.mismatched:
-        return Batches(examples, collate_feedback, *how)
-    return MixedBatches(examples, partial(collate_feedback, context=model.config.context), *how)
+    kind = MixedBatches if variant.mismatched else Batches
+    return kind(examples, collate_for(variant, model.config.context), *how)
 
 
 def reference_for(

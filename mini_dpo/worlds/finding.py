@@ -55,6 +55,7 @@ def world_in(module: object, path: str, attribute: str) -> World:
         write_prompt=guarded(path, found.write_prompt, "write_prompt"),
         write_response=guarded(path, found.write_response, "write_response"),
         write_pair=found.write_pair and guarded(path, found.write_pair, "write_pair"),
+        write_other=found.write_other and guarded(path, found.write_other, "write_other"),
         judge=checked_judge(path, found.judge, "judge"),
         rater=found.rater and checked_judge(path, found.rater, "rater"),
         count=checked_judge(path, found.count, "count"),

@@ -291,6 +291,7 @@ SIGHT = World(
         "coloured": "right colours, of those",
         "placed": "right places, of those",
     },
+    write_other=write_other,
     pictures=True,
 )
 SIGHT_ADDED = replace(SIGHT, name="sight-added", write_pair=write_added)

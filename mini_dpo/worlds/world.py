@@ -47,6 +47,8 @@ class World:
     count, counts: what else is counted of a response and shown as a mean, with no part in the reward. What
         does not apply to a prompt is left out, and its mean is over the other prompts.
     write_pair: two different responses to a prompt, to be compared; by default two of `write_response`.
+    write_other: another prompt, to which the chosen response of a pair does not fit: (rng, prompt, chosen).
+        What mDPO sets it against; without it, the prompt of another pair.
     rater: the marks by which people choose, if that is not the judge.
     pictures: prompts are pictures in the form of pictures.py, and the model sees.
     """
@@ -60,6 +62,7 @@ class World:
     count: Judge = nothing
     counts: dict[str, str] = field(default_factory=dict)
     write_pair: Callable[[random.Random, str], tuple[str, str]] | None = None
+    write_other: Callable[[random.Random, str, str], str] | None = None
     rater: Judge | None = None
     pictures: bool = False
 
@@ -107,7 +110,8 @@ def preference(world: World, rng: random.Random, prompt: str) -> Row:
     rater = world.rater or world.judge
     p = 1 / (1 + math.exp(reward(rater(prompt, b)) - reward(rater(prompt, a))))  # P(a over b)
     chosen, rejected = (a, b) if rng.random() < p else (b, a)
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    other = {"other": world.write_other(rng, prompt, chosen)} if world.write_other else {}
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **other}
 
 
 def two_responses(world: World, rng: random.Random, prompt: str) -> tuple[str, str]:
