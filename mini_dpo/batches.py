@@ -56,9 +56,7 @@ def encode(tokenizer: Tokenizer, prompt: Prompt, response: str) -> Encoded:
 
 
 class EncodedPair(NamedTuple):
-    """A preference: the chosen and the rejected response to a prompt, their reference log-probs where these
-    are known, and another prompt where one is named.
-    """
+    """The chosen and the rejected response to a prompt; where known, the reference's log-probs, another prompt."""
 
     chosen: Encoded
     rejected: Encoded

@@ -1,8 +1,7 @@
 """What one can learn from: preferences, single responses with a verdict, and responses to imitate.
 
 A prompt is a text, or a conversation so far: turns of the user and the assistant, the user's last, perhaps
-after a system message. A text is the conversation whose only turn is the user's. `formats` reads all of these
-from files.
+after a system message. A text is the conversation whose only turn is the user's.
 """
 
 from __future__ import annotations
@@ -33,15 +32,13 @@ def as_text(prompt: Prompt) -> str:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two responses to a prompt and which of them people chose. line: its line in the file. other: a prompt
-    that the chosen response does not fit, where one is named.
-    """
+    """Two responses to a prompt and which of them people chose. line: its line in the file."""
 
     prompt: Prompt
     chosen: str
     rejected: str
     line: int = 0
-    other: Prompt | None = None
+    other: Prompt | None = None  # which the chosen response does not fit, where one is named
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,12 @@ def preference_objective(
 
     def objective(policy: GPT, batch: PairBatch | FeedbackBatch) -> Outcome:
         policy.eval()  # dropout off: its noise would be in the log-ratios, which are zero at the reference
-        logps = SCORE[type(batch)](policy, reference, batch)
+        score: Any = contrast_logps if isinstance(batch, ContrastBatch) else unpaired_logps
+        logps = (
+            pair_logps(policy, reference, batch)
+            if isinstance(batch, PairBatch)
+            else score(policy, reference, batch)
+        )
         losses = loss(logps, **hyperparameters)  # (B,)
         if sft_weight:
             losses = losses + sft_weight * sft_term(logps)
@@ -78,13 +83,6 @@ def pair_logps(policy: GPT, reference: GPT | None, batch: PairBatch) -> PairLogp
     """Score a batch of pairs under both models; no gradient reaches the reference."""
     both = score_responses(policy, reference, batch.sequences, batch.ref_logps)  # 2B responses
     return PairLogps(chosen=both[0::2], rejected=both[1::2])
-
-
-SCORE: dict[type, Callable[..., Any]] = {  # a batch of each kind
-    PairBatch: pair_logps,
-    FeedbackBatch: unpaired_logps,
-    ContrastBatch: contrast_logps,
-}
 
 
 # --- what is logged, under the names that TRL gives it

@@ -90,7 +90,7 @@ def key_of(example: object) -> tuple:
 def opposite_of(example: object) -> tuple | None:
     """The `key_of` of an example that would contradict this one; None for responses to imitate."""
     if isinstance(example, Preference):
-        return example.prompt, example.rejected, example.chosen
+        return example.prompt, example.rejected, example.chosen, example.other
     return (example.prompt, example.completion, not example.label) if isinstance(example, Feedback) else None
 
 
