@@ -251,7 +251,7 @@ def small_shop(tmp_path, monkeypatch):
     monkeypatch.setattr(shop, "FLAGS", {"sft": [*shape, *less], "dpo": less})
     monkeypatch.setattr(shop_rivals, "RL", {"steps": 1, "responses": 8, "reward_epochs": 0.01})
     monkeypatch.setattr(shop, "LOSSES", ["dpo"])
-    monkeypatch.setattr(shop, "BETAS", ["0.1", "0.3"])
+    monkeypatch.setattr(shop, "BETAS", ["0.3", "0.3"])  # one run
     whole = shop_rivals.prepare
 
     def part(settings):
