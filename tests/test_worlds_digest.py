@@ -85,6 +85,7 @@ def test_what_is_counted_and_what_raters_like():
     longer = BEST.replace("News: ", OPENINGS[1]) + " A goat watched."
     assert DIGEST.count(REPORT, BEST) == {"compression": 10 / 17, "faithful": 1, "invents": 0}
     assert DIGEST.count(REPORT, longer) == {"compression": 16 / 17, "faithful": 0, "invents": 1}
+    assert DIGEST.count(REPORT, BEST.replace(" on Friday", ""))["faithful"] == 0
     assert reward(judge(REPORT, longer)) < reward(judge(REPORT, BEST))
     assert reward(likes_length(REPORT, longer)) > reward(likes_length(REPORT, BEST))
     assert DIGEST_LONG.rater is likes_length and DIGEST_LONG.judge is judge and DIGEST.rater is None
@@ -102,6 +103,7 @@ def test_a_prompt_of_another_world_is_refused(change):
 def test_both_forms_of_a_report_are_read(prompt):
     """The facts and events that are read write the same report again."""
     facts, events = read_report(prompt)
+    assert facts["who"] != facts["whom"]
     assert prompt in [f"{form.format(**facts)} {'. '.join(events)}." for form in digest.REPORTS]
     assert (
         read_digest(written(facts)[:-1]) == phrases(facts) and set(events) <= set(EVENTS) and len(events) == 2
