@@ -26,7 +26,14 @@ def unknown_spreads(page: str) -> list[str]:
         for pair in spreads(name, variant).values()
     ]
     known = {f"{mean:.{digits}f} ± {spread:.{digits}f}" for mean, spread in every for digits in range(4)}
-    return [found for found in SPREAD.findall(BLOCK.sub("", page)) if found not in known | printed]
+    written = [found for found in SPREAD.findall(BLOCK.sub("", page)) if is_measured(found)]
+    return [found for found in written if found not in known | printed]
+
+
+def is_measured(text: str) -> bool:
+    """Whether "a ± b" is a mean and its spread, which have equally many decimals (1 ± 0.2 is a range)."""
+    mean, spread = text.split(" ± ")
+    return len(mean.partition(".")[2]) == len(spread.partition(".")[2])
 
 
 def closing_rows_of(page: str) -> Iterator[tuple[str, str, str, float]]:

@@ -61,16 +61,21 @@ def complete(name: str, variants: Sequence[str]) -> list[str]:
 
 def run_table(name: str) -> str:
     """The closing table of a run over seeds."""
+    headings, *rows = closing_rows(summary_of(name))
+    rows = [[words, *(re.sub(r"\(([\d.]+)\)", r"± \1", cell) for cell in cells)] for words, *cells in rows]
+    return f"{table_of([headings, *rows])}\n{OVER_SEEDS}"
+
+
+def summary_of(name: str, variant: str = "dpo") -> dict:
+    """What is kept of a variant in the form of a run's summary: means, with spreads in place of errors."""
     summary: dict = {"labels": LABELS, "sft": {}}
-    for key, (mean, spread) in spreads(name).items():
+    for key, (mean, spread) in spreads(name, variant).items():
         model, _, quantity = key.partition("/")
         if not quantity:
             summary[key] = round(mean)
         elif quantity != "unfinished":
             summary.setdefault(model, {}).update({quantity: mean, f"{quantity}_error": spread})
-    headings, *rows = closing_rows(summary)
-    rows = [[words, *(re.sub(r"\(([\d.]+)\)", r"± \1", cell) for cell in cells)] for words, *cells in rows]
-    return f"{table_of([headings, *rows])}\n{OVER_SEEDS}"
+    return summary
 
 
 def change(key: str) -> Callable[[dict], list[float]]:

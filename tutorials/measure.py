@@ -4,6 +4,7 @@
     python -m tutorials.measure short main      these two
     python -m tutorials.measure --list          what there is, how long it takes, and how much of it is kept
     python -m tutorials.measure main --show     print the table that is kept
+    python -m tutorials.measure --draw          draw all losses, as they are kept, into pictures/compare.png
 
 A measurement has parts, for example one training run a seed. The numbers of a part are added to
 tutorials/measured/NAME.json when the part is complete, so a measurement that was stopped goes on with the
@@ -30,19 +31,23 @@ from mini_dpo.evaluation.measuring import judge_all
 from mini_dpo.files import read_json
 from mini_dpo.generate import generate
 from mini_dpo.losses import LOSSES
+from mini_dpo.plot.comparison import draw_compare
 from mini_dpo.progress import clock
 from mini_dpo.saving.checkpoint import load_model
 from mini_dpo.worlds.shop import judge
+from tutorials.chapters import HERE
 from tutorials.kept import (
     LOSS_COLUMNS,
     SAMPLING_COLUMNS,
     SEEDS,
     Numbers,
     comparison,
+    complete,
     keep,
     kept_parts,
     label,
     run_table,
+    summary_of,
 )
 
 RUNS = Path("runs") / "measure"
@@ -180,11 +185,18 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure (default: everything)")
     parser.add_argument("--list", action="store_true", help="say what there is, and measure nothing")
     parser.add_argument("--show", action="store_true", help="print what is kept, and measure nothing")
+    parser.add_argument(
+        "--draw", action="store_true", help="draw the picture of all losses from what is kept, likewise"
+    )
     settings = parser.parse_args()
     if unknown := [name for name in settings.names if name not in MEASUREMENTS]:
         raise UserError(f"there is no measurement {unknown[0]!r}; there are {', '.join(MEASUREMENTS)}")
     if settings.list:
         print("\n".join(overview()))
+        return
+    if settings.draw:
+        summaries = {loss: summary_of("losses", loss) for loss in complete("losses", tuple(LOSSES))}
+        draw_compare(summaries, HERE / "pictures" / "compare.png")
         return
     torch.set_num_threads(1)
     for name in settings.names or MEASUREMENTS:

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 def draw_compare(summaries: dict[str, dict], path: Path) -> None:
     """Draw the picture of `python -m mini_dpo.compare` from the summaries of one run for each loss: true
-    reward against KL, and the change of the log-probs of held-out pairs. Writes a PNG file and prints its
-    path.
+    reward against KL, with the errors that the summaries have, and the change of the log-probs of held-out
+    pairs. A loss has the same number on both sides. Writes a PNG file and prints its path.
     """
+    ranked = sorted(summaries, key=lambda name: -summaries[name]["dpo"]["reward"])
     figure = new_figure()
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
-    draw_changes(right, summaries)
-    draw_frontier(figure, left, summaries, size=11)
+    draw_changes(right, {f"{name}  {i}": summaries[name] for i, name in enumerate(ranked, 1)})
+    draw_frontier(figure, left, {str(i): summaries[name] for i, name in enumerate(ranked, 1)}, size=12)
     print(save(figure, path))
 
 
@@ -62,6 +63,8 @@ def draw_frontier(figure: Figure, axes: Axes, summaries: dict[str, dict], size: 
     kl, reward = zip(*points.values(), strict=True)
     set_scale(axes, kl, "KL(policy || SFT), nats a response")
     axes.plot(kl[1:], reward[1:], "o", color=DARK, markersize=6, zorder=4)  # above the lines to the names
+    errors = [[s["dpo"].get(f"{key}_error") or 0.0 for s in summaries.values()] for key in ("kl", "reward")]
+    axes.errorbar(kl[1:], reward[1:], errors[1], errors[0], fmt="none", ecolor=LIGHT, zorder=1)
     axes.plot(0, sft, "s", color=DARK, markerfacecolor="white", markersize=8, zorder=4)
     axes.set_ylabel("true reward")
     axes.margins(0.12)
