@@ -17,7 +17,8 @@ class HeldOut:
     prompts: to answer. responses: to imitate.
     preferences, pairs: the texts and the tokens of the same preferences; empty for SFT alone.
     judge: gives the marks whose sum is the true reward; None if nobody knows it. count: what else is counted
-    of a response. labels: what the closing table calls marks and counts.
+    of a response. labels: what the closing table calls marks and counts. blank: the tokens of a prompt in
+    which nothing can be seen, where prompts are pictures.
     """
 
     prompts: list[Prompt]
@@ -27,6 +28,7 @@ class HeldOut:
     judge: Judge | None
     count: Judge | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    blank: list[int] | None = None
 
 
 @dataclass(frozen=True)

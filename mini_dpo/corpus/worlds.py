@@ -14,7 +14,7 @@ from mini_dpo.errors import UserError
 from mini_dpo.files import sha256_of_file
 from mini_dpo.formats.conversations import check_text
 from mini_dpo.formats.loading import load_demonstrations, load_preferences
-from mini_dpo.pictures import PICTURES
+from mini_dpo.pictures import BLANK, PICTURES
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.vocabularies import DATA, name_of_words
 from mini_dpo.worlds.finding import find_world
@@ -92,7 +92,8 @@ def world_corpus(name: str, tokenizer: Tokenizer, context: int, held_out: str = 
     )
     asked, (kept, test) = [p.prompt for p in pairs[0]], test_pairs
     labels = {**world.marks, **world.counts}
-    held = HeldOut([p.prompt for p in kept], test_sft[1], kept, test, world.judge, world.count, labels)
+    blank = tokenizer.encode_prompt(BLANK) if world.pictures else None
+    held = HeldOut([p.prompt for p in kept], test_sft[1], kept, test, world.judge, world.count, labels, blank)
     return Corpus(sft[1], valid_sft[1], pairs[1], valid_pairs[1], held, asked)
 
 

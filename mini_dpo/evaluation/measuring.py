@@ -117,6 +117,10 @@ def evaluate(
         before, after = compare_pairs(policy, sft, reference, variant, hyperparameters, held_out.pairs, how)
         summary["sft"] |= before
         dpo |= after
+        if held_out.blank:
+            pairs = [blanked(pair, held_out.blank) for pair in held_out.pairs]
+            _, unseen = compare_pairs(policy, sft, reference, variant, hyperparameters, pairs, how)
+            dpo |= named("blanked_accuracy", unseen["reward_accuracy"], unseen["reward_accuracy_error"])
         if held_out.judge:
             fields = (
                 [as_text(getattr(p, field)) for p in held_out.preferences]
@@ -124,6 +128,12 @@ def evaluate(
             )
             summary["label_accuracy"] = win_rate(held_out.judge, *fields)
     return summary, samples
+
+
+def blanked(pair: EncodedPair, blank: list[int]) -> EncodedPair:
+    """The same two responses to a prompt in which nothing can be seen."""
+    chosen, rejected = (sequence._replace(prompt=blank) for sequence in (pair.chosen, pair.rejected))
+    return EncodedPair(chosen, rejected)
 
 
 def answer_length(held_out: HeldOut, context: int) -> int:

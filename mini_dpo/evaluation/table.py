@@ -34,6 +34,7 @@ def quantities(summary: dict) -> list[tuple[str, str, str]]:
         ("KL(policy || reference), nats a response", "kl", "{:.2f}"),
         ("perplexity on held-out SFT responses", "perplexity", "{:.3f}"),
         ("reward accuracy on held-out pairs", "reward_accuracy", "{:.3f}"),
+        ("  with nothing to be seen in the prompt", "blanked_accuracy", "{:.3f}"),
         ("  each response alone, by reward's sign", "reward_sign_accuracy", "{:.3f}"),
         ("log-prob of chosen responses", "logps/chosen", "{:.1f}"),
         ("log-prob of rejected responses", "logps/rejected", "{:.1f}"),

@@ -24,6 +24,7 @@ from mini_dpo.saving.checkpoint import versions
 from mini_dpo.train.problems import loss_problems, loss_readers, problems
 from mini_dpo.train.settings import EPOCHS, LR, WIDE, Settings
 from mini_dpo.vocabularies import DATA
+from mini_dpo.worlds.finding import find_world
 
 DESCRIPTION = """\
 Teach a small GPT to talk (SFT), then to be liked (preference training, DPO by default), and measure
@@ -225,6 +226,7 @@ def resolve(settings: Settings, variant: Loss) -> Settings:
     preset = None if s.init_from else s.model or "toy"
     s = replace(s, world=s.world or (None if s.data or s.sft_data else "shop"))
     toy = TOY_DEFAULTS.get(variant.name, {}) if s.world else {}
+    sft_epochs = (s.world and find_world(s.world).sft_epochs) or EPOCHS["sft"][s.world is None]
     return replace(
         with_full_names(s, variant),
         data=full_path(s.data),
@@ -234,7 +236,7 @@ def resolve(settings: Settings, variant: Loss) -> Settings:
         reference=full_path(s.reference),
         batch_size=None if s.tokens_per_batch else s.batch_size or 32,
         epochs=s.epochs if s.steps or s.epochs else EPOCHS["dpo"][s.world is None],
-        sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else EPOCHS["sft"][s.world is None],
+        sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else sft_epochs,
         model=preset,
         # None: `prepare` fills it in
         tokenizer=s.tokenizer or (None if preset == "toy" and s.world != "shop" else preset),

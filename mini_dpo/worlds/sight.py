@@ -293,6 +293,7 @@ SIGHT = World(
     },
     write_other=write_other,
     pictures=True,
+    sft_epochs=4,
 )
 SIGHT_ADDED = replace(SIGHT, name="sight-added", write_pair=write_added)
 SIGHT_SWAPPED = replace(SIGHT, name="sight-swapped", write_pair=write_swapped)

@@ -51,6 +51,7 @@ class World:
         What mDPO sets it against; without it, the prompt of another pair.
     rater: the marks by which people choose, if that is not the judge.
     pictures: prompts are pictures in the form of pictures.py, and the model sees.
+    sft_epochs: passes over the SFT examples, where the default is too few.
     """
 
     name: str
@@ -65,6 +66,7 @@ class World:
     write_other: Callable[[random.Random, str, str], str] | None = None
     rater: Judge | None = None
     pictures: bool = False
+    sft_epochs: float | None = None
 
 
 def reward(marks: dict[str, float]) -> float:
