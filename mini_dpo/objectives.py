@@ -58,12 +58,9 @@ def preference_objective(
 
     def objective(policy: GPT, batch: PairBatch | FeedbackBatch) -> Outcome:
         policy.eval()  # dropout off: its noise would be in the log-ratios, which are zero at the reference
-        score: Any = contrast_logps if isinstance(batch, ContrastBatch) else unpaired_logps
-        logps = (
-            pair_logps(policy, reference, batch)
-            if isinstance(batch, PairBatch)
-            else score(policy, reference, batch)
-        )
+        score: Any = unpaired_logps if isinstance(batch, FeedbackBatch) else contrast_logps
+        score = pair_logps if isinstance(batch, PairBatch) else score
+        logps = score(policy, reference, batch)
         losses = loss(logps, **hyperparameters)  # (B,)
         if sft_weight:
             losses = losses + sft_weight * sft_term(logps)
