@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.batches import B, Batch, PairBatch
-from mini_dpo.feedback import ContrastBatch, FeedbackBatch, contrast_logps, unpaired_logps, unpaired_metrics
+from mini_dpo.feedback import FeedbackBatch, contrast_logps, unpaired_logps, unpaired_metrics
 from mini_dpo.logprobs import response_logps, score_responses
 from mini_dpo.losses import Loss, PairLogps, UnpairedLogps
 from mini_dpo.model import GPT
