@@ -56,7 +56,7 @@ def encode(tokenizer: Tokenizer, prompt: Prompt, response: str) -> Encoded:
 
 
 class EncodedPair(NamedTuple):
-    """The chosen and the rejected response to a prompt; where known, the reference's log-probs, another prompt."""
+    """Two responses to a prompt; where they are known, the reference's log-probs, and another prompt."""
 
     chosen: Encoded
     rejected: Encoded
