@@ -42,6 +42,12 @@ def patches(picture: str) -> list[int]:
     ]
 
 
+def pixels_of(patch: int) -> list[str]:
+    """The four lines of pixels that a patch's number holds: what `patches` has packed."""
+    pixels = [VALUES[patch >> 2 * i & 3] for i in range(PIXELS)]
+    return ["".join(pixels[i : i + PATCH]) for i in range(0, PIXELS, PATCH)]
+
+
 class SeeingEmbedding(nn.Embedding):
     """The embedding of tokens and of patches. `weight` is that of the tokens, (V, C)."""
 

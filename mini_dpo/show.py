@@ -22,7 +22,7 @@ from mini_dpo.formats.loading import (
     load_feedback,
     load_preferences,
 )
-from mini_dpo.pictures import find_tokenizer
+from mini_dpo.pictures import find_tokenizer, pixels_of
 from mini_dpo.saving.checkpoint import find_model, load_checkpoint
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.vocabularies import default_vocabulary
@@ -102,13 +102,18 @@ def render(tokenizer: Tokenizer, encoded: Encoded) -> str:
     lines = [f"{'position':>8}  {'id':>5}  {'token':24}  trained on?"]
     for position, token in enumerate(batch.ids.tolist()):
         trained = f"yes, predicted at position {predicted_at[position]}" if position in predicted_at else "no"
-        lines.append(f"{position:8}  {token:5}  {spelt(tokenizer, token):24}  {trained}")
+        number = token if token < tokenizer.vocab_size else "patch"
+        lines.append(f"{position:8}  {number:>5}  {spelt(tokenizer, token):24}  {trained}")
     lines.append(f"{len(predicted_at)} of {batch.n_tokens} tokens are trained on")
     return "\n".join(lines)
 
 
 def spelt(tokenizer: Tokenizer, token: int) -> str:
-    """The text of a token as a Python literal; its bytes if they are not whole characters."""
+    """The text of a token as a Python literal; its bytes if they are not whole characters. The lines of
+    pixels of a patch.
+    """
+    if token >= tokenizer.vocab_size:
+        return " ".join(pixels_of(token - tokenizer.vocab_size))
     held = tokenizer.encoding.decode_single_token_bytes(token)
     try:
         return repr(held.decode())

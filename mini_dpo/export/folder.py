@@ -16,6 +16,7 @@ from mini_dpo.export.card import model_card
 from mini_dpo.export.vocabulary import chat_template, tokenizer_config, tokenizer_json
 from mini_dpo.files import settle_names, write_whole
 from mini_dpo.model import GPTConfig
+from mini_dpo.pictures import PictureTokenizer
 from mini_dpo.saving.checkpoint import build_model, find_model, load_checkpoint, load_own
 from mini_dpo.saving.foreign import has_safetensors
 from mini_dpo.saving.huggingface import is_matrix, is_published
@@ -40,6 +41,8 @@ def export(run: Path, folder: Path, sft: bool, as_bin: bool) -> None:
     if payload.get("finished") is False:
         raise UserError(f"{path}: its training is not finished; go on with it first: --resume {run}")
     model, tokenizer = build_model(path, payload, dropout=0.0)
+    if isinstance(tokenizer, PictureTokenizer):
+        raise UserError(f"{path}: the model sees pictures, and GPT-2's form has no place for that")
     weights = {f"transformer.{name}": published(name, w) for name, w in model.state_dict().items()}
     texts = {
         "config.json": as_json(model_config(model.config, tokenizer, payload["stage"])),

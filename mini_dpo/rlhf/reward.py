@@ -14,6 +14,7 @@ pairs as DPO's implicit reward. `last` is right about a tenth fewer: it hardly n
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import accumulate
@@ -36,6 +37,7 @@ class ScalarModel(GPT):
         size of the vocabulary for `tokens`, which begins with 0 for every response.
         """
         super().__init__(trunk.config)
+        self.wte = copy.deepcopy(trunk.wte)  # which may see pictures
         self.load_state_dict(trunk.state_dict(), strict=False)  # a trunk's own head is left behind
         C = trunk.config.n_embd
         self.head = nn.Parameter(torch.randn(1, C) / math.sqrt(C + 1) if rows == 1 else torch.zeros(rows, C))

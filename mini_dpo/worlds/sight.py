@@ -256,10 +256,9 @@ def write_added(rng: random.Random, prompt: str) -> tuple[str, str]:
 def write_swapped(rng: random.Random, prompt: str) -> tuple[str, str]:
     """A caption, and the same with something that is not there in the place of a thing."""
     told = said(write_response(rng, prompt))
-    there = [thing for thing, truth in matched(prompt, caption(told)) if truth]
-    thing = choose(rng, there)
+    thing = choose(rng, [thing for thing, truth in matched(prompt, caption(told)) if truth])
     other = replace(thing, shape=unseen(rng, prompt, told))
-    return caption(told), caption([other if t is thing else t for t in told])
+    return caption(told), caption([other if t == thing else t for t in told])
 
 
 def write_other(rng: random.Random, prompt: str, chosen: str) -> str:
