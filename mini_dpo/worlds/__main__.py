@@ -49,7 +49,7 @@ def describe(world: World, n: int) -> str:
         lines += ["", *wrapped(f"> {row['prompt']}", "  ")]
         for side in ("chosen", "rejected"):
             marks = world.judge(row["prompt"], row[side])
-            shown = ", ".join(f"{mark} {value:g}" for mark, value in marks.items())
+            shown = ", ".join(f"{mark} {value + 0:g}" for mark, value in marks.items())
             lines += wrapped(f"{side}: {row[side]} ({reward(marks):g}: {shown})", "    ")
     return "\n".join([*lines, ""])
 
