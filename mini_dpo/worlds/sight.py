@@ -27,6 +27,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from mini_dpo.pictures import BLANK, PATCH, PICTURE, SIDE
 from mini_dpo.worlds.world import Value, World, choose
@@ -71,7 +72,8 @@ def crop(rows: Sequence[str]) -> list[str]:
     """Lines of pixels without what is blank around the thing on them."""
     rows = [row for row in rows if row.strip(".")]
     left = min(len(row) - len(row.lstrip(".")) for row in rows)
-    return [row[left : max(len(row.rstrip(".")) for row in rows)] for row in rows]
+    right = max(len(row.rstrip(".")) for row in rows)
+    return [row[left:right] for row in rows]
 
 
 def sprite(shape: str, size: str) -> list[str]:
@@ -103,7 +105,8 @@ def paint(rng: random.Random, picture: str, thing: Thing) -> str:
     return "\n".join(map("".join, canvas))
 
 
-def look(picture: str) -> list[Thing]:
+@lru_cache(maxsize=1000)
+def look(picture: str) -> tuple[Thing, ...]:
     """The things in a picture, corner by corner. Raises ValueError for what the painter has not painted."""
     things = []
     for place in PLACES if PICTURE.fullmatch(picture) else []:
@@ -119,7 +122,7 @@ def look(picture: str) -> list[Thing]:
         raise ValueError(
             f"the judge only knows pictures of this gallery, with things in them: {picture!r:.60}"
         )
-    return things
+    return tuple(things)
 
 
 def write_prompt(rng: random.Random) -> str:
