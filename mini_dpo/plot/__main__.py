@@ -4,6 +4,7 @@
     python -m mini_dpo.plot losses --loss dpo        one loss on a page, with its formula
     python -m mini_dpo.plot run runs/1               the curves of a run
     python -m mini_dpo.plot compare runs/1 runs/2    the preference stages of several runs, by their loss
+    python -m mini_dpo.plot pictures runs/1          pictures of --world sight with the models' captions
 
 The numbers need torch only. matplotlib is imported when a picture begins (`new_figure`). All pictures have
 the shape of a slide and can be read without colour.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from mini_dpo.cli import Parser, run_command
 from mini_dpo.plot.losses import plot_losses
+from mini_dpo.plot.pictures import plot_pictures
 from mini_dpo.plot.runs import plot_compare, plot_run
 
 
@@ -49,6 +51,15 @@ def parser() -> Parser:
         "--out", default="compare.png", metavar="PATH", help="the picture (default: %(default)s)"
     )
     compare.set_defaults(command=plot_compare)
+    pictures = commands.add_parser(
+        "pictures", help="pictures with the captions of each model", allow_abbrev=False
+    )
+    pictures.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs of --world sight")
+    pictures.add_argument("--seed", type=int, default=0, metavar="N", help="of the captions (default: 0)")
+    pictures.add_argument(
+        "--out", default="pictures.png", metavar="PATH", help="the picture (default: %(default)s)"
+    )
+    pictures.set_defaults(command=plot_pictures)
     return parser
 
 
