@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mini_dpo.batches import B, Batch, PairBatch
-from mini_dpo.feedback import FeedbackBatch, contrast_logps, unpaired_logps, unpaired_metrics
+from mini_dpo.feedback import ContrastBatch, FeedbackBatch, contrast_logps, unpaired_logps, unpaired_metrics
 from mini_dpo.logprobs import response_logps, score_responses
 from mini_dpo.losses import Loss, PairLogps, UnpairedLogps
 from mini_dpo.model import GPT
@@ -58,8 +58,8 @@ def preference_objective(
 
     def objective(policy: GPT, batch: PairBatch | FeedbackBatch) -> Outcome:
         policy.eval()  # dropout off: its noise would be in the log-ratios, which are zero at the reference
-        score: Any = unpaired_logps if isinstance(batch, FeedbackBatch) else contrast_logps
-        score = pair_logps if isinstance(batch, PairBatch) else score
+        score: Any = unpaired_logps if isinstance(batch, FeedbackBatch) else pair_logps
+        score = contrast_logps if isinstance(batch, ContrastBatch) else score
         logps = score(policy, reference, batch)
         losses = loss(logps, **hyperparameters)  # (B,)
         if sft_weight:

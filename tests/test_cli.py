@@ -9,6 +9,7 @@ from mini_dpo import __main__ as listing
 from mini_dpo import compare, exact, sample, show
 from mini_dpo.bench import __main__ as bench
 from mini_dpo.check import __main__ as check
+from mini_dpo.claims import __main__ as claims
 from mini_dpo.cli import ELSEWHERE, parser_for
 from mini_dpo.errors import UserError, did_you_mean
 from mini_dpo.export import __main__ as export
@@ -17,13 +18,16 @@ from mini_dpo.plot import __main__ as plot
 from mini_dpo.report import __main__ as report
 from mini_dpo.rlhf import __main__ as rlhf
 from mini_dpo.sample import SampleSettings
+from mini_dpo.trace import __main__ as trace
 from mini_dpo.train import __main__ as train
 from mini_dpo.train.settings import Settings
+from mini_dpo.worlds import __main__ as worlds
 from tests.commands import run
 
 COMMANDS = {
     "bench": bench,
     "check": check,
+    "claims": claims,
     "compare": compare,
     "exact": exact,
     "plot": plot,
@@ -32,7 +36,9 @@ COMMANDS = {
     "rlhf": rlhf,
     "sample": sample,
     "show": show,
+    "trace": trace,
     "train": train,
+    "worlds": worlds,
 }
 OPTIONS = [
     (settings, f.name) for settings in (Settings, SampleSettings) for f in fields(settings) if f.metadata

@@ -318,14 +318,14 @@ def test_no_token_straddles_prompt_and_response():
 def test_too_long_is_left_out_aloud_and_never_cut():
     examples = [Demonstration("short", "ok", line=1), Demonstration("long", "tea " * 30, line=2)]
     said = []
-    kept = encode_fitting(examples, TOY, 20, "f.jsonl", said.append)
+    _, kept = encode_fitting(examples, TOY, 20, "f.jsonl", said.append)
     assert kept == [encode(TOY, "short", "ok")]
     needed = len(encode(TOY, "long", "tea " * 30).ids)
     assert said == [
         "f.jsonl: left out 1 of 2 examples: longer than the context of 20 tokens (first: "
         f"line 2); --context {needed} would keep all"
     ]
-    assert len(encode_fitting(examples, TOY, needed, "f.jsonl", said.append)) == 2
+    assert len(encode_fitting(examples, TOY, needed, "f.jsonl", said.append)[1]) == 2
     with pytest.raises(
         UserError, match=f"f.jsonl: every example to train on is longer .* --context {needed}"
     ):
@@ -335,7 +335,7 @@ def test_too_long_is_left_out_aloud_and_never_cut():
 def test_a_pair_is_as_long_as_its_longer_response():
     pairs = [Preference("p", "ok", "tea " * 30, line=4), Preference("p", "ok", "no", line=5)]
     said = []
-    assert len(encode_fitting(pairs, TOY, 20, "f.jsonl", said.append)) == 1
+    assert len(encode_fitting(pairs, TOY, 20, "f.jsonl", said.append)[1]) == 1
     assert "first: line 4" in said[0]
 
 

@@ -630,9 +630,9 @@ def test_the_command_trains_beside_dpo(monkeypatch, capsys, tmp_path):
         assert heads[-3:] == ["SFT", "RLOO", "DPO"]
         assert (tmp_path / "run" / f"rloo-{reward}" / "policy.pt").exists()
     for reward in ("tokens", "true"):
-        online = [*argv[:-1], reward, "--algorithm", "dpo", "--steps", "3"]
+        online = [*argv[:-1], reward, "--algorithm", "dpo", "--steps", "3", "--responses", "64"]
         status, of_dpo, err = run(monkeypatch, capsys, rlhf, *online)
-        assert status == 0 and "round 3 of 3: the policy answers 4 prompts" in of_dpo, err
+        assert status == 0 and "round 3 of 3: the policy answers 32 prompts" in of_dpo, err
         assert (tmp_path / "run" / f"dpo-{reward}" / "round-3.json").exists()
     status, again, _ = run(monkeypatch, capsys, rlhf, *argv)
     assert status == 0 and again.splitlines()[-1] == said.splitlines()[-1], "a finished one is measured again"

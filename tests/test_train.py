@@ -913,7 +913,7 @@ def test_the_context_is_fitted_to_one_s_own_data(here, capsys, monkeypatch, leng
 def test_gpt2_s_vocabulary_is_taken_where_it_is_at_hand(here, own, capsys, monkeypatch):
     monkeypatch.setattr(preparing, "default_vocabulary", lambda: "gpt2")
     monkeypatch.setattr(
-        preparing, "load_tokenizer", lambda name: load_tokenizer("toy") if name == "toy" else stand_in
+        preparing, "find_tokenizer", lambda name: load_tokenizer("toy") if name == "toy" else stand_in
     )
     stand_in = load_tokenizer("toy")
     stand_in.name = "gpt2"

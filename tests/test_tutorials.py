@@ -150,7 +150,7 @@ def test_formulas_survive_a_repository_page(name):
 KNOWN = set(
     "exp frac tfrac sqrt left right log sum prod partial nabla cdot sim propto mid neq max le ge Big big "
     "mathrm text underbrace bar langle rangle quad qquad ldots Longrightarrow "
-    "pi theta beta delta lambda sigma eta varphi varepsilon".split()
+    "Phi pi theta beta delta lambda sigma eta varphi varepsilon".split()
 )
 
 

@@ -92,7 +92,8 @@ class OnlineBatches:
         pairs = self.label(asked, a, b, seed)
         if not pairs:
             raise UserError(
-                "the policy gives the same response twice to every prompt; nothing is to be preferred"
+                "no two responses of the policy to a prompt differ and end; nothing can be preferred: "
+                "SFT has to come further first"
             )
         known = precompute_reference(self.reference or self.policy, pairs, *self.how)
         return [
