@@ -148,9 +148,9 @@ def test_formulas_survive_a_repository_page(name):
 
 
 KNOWN = set(
-    "exp frac tfrac sqrt left right log sum prod partial nabla cdot sim propto mid neq max le ge Big big "
-    "mathrm text underbrace bar langle rangle quad qquad ldots Longrightarrow "
-    "Phi pi theta beta delta lambda sigma eta varphi varepsilon".split()
+    "exp frac tfrac sqrt left right log infty sum int prod partial nabla cdot sim propto mid neq max le ge "
+    "Big big mathrm text underbrace bar langle rangle quad qquad ldots Longrightarrow "
+    "Delta Phi alpha kappa pi theta beta delta lambda sigma eta varphi varepsilon".split()
 )
 
 

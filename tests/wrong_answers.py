@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import random
+from statistics import fmean, pstdev, stdev
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -333,6 +334,64 @@ def shaping(last=0.0, sign=1.0, keep=True):
     def answer(rewards, potentials):
         after = [*potentials[1:], potentials[-1] if last is None else last]
         return [keep * r + sign * (b - a) for r, a, b in zip(rewards, potentials, after, strict=True)]
+
+    return answer
+
+
+# --- chapter 16
+
+
+def of_gaps(ours, theirs, spread=stdev, root=True):
+    gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+    return spread(gaps) / (math.sqrt(len(gaps)) if root else 1)
+
+
+def verdicts(vote):
+    return lambda judge, ours, theirs: fmean(vote(judge, a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+# --- chapter 17
+
+
+def moved(which=lambda compared: ~compared, own=False, normalised=True):
+    def answer(ref, change, compared):
+        logits = ref + (change if own else torch.where(compared, change, 0.0))
+        policy = logits.log_softmax(-1) if normalised else logits
+        return float(policy.exp()[which(compared)].sum())
+
+    return answer
+
+
+def told(weigh=lambda p: p * (1 - p), orders=2, joint=lambda w: w[:, None] * w, diagonal=None):
+    def answer(weights, reward):
+        p = torch.sigmoid(reward[:, None] - reward)
+        each = orders * joint(weights) * weigh(p)
+        return (each.sum(1) if diagonal is None else diagonal(weights)).diag() - each
+
+    return answer
+
+
+# --- chapter 18
+
+
+def sloped(own=1.0, around=True, sign=-1.0, power=0):
+    def answer(ref, reward, beta):
+        policy = (ref + reward / beta).softmax(-1)
+        apart = reward - around * (policy * reward).sum()
+        return float(sign * (policy * apart * (reward / beta + own * ref)).sum()) / beta**power
+
+    return answer
+
+
+# --- chapter 19
+
+
+def two_parts(power=1.0, order=1, flip=False):
+    def answer(n, first, m, second):
+        price = (first - second) / (n**-power - m**-power)
+        if flip and m < n:
+            price = -price
+        return (first - price / n, price)[::order]
 
     return answer
 
@@ -786,6 +845,91 @@ WRONG = {
         (shaping(last=None), "behind the last word"),
         (shaping(sign=-1.0), "not neighbours"),
         (lambda r, phi: [r[0] - phi[0], *r[1:]], "leads to"),
+    ],
+    (16, "paired_error"): [
+        (lambda a, b: math.hypot(of_gaps(a, [0] * len(a)), of_gaps(b, [0] * len(b))), "different prompts"),
+        (lambda a, b: of_gaps(a, b, spread=pstdev), "N is used"),
+        (lambda a, b: of_gaps(a, b, root=False), "the root of N"),
+        (lambda a, b: of_gaps(a, b) * math.sqrt(len(a) / 2), "the root of N is missing"),
+    ],
+    (16, "both_orders"): [
+        (verdicts(lambda judge, a, b: (judge(a, b) + judge(b, a)) / 2), "as they are"),
+        (verdicts(lambda judge, a, b: judge(a, b)), "one order is asked twice"),
+        (verdicts(lambda judge, a, b: (1 - judge(a, b) + judge(b, a)) / 2), "the other side"),
+        (
+            verdicts(
+                lambda judge, a, b: (
+                    0.5
+                    if judge(a, b) == judge(b, a)
+                    else (judge(a, b) if abs(judge(a, b) + judge(b, a) - 1) < 1e-9 else float(a > b))
+                )
+            ),
+            "rounded to winners",
+        ),
+    ],
+    (16, "strict_level"): [
+        (lambda k, alpha: 1 - alpha, "1 - alpha is returned"),
+        (lambda k, alpha: alpha / k, "a little too strict"),
+        (lambda k, alpha: alpha**k, "to the power k"),
+        (lambda k, alpha: 1 - (1 - alpha) ** (1 / k), "log1p"),
+    ],
+    (17, "unseen"): [
+        (moved(which=lambda compared: compared), "instead of the others"),
+        (moved(normalised=False), "the normaliser is that of the reference"),
+        (moved(own=True), "in no pair"),
+        (
+            lambda ref, change, compared: float(
+                ref.exp()[~compared].sum()
+                / (ref + torch.where(compared, change, 0.0)).exp().clamp(max=1e308).sum().log().exp()
+                + 0 * change.exp().max()
+            ),
+            "use log_softmax",
+        ),
+    ],
+    (17, "will_be_asked"): [
+        (lambda p, n: 1 - (1 - p) ** n, "counted as one draw"),
+        (lambda p, n: 1 - (1 - p * p) ** n, "both responses"),
+        (lambda p, n: 2 * p * n - p * p * (n == 1), "are added"),
+        (lambda p, n: 1 - (1 - p) ** (2 * n), "log1p"),
+    ],
+    (17, "information"): [
+        (told(orders=1), "two orders"),
+        (told(weigh=lambda p: p), "is missing"),
+        (told(weigh=lambda p: p.minimum(1 - p) / 2), "p is used"),
+        (told(diagonal=lambda w: w / 2), "compared with itself"),
+        (told(joint=lambda w: (w[:, None] + w) / 4), "of the pair are added"),
+    ],
+    (18, "entropy"): [
+        (lambda logps: float((logps.exp() * logps).nan_to_num().sum()), "the sign is wrong"),
+        (lambda logps: float(-(logps.exp() * logps).nansum() / math.log(2)), "base 2"),
+        (lambda logps: float(-logps.mean()), "averaged over responses"),
+        (lambda logps: float(-(logps.exp() * logps).sum()), "is nan"),
+    ],
+    (18, "expected_distinct"): [
+        (lambda logps, n: float(((1 - logps.exp()) ** n).sum()), "of a miss"),
+        (lambda logps, n: float(n), "draws are counted"),
+        (lambda logps, n: float((1 - (1 - logps.exp()) ** n).sum()), "log1p"),
+    ],
+    (18, "entropy_slope"): [
+        (sloped(around=False), "around the means"),
+        (sloped(own=0.0), "left out"),
+        (sloped(own=-1.0), "wrong sign"),
+        (sloped(sign=1.0, power=2), "with respect to beta"),
+    ],
+    (19, "floor_and_price"): [
+        (two_parts(order=-1), "are exchanged"),
+        (lambda n, first, m, second: (first, (first - second) * n), "through the points"),
+        (two_parts(power=0.5), "through the points"),
+        (two_parts(flip=True), "a sign is turned"),
+    ],
+    (19, "labels_for"): [
+        (lambda floor, price, wanted: price / wanted, "the floor is forgotten"),
+        (lambda floor, price, wanted: price / (wanted + floor), "must be taken off"),
+        (lambda floor, price, wanted: price / (wanted - floor), "a negative number"),
+        (
+            lambda floor, price, wanted: price / (wanted - floor) if wanted > floor else 0.0,
+            "a negative number",
+        ),
     ],
     (20, "loo_advantages"): [
         (lambda returns, k: list(returns), "not taken off"),

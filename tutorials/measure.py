@@ -111,6 +111,19 @@ def of_sampling(flags: str, name: str, way: str, seed: int) -> Numbers:
     return {key: fmean(mark[key] for mark in marks) for key in ("reward", "facts", "tone")}
 
 
+def of_online(flags: str, name: str, variant: str, seed: int) -> Numbers:
+    """The closing table of DPO on the clerks' pairs, or on the policy's own in three rounds, from the
+    same SFT model.
+    """
+    start = RUNS / f"short-{seed}"
+    train_once(start, [*flags.split(), "--seed", str(seed)])
+    if variant == "offline":
+        return closing_numbers(start)
+    folder = RUNS / f"online-{seed}-3"
+    train_once(folder, ["--stage", "online", "--init-from", str(start), "--rounds", "3", "--seed", str(seed)])
+    return closing_numbers(folder)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What is measured. flags: those of `python -m mini_dpo.train`, without --seed and --out. minutes: what a
@@ -134,6 +147,7 @@ MEASUREMENTS = {
     "short": Measurement(SHORT, 1.5),  # chapters 3 and 6
     "sampling": Measurement(SHORT, 0.1, of_sampling, tuple(SAMPLING)),  # chapter 3
     "main": Measurement("", 2.0),  # the README
+    "online": Measurement(SHORT, 1.5, of_online, ("offline", "online")),  # chapter 17
     "losses": Measurement("", 1.2, of_loss, tuple(LOSSES)),  # what was measured: all losses
 }
 
@@ -163,7 +177,7 @@ def measure(name: str) -> None:
 def table(name: str) -> str:
     """What is kept of a measurement, each number as mean ± standard deviation over seeds."""
     found = MEASUREMENTS[name]
-    columns = {of_loss: LOSS_COLUMNS, of_sampling: SAMPLING_COLUMNS}.get(found.how)
+    columns = {of_loss: LOSS_COLUMNS, of_online: LOSS_COLUMNS, of_sampling: SAMPLING_COLUMNS}.get(found.how)
     return comparison(name, found.variants, columns) if columns else run_table(name)
 
 

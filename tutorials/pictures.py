@@ -803,6 +803,121 @@ def tree(figure: Figure, v: dict) -> None:
     right.set_title("all words of all responses to both prompts")
 
 
+# --- 16. telling two models apart
+
+
+@drawing(16)
+def telling(figure: Figure, v: dict) -> None:
+    """How many prompts are needed, and what three judges say in one order and in both."""
+    left, right = figure.subplots(1, 2)
+    for i, (name, colour) in enumerate((("different prompts", "0.75"), ("the same prompts", DARK))):
+        values = [needed for (_, way), needed in v["needed"].items() if way == name]
+        places = [place + 0.4 * i for place in range(len(values))]
+        left.bar(places, values, 0.4, color=colour, label=name)
+    spreads = list(dict.fromkeys(d for d, _ in v["needed"]))
+    left.set_xticks([place + 0.2 for place in range(len(spreads))], [f"{d:g}" for d in spreads])
+    left.set_xlabel("how much prompts differ in difficulty (deviation)")
+    left.set_ylabel("prompts needed for two standard errors")
+    left.legend(loc="upper left")
+    rows = list(v["judged"].items())
+    for i, (_, (shown, swapped)) in enumerate(rows):
+        right.plot([shown, swapped], [i, i], color=LIGHT)
+        right.plot(shown, i, "o", color=DARK, markersize=9, label="ours shown first" if i == 0 else None)
+        right.plot(
+            swapped,
+            i,
+            "o",
+            color=DARK,
+            markerfacecolor="white",
+            markersize=9,
+            label="both orders" if i == 0 else None,
+        )
+    right.axvline(0.5, color=DARK, linestyle=DASHED)
+    right.set_yticks(
+        range(len(rows)), [f"{ours} over {theirs},\n{taste}" for (ours, theirs, taste), _ in rows]
+    )
+    right.invert_yaxis()
+    right.set_xlabel("win rate under the judge")
+    right.legend(loc="lower right")
+
+
+# --- 17. ask again
+
+
+@drawing(17)
+def coverage(figure: Figure, v: dict) -> None:
+    """What a rare response costs in labels, and what the same labels are worth in rounds."""
+    left, right = figure.subplots(1, 2)
+    for (name, prices), style in zip(v["prices"].items(), ("-", DASHED, ":"), strict=True):
+        left.plot(prices.keys(), prices.values(), "o", linestyle=style, color=DARK, linewidth=2, label=name)
+    left.set(xscale="log", yscale="log", xlabel="the reference's probability of D")
+    left.set_ylabel("labels for a shortfall of 1")
+    left.invert_xaxis()
+    left.legend(loc="upper left")
+    left.set_title("who writes the pairs")
+    for i, ((_, rounds), gaps) in enumerate(v["shortfalls"].items()):
+        fill = DARK if rounds == 1 else "white"
+        right.plot([i] * len(gaps), gaps, "o", color=DARK, markerfacecolor=fill, alpha=0.7)
+    right.set_xticks(
+        range(len(v["shortfalls"])), [f"{n} labels,\n{r} round{'s'[: r > 1]}" for n, r in v["shortfalls"]]
+    )
+    right.set_ylabel("J of the optimum less J of the policy; a dot a draw")
+    right.set_title("the same labels, at once or in rounds")
+
+
+# --- 18. how many answers
+
+
+@drawing(18)
+def variety(figure: Figure, v: dict) -> None:
+    """Reward against entropy on two ways from the reference, and what is left of five equals."""
+    left, right = figure.subplots(1, 2)
+    ref, reward = v["ref"], v["reward"]
+    grid = torch.logspace(-1.3, 2, 200, dtype=torch.float64).tolist()
+    ways = {
+        "optima, β from 100 to 0.05": [optimal_policy(ref, reward, beta) for beta in grid],
+        "the reference at temperatures from 1 to 0.05": [(ref / T).log_softmax(-1) for T in grid if T <= 1],
+    }
+    for (name, policies), style in zip(ways.items(), ("-", DASHED), strict=True):
+        entropies = [v["entropy"](p) for p in policies]
+        earned = [float(expected_reward(p, reward)) for p in policies]
+        left.plot(entropies, earned, color=DARK, linestyle=style, linewidth=2, label=name)
+    start = v["entropy"](ref), float(expected_reward(ref, reward))
+    left.plot(*start, "s", color=DARK, markersize=9, label="the reference")
+    left.invert_xaxis()
+    left.set_xlabel("entropy, nats")
+    left.set_ylabel("expected reward")
+    left.legend(loc="center right")
+    for ((name, who), path), style in zip(v["paths"].items(), ("-", "-.", DASHED, ":"), strict=True):
+        steps = range(0, 10 * len(path), 10)
+        right.plot(steps, path, color=DARK, linestyle=style, linewidth=2, label=f"{name}, labels of {who}")
+    right.set_ylim(0.9, 5.2)
+    right.set_xlabel("training steps")
+    right.set_ylabel("exp(entropy) among five equals")
+    right.legend(loc="lower left", bbox_to_anchor=(0.35, 0.25))
+
+
+# --- 19. more of what
+
+
+@drawing(19)
+def scaling(figure: Figure, v: dict) -> None:
+    """Shortfall against labels, a line a size and a dot a seed, and the slope that theory gives."""
+    axes = figure.subplots()
+    labels = [n for n in v["LABELS"] if n]
+    for size, style, marker in zip(v["SIZES"], (":", DASHED, "-"), "s^o", strict=True):
+        rows = [[of_seed[v["name_of"](size, n)] for n in labels] for of_seed in v["seeds"].values()]
+        for row in rows:
+            axes.plot(labels, row, marker, color="0.6", markersize=5)
+        means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        axes.plot(labels, means, marker, linestyle=style, color=DARK, linewidth=2, label=size)
+        start = means[0]
+    axes.plot(labels, [start * labels[0] / n for n in labels], color=LIGHT, label="1/n")
+    axes.set(xscale="log", yscale="log", xlabel="labels for each prompt")
+    axes.set_ylabel("J of the optimum less J of the policy; a grey mark a seed")
+    axes.legend(loc="lower left")
+
+
 # --- 20. the opponent
 
 
