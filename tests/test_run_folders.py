@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -21,10 +22,11 @@ import torch
 
 from mini_dpo import compare, sample, show
 from mini_dpo.__main__ import commands
-from mini_dpo.cli import Escaped, checked, run_command
+from mini_dpo.cli import LONGEST_LINE, Escaped, checked, run_command
 from mini_dpo.errors import UserError
 from mini_dpo.files import (
     LARGEST_JSON,
+    checksum,
     locked,
     read_archive,
     read_bytes,
@@ -512,6 +514,75 @@ def test_a_strange_config_is_a_line(go, name, value):
     )
     status, _, err = go(train, "--resume", "run")
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 1200
+
+
+ODD = [
+    -1,
+    0,
+    2**31,
+    10**400,
+    1.5,
+    -0.5,
+    1e308,
+    True,
+    None,
+    "",
+    "x",
+    "a\0b",
+    "\ud800",
+    "x" * 10**5,
+    [],
+    [[]],
+    {},
+    {"a": 1},
+]
+
+
+def test_every_setting_takes_every_odd_value_or_is_a_line(copied):
+    """Some 800 configs. What is accepted has the type that its flag has. Catches: a setting that is kept and
+    never looked at.
+    """
+    path = Path("run/config.json")
+    config = read_json(path)
+    for f in fields(Settings):
+        for value in ODD:
+            changed = {**config, "settings": {**config["settings"], f.name: value}}
+            path.write_text(json.dumps({**changed, "checksum": checksum(changed)}))
+            try:
+                taken = getattr(read_config(Path("run"))[0], f.name)
+            except UserError as error:
+                assert len(str(error)) < LONGEST_LINE, (f.name, value)
+            else:
+                kinds = {
+                    "str": str,
+                    "int": int,
+                    "float": float,
+                    "bool": bool,
+                    "dict": dict,
+                    "None": type(None),
+                }
+                assert type(taken) in [kinds[kind] for kind in re.findall(r"\w+", f.type) if kind in kinds], (
+                    f.name
+                )
+
+
+def test_odd_metrics_are_a_line(copied):
+    """Some 80 rows: each entry of a step with each odd value, and rows that are no object."""
+    row = {"stage": "dpo", "step": 1, "loss": 0.5, "rewards/margins": 0.1}
+    odd = [{**row, name: value} for name in row for value in ODD]
+    path = Path("run/metrics.jsonl")
+    Path("run/summary.json").unlink()
+    for found in [*odd, *({k: v for k, v in row.items() if k != name} for name in row), *ODD]:
+        for checkpoint in Path("run").glob("*.pt"):
+            checkpoint.unlink()
+        path.write_text(json.dumps(found) + "\n")
+        try:
+            (read,) = read_metrics(Path("run"))
+        except UserError as error:
+            assert f"{path}, line 1: " in str(error) and len(str(error)) < LONGEST_LINE
+        else:
+            assert read["stage"] == "dpo" and type(read["step"]) is int
+            assert all(type(read[name]) is float for name in row.keys() - {"stage", "step"} if name in read)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ from statistics import fmean
 
 import torch
 
+from mini_dpo.claims.shop import run_of
 from mini_dpo.cli import run_command
-from mini_dpo.compare import CompareSettings, arguments_of, train_once
+from mini_dpo.compare import train_once
 from mini_dpo.corpus.worlds import world_corpus
 from mini_dpo.errors import TrainingFailed, UserError
 from mini_dpo.evaluation.measuring import judge_all
@@ -64,11 +65,10 @@ def of_training(flags: str, name: str, variant: str, seed: int) -> Numbers:
 
 
 def of_loss(flags: str, name: str, loss: str, seed: int) -> Numbers:
-    """The closing table of a loss. All losses of a seed start from the same SFT model."""
-    folder = RUNS / f"{name}-{seed}"
-    train_once(folder / "sft", ["--stage", "sft", "--world", "shop", "--seed", str(seed)])
-    train_once(folder / loss, arguments_of(CompareSettings(out=str(folder), seed=seed), loss))
-    return closing_numbers(folder / loss)
+    """The closing table of a loss: a run of `python -m mini_dpo.claims --full`, which are in runs/claims. All
+    losses of a seed start from the same SFT model.
+    """
+    return closing_numbers(run_of(seed, loss)[0])
 
 
 def closing_numbers(folder: Path) -> Numbers:
