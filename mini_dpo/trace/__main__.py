@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mini_dpo.batches import Batches, Encoded, EncodedPair, collate, collate_pairs
+from mini_dpo.batches import Batches, Encoded, collate, collate_pairs
 from mini_dpo.cli import option, parser_for, run_command
-from mini_dpo.corpus.parts import HeldOut
+from mini_dpo.corpus.parts import Corpus, HeldOut
+from mini_dpo.data import as_text
 from mini_dpo.errors import UserError
 from mini_dpo.evaluation.measuring import answer_length
 from mini_dpo.evaluation.words import token_scale, words
@@ -27,13 +28,13 @@ from mini_dpo.saving.checkpoint import find_model, load_frozen, load_own
 from mini_dpo.saving.metrics import read_metrics
 from mini_dpo.tokenizer import Tokenizer
 from mini_dpo.trace.influence import correlation
-from mini_dpo.trace.path import Traced, Way, retrained, trace
+from mini_dpo.trace.path import Way, retrained, trace
 from mini_dpo.train.parsing import read_config, refuse_code
 from mini_dpo.train.preparing import prepare
 from mini_dpo.train.running import unchanged_settings
 from mini_dpo.train.settings import Settings
 from mini_dpo.train.stages import loop_config
-from mini_dpo.worlds.world import Judge, reward
+from mini_dpo.worlds.world import Judge, prefers
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def main() -> None:
     run, prompt = Path(given.pop("run")), check_text("the prompt", given.pop("prompt"))
     settings = TraceSettings(**given)
     check(settings)
-    begun, tokenizer, way, held_out = way_of(run, settings)
-    answer = answer_to(prompt, settings, tokenizer, way, held_out)
+    begun, tokenizer, way, corpus = way_of(run, settings)
+    answer = answer_to(prompt, settings, tokenizer, way, corpus.held_out)
     print(described(way, tokenizer, prompt, answer))
     traced = trace(way, answer, settings.points, settings.layers)
     total = float(traced.parts.sum())
@@ -82,14 +83,13 @@ def main() -> None:
         f"log-prob of this answer: {traced.change:+.2f} nats since the start; all {len(way.pairs)} pairs "
         f"together, to first order and as far as AdamW is a sum over pairs, {total:+.2f}"
     )
+    texts = texts_of(tokenizer, way, corpus)
     for heading, order in (("helped", -traced.parts), ("harmed", traced.parts)):
         print(f"\nthe pairs that {heading} this answer most")
         for i in order.argsort()[: settings.top].tolist():
-            print(
-                shown(tokenizer, way.pairs[i], f"{float(traced.parts[i]):+.4f} nats", float(traced.doubt[i]))
-            )
+            print(f"{float(traced.parts[i]):+.4f} nats, {shown(texts[i], traced.doubt[i])}")
     if settings.suspects:
-        suspects(tokenizer, way, traced, held_out.judge, settings.suspects)
+        suspects(texts, traced.doubt, corpus.held_out.judge, settings.suspects)
     if settings.retrain:
         hold_to_retraining(way, begun, answer, traced.parts, settings.retrain)
 
@@ -101,7 +101,7 @@ def check(settings: TraceSettings) -> None:
             raise UserError(f"--{name} must be at least {least}, not {getattr(settings, name)}")
 
 
-def way_of(run: Path, settings: TraceSettings) -> tuple[Settings, Tokenizer, Way, HeldOut]:
+def way_of(run: Path, settings: TraceSettings) -> tuple[Settings, Tokenizer, Way, Corpus]:
     """What a run has trained on, and how. Raises UserError for a run that cannot be traced."""
     begun, _ = read_config(run)
     refuse_code(run, begun, settings.run_code)
@@ -124,7 +124,7 @@ def way_of(run: Path, settings: TraceSettings) -> tuple[Settings, Tokenizer, Way
     batches = Batches(pairs, collate_pairs, begun.batch_size, begun.seed, begun.tokens_per_batch)
     rates = [row["learning_rate"] for row in read_metrics(run) if row["stage"] == "dpo"]
     how = begun.loss_options, batches, rates, begun.accumulate, begun.sft_weight
-    return begun, tokenizer, Way(start, end, variant, *how), corpus.held_out
+    return begun, tokenizer, Way(start, end, variant, *how), corpus
 
 
 def answer_to(
@@ -156,37 +156,32 @@ def described(way: Way, tokenizer: Tokenizer, prompt: str, answer: Encoded) -> s
     return f"> {prompt}\n{said}\neach word: {unit}, {float(values.sum()):+.2f} in all\n"
 
 
-def shown(tokenizer: Tokenizer, pair: EncodedPair, what: str, doubt: float) -> str:
-    """A pair as text, under its numbers."""
-    chosen, rejected = (tokenizer.decode_response(side.response) for side in (pair.chosen, pair.rejected))
-    return (
-        f"{what}, sigmoid(-m) {doubt:.3f}\n  > {tokenizer.decode(pair.chosen.prompt[1:-1])}\n"
-        f"  chosen    {chosen}\n  rejected  {rejected}"
-    )
+def texts_of(tokenizer: Tokenizer, way: Way, corpus: Corpus) -> list[tuple[str, str, str]]:
+    """(prompt, chosen, rejected) of each pair."""
+    sides = zip(*((pair.chosen.response, pair.rejected.response) for pair in way.pairs), strict=True)
+    chosen, rejected = ([tokenizer.decode_response(response) for response in side] for side in sides)
+    return list(zip(map(as_text, corpus.prompts), chosen, rejected, strict=True))
 
 
-def suspects(tokenizer: Tokenizer, way: Way, traced: Traced, judge: Judge | None, n: int) -> None:
+def shown(texts: tuple[str, str, str], doubt: Tensor) -> str:
+    """A pair, and how much the trained model doubts its label."""
+    prompt, chosen, rejected = texts
+    return f"sigmoid(-m) {doubt:.3f}\n  > {prompt}\n  chosen    {chosen}\n  rejected  {rejected}"
+
+
+def suspects(texts: list[tuple[str, str, str]], doubt: Tensor, judge: Judge | None, n: int) -> None:
     """Print the pairs with the largest sigmoid(-m), and how many of their labels the judge calls wrong."""
     print("\nthe pairs whose labels the model doubts most")
-    order = traced.doubt.argsort(descending=True)[:n].tolist()
+    order = doubt.argsort(descending=True)[:n].tolist()
     for i in order:
-        print(shown(tokenizer, way.pairs[i], f"pair {i + 1}", float(traced.doubt[i])))
+        print(f"pair {i + 1}, {shown(texts[i], doubt[i])}")
     if judge:
-        wrong = [mislabelled(tokenizer, pair, judge) for pair in way.pairs]
+        prompts, chosen, rejected = zip(*texts, strict=True)
+        wrong = prefers(judge, prompts, rejected, chosen) == 1
         print(
-            f"the judge calls {sum(wrong[i] for i in order)} of these {len(order)} labels wrong, and "
-            f"{sum(wrong)} of all {len(wrong)}"
+            f"the judge calls {int(wrong[order].sum())} of these {len(order)} labels wrong, and "
+            f"{int(wrong.sum())} of all {len(wrong)}"
         )
-
-
-def mislabelled(tokenizer: Tokenizer, pair: EncodedPair, judge: Judge) -> bool:
-    """Whether the rejected response has the larger true reward."""
-    prompt = tokenizer.decode(pair.chosen.prompt[1:-1])
-    chosen, rejected = (
-        reward(judge(prompt, tokenizer.decode_response(side.response)))
-        for side in (pair.chosen, pair.rejected)
-    )
-    return rejected > chosen
 
 
 def hold_to_retraining(way: Way, begun: Settings, answer: Encoded, parts: Tensor, times: int) -> None:

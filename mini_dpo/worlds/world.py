@@ -129,8 +129,8 @@ def two_responses(world: World, rng: random.Random, prompt: str) -> tuple[str, s
 # --- the judge's view
 
 
-def win_rate(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> float:
-    """How often the judge prefers ours to theirs on the same prompt; ties count half."""
+def prefers(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> torch.Tensor:
+    """1 where the judge prefers ours to theirs on the same prompt, 1/2 for a tie, else 0: (N,)."""
     # (N, 2), in float32: 8 - 1.2 is 7 - 0.2
     rewards = torch.tensor(
         [
@@ -138,7 +138,12 @@ def win_rate(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: 
             for prompt, *texts in zip(prompts, ours, theirs, strict=True)
         ]
     )
-    return float(wins(*rewards.T).mean())
+    return wins(*rewards.T)
+
+
+def win_rate(judge: Judge, prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> float:
+    """How often the judge prefers ours; ties count half."""
+    return float(prefers(judge, prompts, ours, theirs).mean())
 
 
 def label_accuracy(judge: Judge, rows: Sequence[Row]) -> float:

@@ -65,24 +65,33 @@ def show_chapter(chapter: int) -> bool:
 def show_all() -> None:
     """A line a chapter, and the rungs of the ladder that can be stood on."""
     print("+ right, ! wrong, . nothing there yet; python -m tutorials.exercises 1 tells more of chapter 1")
+    judged = {}
     for chapter in CHAPTERS:
-        states = [verdict.state for verdict in judge_chapter(chapter).values()]
+        judged[chapter] = judge_chapter(chapter)
+        states = [verdict.state for verdict in judged[chapter].values()]
         signs = "".join({"right": "+", "wrong": "!", "empty": "."}[state] for state in states)
         print(f"chapter {chapter:2}  {signs}  {states.count('right')} of {len(states)} right")
-    there = right_pieces()
-    print(
-        "the ladder of chapter 22: "
-        + "  ".join(f"{'+' if n in there else '.'} {t}" for n, t in RUNGS.items())
-    )
+    print("the ladder of chapter 22")
+    there = pieces_in(judged)
+    for name, title in RUNGS.items():
+        print(f"  {'+' if name in there else '.'} {title}")
 
 
 def right_pieces(package: str = "tutorials.exercises") -> dict[str, Callable]:
-    """Those answers of the reader that are pieces of the ladder and are right."""
-    found = {}
-    for name, (chapter, _) in PIECES.items():
-        if judge_chapter(chapter, package)[name].state == "right":
-            found[name] = getattr(importlib.import_module(f"{package}.chapter_{chapter:02}"), name)
-    return found
+    """Those answers of the reader that are pieces of the ladder and are right. package: where they are."""
+    chapters = {chapter for chapter, _ in PIECES.values()}
+    return pieces_in({chapter: judge_chapter(chapter, package) for chapter in chapters}, package)
+
+
+def pieces_in(
+    judged: dict[int, dict[str, Verdict]], package: str = "tutorials.exercises"
+) -> dict[str, Callable]:
+    """The same from the verdicts on chapters that are judged already."""
+    return {
+        name: getattr(importlib.import_module(f"{package}.chapter_{chapter:02}"), name)
+        for name, (chapter, _) in PIECES.items()
+        if judged[chapter][name].state == "right"
+    }
 
 
 def show_ladder(mine: Pieces) -> bool:
