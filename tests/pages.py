@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from mini_dpo.evaluation.table import quantities
 from tutorials.kept import LABELS, complete, spreads
@@ -19,15 +20,20 @@ ROWS = {words.strip(): key for words, key, _ in quantities({"labels": LABELS})}
 def unknown_spreads(page: str) -> list[str]:
     """Each "mean ± spread" in a page's own words that is neither kept nor printed in a block of the page."""
     printed = {found for block in BLOCK.finditer(page) for found in SPREAD.findall(block[2])}
+    written = [found for found in SPREAD.findall(BLOCK.sub("", page)) if is_measured(found)]
+    return [found for found in written if found not in kept_spreads() | printed]
+
+
+@lru_cache
+def kept_spreads() -> set[str]:
+    """Each "mean ± spread" that is kept, with up to three decimals."""
     every = [
         pair
         for name, found in MEASUREMENTS.items()
         for variant in complete(name, found.variants)
         for pair in spreads(name, variant).values()
     ]
-    known = {f"{mean:.{digits}f} ± {spread:.{digits}f}" for mean, spread in every for digits in range(4)}
-    written = [found for found in SPREAD.findall(BLOCK.sub("", page)) if is_measured(found)]
-    return [found for found in written if found not in known | printed]
+    return {f"{mean:.{digits}f} ± {spread:.{digits}f}" for mean, spread in every for digits in range(4)}
 
 
 def is_measured(text: str) -> bool:
