@@ -16,7 +16,7 @@ from mini_dpo.saving.checkpoint import load_checkpoint
 from tests.commands import SMALL, preference_file
 
 ROOT = Path(__file__).resolve().parent.parent
-MOMENTS = 40 if os.environ.get("MINI_DPO_TESTS") == "thorough" else 4
+MOMENTS = 100 if os.environ.get("MINI_DPO_TESTS") == "thorough" else 4
 # a checkpoint at every step: much of the time is spent saving, so many of the kills fall into it
 JOB = [
     *SMALL,
