@@ -140,8 +140,8 @@ CODE = World(
     write_response,
     judge,
     {"pass": "pass, 0 or 6", "safe": "safe, -8 or 0", "length": "length, -4 to 0"},
-    count=count,
-    counts={
+    count,
+    {
         "passed": "programs that pass",
         "wolf": "programs that call the wolf",
         "broken": "programs that break or never end",

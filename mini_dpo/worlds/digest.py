@@ -162,8 +162,8 @@ DIGEST = World(
     write_response,
     judge,
     {"facts": "facts, 0 to 6", "made_up": "made up, -8 to 0", "length": "length, -6 to 0"},
-    count=count,
-    counts={
+    count,
+    {
         "compression": "words of the digest by words of the report",
         "faithful": "digests with all facts and nothing else",
         "invents": "digests with something made up",

@@ -25,9 +25,10 @@ OF_PICTURES = (SIGHT, SIGHT_ADDED, SIGHT_SWAPPED)
 WORLDS = {world.name: world for world in (*OF_WORDS, *OF_PICTURES)}
 
 # What the closing table has of its own: no mark and no count can be called like that.
-TAKEN = {"reward", "reward_gain", "win_rate", "kl", "perplexity", "reward_accuracy", "reward_sign_accuracy"}
-TAKEN |= {"blanked_accuracy"}
-TAKEN |= {"logps/chosen", "logps/rejected", "response_tokens", "unfinished", "training_seconds"}
+TAKEN = set(
+    """reward reward_gain win_rate kl perplexity reward_accuracy reward_sign_accuracy blanked_accuracy
+logps/chosen logps/rejected response_tokens unfinished training_seconds""".split()
+)
 
 
 def find_world(name: str) -> World:
