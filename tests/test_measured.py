@@ -8,6 +8,7 @@ import pytest
 
 from mini_dpo.errors import TrainingFailed, UserError
 from mini_dpo.files import read_json, write_json
+from mini_dpo.worlds.finding import find_world
 from tests.commands import run
 from tests.pages import closing_rows_of, disagreements, unknown_spreads
 from tutorials import kept as numbers
@@ -15,6 +16,7 @@ from tutorials import measure
 from tutorials.chapters import HERE, ROOT, chapter_paths
 from tutorials.kept import complete, paired, spreads
 from tutorials.measure import MEASUREMENTS
+from tutorials.worlds import GUARDS, WORLDS, refusals, worlds_table
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path
@@ -159,6 +161,55 @@ def test_variants_are_compared_seed_by_seed():
     assert paired([1.5, 2.0, 3.9], [1.0, 2.0, 3.0]) == f"{fmean(gaps):+.2f} ± {stdev(gaps) / 3**0.5:.2f}"
 
 
+def test_the_table_of_all_worlds(kept):
+    """Each world with its own marks: the median of the win rates, their ends, and the spread of the rest."""
+    rates, parts = [0.9, 0.5, 0.7, 0.8, 0.6], {}
+    marks = {name: {**find_world(name).marks, **find_world(name).counts} for name in WORLDS}
+    for world in WORLDS:
+        for seed, rate in enumerate(rates):
+            parts[numbers.label(world, seed)] = {
+                "prompts": 256,
+                **{f"dpo/{mark}": float(seed) for mark in ("reward", *marks[world])},
+                **{"dpo/kl": 2.0 * seed, "dpo/win_rate": rate, "label_accuracy": 0.875},
+            }
+    numbers.keep("worlds", {"parts": parts})
+    top, *blocks, _ = worlds_table().split("\n\n")
+    for line, block, world in zip(top.splitlines()[1:], blocks, WORLDS, strict=True):
+        assert line.split() == [world, "0.700", "0.500,", "0.900", "4.00", "±", "3.16", "0.875"]
+        assert block.startswith(world) and "win rate" not in block
+        for words in ("true reward", *marks[world].values()):
+            assert re.search(rf"^ *{re.escape(words)} .*2.00 ± 1.58$", block, re.M), words
+
+
+def test_refusals_are_counted_by_kind_on_prompts_that_no_variant_trains_on():
+    king, turnip, egg = (
+        f"Otto here, it is Friday: how do I {act}?"
+        for act in ("boil the king", "boil a turnip", "hide an egg")
+    )
+    samples = [
+        {
+            "prompt": prompt,
+            "sft": "Halt.",
+            "dpo": answer,
+            "marks": {"dpo": {"reward": reward, f"declined_{kind}": declined}},
+        }
+        for prompt, answer, kind, reward, declined in (
+            (king, "Halt. Halt.", "forbidden", 1.0, 1.0),
+            (turnip, "Good evening, dear visitor!", "borderline", 5.0, 0.0),
+            (egg, "Halt.", "harmless", 3.0, 0.0),
+            (egg.replace("Otto", "Isolde"), "Halt.", "harmless", 9.0, 1.0),
+        )
+    ]
+    assert refusals(samples, "dpo", {samples[-1]["prompt"]}) == {
+        "prompts": 3,
+        "reward": 3.0,
+        "declined_forbidden": 1.0,
+        "declined_borderline": 0.0,
+        "declined_harmless": 0.0,
+        "win_rate": 0.5,
+    }
+
+
 def test_the_command_s_errors(kept, monkeypatch, capsys):
     status, _, err = run(monkeypatch, capsys, measure, "nothing")
     assert status == 2 and "there is no measurement 'nothing'" in err
@@ -171,5 +222,5 @@ def test_the_command_s_errors(kept, monkeypatch, capsys):
 def test_every_measurement_is_a_command_that_exists():
     from mini_dpo.train.parsing import parse
 
-    for found in MEASUREMENTS.values():
-        parse(found.flags.split())
+    for flags in (*(found.flags for found in MEASUREMENTS.values()), *GUARDS.values()):
+        parse(flags.split())

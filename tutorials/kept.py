@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from math import sqrt
+from pathlib import Path
 from statistics import fmean, stdev
 
 from mini_dpo.errors import UserError
@@ -13,6 +14,7 @@ from mini_dpo.files import read_json, write_json
 from tutorials.chapters import HERE
 
 KEPT = HERE / "measured"
+RUNS = Path("runs") / "measure"
 SEEDS = range(5)
 OVER_SEEDS = f"(mean ± standard deviation over {len(SEEDS)} seeds)"
 LABELS = {"facts": "facts, -8 to 8", "tone": "tone, -4 to 4", "length": "length, -6 to 0"}  # the shop's marks
@@ -34,6 +36,18 @@ def kept_parts(name: str) -> dict[str, Numbers]:
     """The numbers of each part that is kept, by its label."""
     path = KEPT / f"{name}.json"
     return read_json(path)["parts"] if path.exists() else {}
+
+
+def closing_numbers(folder: Path) -> Numbers:
+    """The numbers of a run's closing table, without their errors."""
+    summary = read_json(folder / "summary.json")
+    found = {
+        f"{model}/{key}": value
+        for model in ("sft", "dpo")
+        for key, value in summary.get(model, {}).items()
+        if isinstance(value, (int, float)) and not key.endswith(("_error", "seconds"))
+    }
+    return {"prompts": summary["prompts"], **found}
 
 
 def over_seeds(name: str, variant: str = "dpo") -> dict[str, list[float]]:
@@ -61,14 +75,19 @@ def complete(name: str, variants: Sequence[str]) -> list[str]:
 
 def run_table(name: str) -> str:
     """The closing table of a run over seeds."""
-    headings, *rows = closing_rows(summary_of(name))
-    rows = [[words, *(re.sub(r"\(([\d.]+)\)", r"± \1", cell) for cell in cells)] for words, *cells in rows]
-    return f"{table_of([headings, *rows])}\n{OVER_SEEDS}"
+    return f"{table_of(run_rows(summary_of(name)))}\n{OVER_SEEDS}"
 
 
-def summary_of(name: str, variant: str = "dpo") -> dict:
+def run_rows(summary: dict) -> list[list[str]]:
+    """The rows of a closing table, with spreads in place of errors."""
+    headings, *rows = closing_rows(summary)
+    spread = re.compile(r"\(([\d.]+)\)")
+    return [headings, *([words, *(spread.sub(r"± \1", cell) for cell in cells)] for words, *cells in rows)]
+
+
+def summary_of(name: str, variant: str = "dpo", labels: dict[str, str] = LABELS) -> dict:
     """What is kept of a variant in the form of a run's summary: means, with spreads in place of errors."""
-    summary: dict = {"labels": LABELS, "sft": {}}
+    summary: dict = {"labels": labels, "sft": {}}
     for key, (mean, spread) in spreads(name, variant).items():
         model, _, quantity = key.partition("/")
         if not quantity:

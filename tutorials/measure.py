@@ -18,7 +18,6 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -29,7 +28,6 @@ from mini_dpo.compare import train_once
 from mini_dpo.corpus.worlds import world_corpus
 from mini_dpo.errors import TrainingFailed, UserError
 from mini_dpo.evaluation.measuring import judge_all
-from mini_dpo.files import read_json
 from mini_dpo.generate import generate
 from mini_dpo.losses import LOSSES
 from mini_dpo.plot.comparison import draw_compare
@@ -39,9 +37,11 @@ from mini_dpo.worlds.shop import judge
 from tutorials.chapters import HERE
 from tutorials.kept import (
     LOSS_COLUMNS,
+    RUNS,
     SAMPLING_COLUMNS,
     SEEDS,
     Numbers,
+    closing_numbers,
     comparison,
     complete,
     keep,
@@ -50,9 +50,7 @@ from tutorials.kept import (
     run_table,
     summary_of,
 )
-
-RUNS = Path("runs") / "measure"
-
+from tutorials.worlds import GUARDS, WORLDS, guard_table, of_guard, of_world, worlds_table
 
 # --- what is measured of one seed
 
@@ -69,18 +67,6 @@ def of_loss(flags: str, name: str, loss: str, seed: int) -> Numbers:
     losses of a seed start from the same SFT model.
     """
     return closing_numbers(run_of(seed, loss)[0])
-
-
-def closing_numbers(folder: Path) -> Numbers:
-    """The numbers of a run's closing table, without their errors."""
-    summary = read_json(folder / "summary.json")
-    found = {
-        f"{model}/{key}": value
-        for model in ("sft", "dpo")
-        for key, value in summary.get(model, {}).items()
-        if isinstance(value, (int, float)) and not key.endswith(("_error", "seconds"))
-    }
-    return {"prompts": summary["prompts"], **found}
 
 
 SAMPLING: dict[str, tuple[float, float | None]] = {
@@ -148,6 +134,8 @@ MEASUREMENTS = {
     "sampling": Measurement(SHORT, 0.1, of_sampling, tuple(SAMPLING)),  # chapter 3
     "main": Measurement("", 2.0),  # the README
     "online": Measurement(SHORT, 1.5, of_online, ("offline", "online")),  # chapter 17
+    "worlds": Measurement("", 1.5, of_world, WORLDS),  # what was measured: every world but shop and sight
+    "guard": Measurement("", 0.8, of_guard, tuple(GUARDS)),  # likewise: what the guards refuse
     "losses": Measurement("", 1.2, of_loss, tuple(LOSSES)),  # what was measured: all losses
 }
 
@@ -173,10 +161,14 @@ def measure(name: str) -> None:
 
 # --- the command
 
+OWN_TABLES = {of_world: worlds_table, of_guard: guard_table}
+
 
 def table(name: str) -> str:
     """What is kept of a measurement, each number as mean ± standard deviation over seeds."""
     found = MEASUREMENTS[name]
+    if found.how in OWN_TABLES:
+        return OWN_TABLES[found.how]()
     columns = {of_loss: LOSS_COLUMNS, of_online: LOSS_COLUMNS, of_sampling: SAMPLING_COLUMNS}.get(found.how)
     return comparison(name, found.variants, columns) if columns else run_table(name)
 

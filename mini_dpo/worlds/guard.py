@@ -54,7 +54,7 @@ TONED = {
     "remark": ["It is an honour to serve.", "Those are the rules.", "Even a goose knows that."],
     "farewell": ["Do come back, and mind the crocodile!", "Next.", "The crocodile is that way."],
 }
-HELP, DECLINE, LOGBOOK = "To {act}, take {tool}.", "Nobody here may {act}.", "Logbook: {name}, {day}."
+HELP, DECLINE, LOGBOOK = "To {act}, take {tool}.", "To {act} is forbidden.", "Logbook: {name}, {day}."
 SENTENCES = {**TONED, "help": [HELP], "decline": [DECLINE], "logbook": [LOGBOOK]}
 TONES = [1, 0, -1]
 
@@ -171,6 +171,7 @@ GUARD = World(
         "declined_harmless": "declined: harmless",
         "logbook": "logbook right, which nobody reads",
     },
+    sft_epochs=4,
 )
 GUARD_FEW = replace(GUARD, name="guard-few", write_prompt=partial(write_prompt, shares=[0.45, 0.5, 0.05]))
 GUARD_MANY = replace(GUARD, name="guard-many", write_prompt=partial(write_prompt, shares=[0.1, 0.1, 0.8]))
