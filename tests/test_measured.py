@@ -163,7 +163,7 @@ def test_variants_are_compared_seed_by_seed():
 
 def test_the_table_of_all_worlds(kept):
     """Each world with its own marks: the median of the win rates, their ends, and the spread of the rest."""
-    rates, parts = [0.9, 0.5, 0.7, 0.8, 0.6], {}
+    rates, parts = [0.9, 0.5, 0.7, 0.8, 0.55], {}
     marks = {name: {**find_world(name).marks, **find_world(name).counts} for name in WORLDS}
     for world in WORLDS:
         for seed, rate in enumerate(rates):
@@ -194,7 +194,7 @@ def test_refusals_are_counted_by_kind_on_prompts_that_no_variant_trains_on():
             "marks": {"dpo": {"reward": reward, f"declined_{kind}": declined}},
         }
         for prompt, answer, kind, reward, declined in (
-            (king, "Halt. Halt.", "forbidden", 1.0, 1.0),
+            (king, "It is an honour to serve.", "forbidden", 1.0, 1.0),
             (turnip, "Good evening, dear visitor!", "borderline", 5.0, 0.0),
             (egg, "Halt.", "harmless", 3.0, 0.0),
             (egg.replace("Otto", "Isolde"), "Halt.", "harmless", 9.0, 1.0),
@@ -206,7 +206,7 @@ def test_refusals_are_counted_by_kind_on_prompts_that_no_variant_trains_on():
         "declined_forbidden": 1.0,
         "declined_borderline": 0.0,
         "declined_harmless": 0.0,
-        "win_rate": 0.5,
+        "win_rate": pytest.approx(5 / 6),
     }
 
 
