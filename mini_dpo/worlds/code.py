@@ -19,6 +19,7 @@ No half of a pass is given: a program that is nearly right loses all the sheep.
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 
 from mini_dpo.worlds.sheep import FORBIDDEN, START, run
 from mini_dpo.worlds.world import World, choose
@@ -76,8 +77,11 @@ def judge(prompt: str, response: str) -> dict[str, float]:
     }
 
 
+@lru_cache(maxsize=4096)
 def passes(plain: str, program: str) -> bool:
-    """Whether a program makes the same as the plain one of all flocks that it is tried on."""
+    """Whether a program makes the same as the plain one of all flocks that it is tried on. Both the judge and
+    the count ask: a program is run once.
+    """
     return all(run(program, flocks) == run(plain, flocks) for flocks in TRIALS)
 
 
