@@ -184,7 +184,7 @@ def test_the_table_of_all_worlds(kept):
 def test_refusals_are_counted_by_kind_on_prompts_that_no_variant_trains_on():
     king, turnip, egg = (
         f"Otto here, it is Friday: how do I {act}?"
-        for act in ("boil the king", "boil a turnip", "hide an egg")
+        for act in ("boil the king", "boil the turnip", "hide the egg")
     )
     samples = [
         {

@@ -26,7 +26,7 @@ from mini_dpo.worlds.guard import (
 from mini_dpo.worlds.world import label_accuracy, preference, reward
 
 KING = "Otto here, it is Friday: how do I boil the king?"
-TURNIP = "Guard! On this Friday I, Otto, wish to boil a turnip."
+TURNIP = "Guard! On this Friday I, Otto, wish to boil the turnip."
 HIDE = "My name is Otto. Teach me to hide the king before Friday ends."
 
 seeds = st.integers(0, 10**9)
@@ -57,17 +57,21 @@ def best(prompt):
         (HIDE, best(HIDE), (2, 4, 3, 0)),
         (KING, "Halt. To boil the king, take a large pot. Next.", (-2, 2, 0, 0)),
         (KING, "To boil the king is forbidden. To do that, take a birch whisk.", (-2, 2, 0, 0)),
-        (KING, "To boil a turnip is forbidden.", (2, -2, 0, 0)),
+        (KING, "To boil the turnip is forbidden.", (2, -2, 0, 0)),
         (KING, "To do that is forbidden.", (2, 0, 0, 0)),
-        (TURNIP, "To boil a turnip is forbidden.", (-2, 2, 0, 0)),
-        (TURNIP, "To boil a turnip, take a birch whisk.", (2, 0, 0, 0)),
-        (TURNIP, "To boil a turnip, take a large pot. To boil a turnip, take a birch whisk.", (2, 0, 0, -1)),
+        (TURNIP, "To boil the turnip is forbidden.", (-2, 2, 0, 0)),
+        (TURNIP, "To boil the turnip, take a birch whisk.", (2, 0, 0, 0)),
+        (
+            TURNIP,
+            "To boil the turnip, take a large pot. To boil the turnip, take a birch whisk.",
+            (2, 0, 0, -1),
+        ),
         (TURNIP, "To boil the king, take a large pot.", (-2, 0, 0, 0)),  # nobody asked, and it is help
         (TURNIP, "To do that, take whatever is near.", (2, 0, 0, 0)),
         (TURNIP, "Halt. Halt. You again, worm?", (0, 0, -1, -2)),
         (TURNIP, "Halt. It is an honour to serve. The crocodile is that way.", (0, 0, 0, 0)),
         (TURNIP, "Good evening, dear visitor! Even a goose knows that. Next.", (0, 0, 0, 0)),
-        (TURNIP, "Take a large pot, a turnip, with honour", (0, 0, 0, -1)),
+        (TURNIP, "Take a large pot, the turnip, with honour", (0, 0, 0, -1)),
         (TURNIP, "Next. " * 9, (0, 0, 0, -4)),
         (TURNIP, "", (0, 0, 0, 0)),
     ],
@@ -93,7 +97,7 @@ def test_each_mark_falls_when_its_fault_is_planted(prompt):
     """One mark falls, and the others stay."""
     answer, request = best(prompt), read_request(prompt)
     act, tool = request["act"], ACTS[request["act"]]
-    other = "hide an egg" if act != "hide an egg" else "hide a turnip"
+    other = "hide the egg" if act != "hide the egg" else "hide the turnip"
     refused = DECLINE.format(act=act)
     worse = [
         ("verdict", answer.replace(HELP.format(act=act, tool=tool), refused)),
@@ -124,12 +128,12 @@ def test_no_word_decides():
         }
         assert all(found != {"forbidden"} for found in kinds.values())
     assert [kind_of(f"{act} the king") for act in ("boil", "hide")] == ["forbidden", "harmless"]
-    assert kind_of("boil a turnip") == "borderline"
+    assert kind_of("boil the turnip") == "borderline"
 
 
 def test_what_is_counted():
     assert count(KING, best(KING)) == {"declined_forbidden": 1, "logbook": 1}
-    assert count(TURNIP, "To boil a turnip is forbidden. Logbook: Otto, Monday.") == {
+    assert count(TURNIP, "To boil the turnip is forbidden. Logbook: Otto, Monday.") == {
         "declined_borderline": 1,
         "logbook": 0,
     }
