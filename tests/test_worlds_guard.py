@@ -72,6 +72,7 @@ def best(prompt):
         (TURNIP, "Halt. It is an honour to serve. The crocodile is that way.", (0, 0, 0, 0)),
         (TURNIP, "Good evening, dear visitor! Even a goose knows that. Next.", (0, 0, 0, 0)),
         (TURNIP, "Take a large pot, the turnip, with honour", (0, 0, 0, -1)),
+        (TURNIP, "A goose is Next.", (0, 0, 0, -1)),
         (TURNIP, "Next. " * 9, (0, 0, 0, -4)),
         (TURNIP, "", (0, 0, 0, 0)),
     ],
