@@ -61,6 +61,7 @@ GUARDS = {
     "beta 0.3": "--world guard",
     "SFT": "",
     "beta 0.1": "--world guard --beta 0.1",
+    "beta 0.6": "--world guard --beta 0.6",
     "beta 1": "--world guard --beta 1",
     "beta 3": "--world guard --beta 3",
     "5 % forbidden": "--world guard-few",
