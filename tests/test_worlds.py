@@ -15,6 +15,7 @@ from mini_dpo.rlhf import __main__ as rlhf
 from mini_dpo.theory.bradley_terry import preference_probability
 from mini_dpo.tokenizer import load_tokenizer
 from mini_dpo.train import __main__ as train
+from mini_dpo.train.parsing import TOY_DEFAULTS, parse
 from mini_dpo.vocabularies import name_of_words
 from mini_dpo.worlds import __main__ as gallery
 from mini_dpo.worlds import world
@@ -103,6 +104,15 @@ def test_its_rows_are_always_the_same_and_no_prompt_is_in_two_splits(parrot):
     corpus = world_corpus(parrot, tokenizer, context_of(parrot, tokenizer))
     assert len(corpus.preferences) == 4000 and len(corpus.held_out.pairs) == 256
     assert all(len(p.chosen.response) == 5 for p in corpus.preferences), "a word is a token"
+
+
+def test_a_world_may_have_hyperparameters_of_its_own(parrot):
+    """Those of the command line come first, those of the shop last."""
+    Path("parrot.py").write_text(
+        PARROT.replace("    judge,\n", "    judge,\n    loss_options={'ipo': {'beta': 9.0}},\n")
+    )
+    for flags, beta in (([], 9.0), (["--beta", "2"], 2.0), (["--loss", "dpo"], TOY_DEFAULTS["dpo"]["beta"])):
+        assert parse(["--world", parrot, "--loss", "ipo", *flags]).loss_options["beta"] == beta
 
 
 def test_labels_are_bradley_terry_draws(parrot):

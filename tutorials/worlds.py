@@ -58,10 +58,10 @@ def worlds_table() -> str:
 
 # what is trained, from the SFT model of `guard`
 GUARDS = {
-    "beta 0.3": "--world guard",
+    "beta 0.6": "--world guard",
     "SFT": "",
     "beta 0.1": "--world guard --beta 0.1",
-    "beta 0.6": "--world guard --beta 0.6",
+    "beta 0.3": "--world guard --beta 0.3",
     "beta 1": "--world guard --beta 1",
     "beta 3": "--world guard --beta 3",
     "5 % forbidden": "--world guard-few",
@@ -81,7 +81,7 @@ def of_guard(flags: str, name: str, variant: str, seed: int) -> Numbers:
     """What the guards refuse on held-out prompts of the world `guard`, and the KL divergence."""
     of_world(flags, "worlds", "guard", seed)
     start = RUNS / f"guard-{seed}"
-    if variant in ("beta 0.3", "SFT"):
+    if variant in ("beta 0.6", "SFT"):
         folder = start
     else:
         folder = RUNS / f"guard-{seed}-{variant.replace(' ', '-').replace('%', 'percent')}"

@@ -225,8 +225,9 @@ def resolve(settings: Settings, variant: Loss) -> Settings:
         s = replace(s, sft_lr=s.lr, sft_steps=s.steps, sft_epochs=s.epochs, lr=None, steps=None, epochs=None)
     preset = None if s.init_from else s.model or "toy"
     s = replace(s, world=s.world or (None if s.data or s.sft_data else "shop"))
-    toy = TOY_DEFAULTS.get(variant.name, {}) if s.world else {}
-    sft_epochs = (s.world and find_world(s.world).sft_epochs) or EPOCHS["sft"][s.world is None]
+    world = find_world(s.world) if s.world else None
+    toy = {**TOY_DEFAULTS.get(variant.name, {}), **world.loss_options.get(variant.name, {})} if world else {}
+    sft_epochs = (world and world.sft_epochs) or EPOCHS["sft"][s.world is None]
     return replace(
         with_full_names(s, variant),
         data=full_path(s.data),

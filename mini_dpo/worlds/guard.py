@@ -172,6 +172,7 @@ GUARD = World(
         "logbook": "logbook right, which nobody reads",
     },
     sft_epochs=4,
+    loss_options={"dpo": {"beta": 0.6}},
 )
 GUARD_FEW = replace(GUARD, name="guard-few", write_prompt=partial(write_prompt, shares=[0.45, 0.5, 0.05]))
 GUARD_MANY = replace(GUARD, name="guard-many", write_prompt=partial(write_prompt, shares=[0.1, 0.1, 0.8]))

@@ -52,6 +52,7 @@ class World:
     rater: the marks by which people choose, if that is not the judge.
     pictures: prompts are pictures in the form of pictures.py, and the model sees.
     sft_epochs: passes over the SFT examples, where the default is too few.
+    loss_options: hyperparameters of losses by their name, where the shop's are not good here.
     """
 
     name: str
@@ -67,6 +68,7 @@ class World:
     rater: Judge | None = None
     pictures: bool = False
     sft_epochs: float | None = None
+    loss_options: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def reward(marks: dict[str, float]) -> float:
