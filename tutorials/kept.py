@@ -98,6 +98,15 @@ SAMPLING_COLUMNS: Columns = {
     "facts": (lambda found: found["facts"], ".2f"),
     "tone": (lambda found: found["tone"], ".2f"),
 }
+# of a model that looks: what it makes up and sees, less what its SFT model does; and pairs, seen and blanked
+SIGHT_COLUMNS: Columns = {
+    "made up": (lambda found: found["dpo/imagined"], ".2f"),
+    "recall": (lambda found: found["dpo/recall"], ".3f"),
+    "reward": (lambda found: found["dpo/reward"], ".2f"),
+    "win rate": (lambda found: found["dpo/win_rate"], ".3f"),
+    "pairs right": (lambda found: found["dpo/reward_accuracy"], ".3f"),
+    "blanked": (lambda found: found["dpo/blanked_accuracy"], ".3f"),
+}
 
 
 def comparison(name: str, variants: Sequence[str], columns: Columns) -> str:

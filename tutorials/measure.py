@@ -41,6 +41,7 @@ from tutorials.kept import (
     LOSS_COLUMNS,
     SAMPLING_COLUMNS,
     SEEDS,
+    SIGHT_COLUMNS,
     Numbers,
     comparison,
     complete,
@@ -69,6 +70,26 @@ def of_loss(flags: str, name: str, loss: str, seed: int) -> Numbers:
     losses of a seed start from the same SFT model.
     """
     return closing_numbers(run_of(seed, loss)[0])
+
+
+SIGHT = {  # what is learned from, and by which loss, from the same SFT model
+    "two captions": "--world sight --loss dpo",
+    "added": "--world sight-added --loss dpo",
+    "swapped": "--world sight-swapped --loss dpo",
+    "added, mDPO": "--world sight-added --loss mdpo",
+    "swapped, mDPO": "--world sight-swapped --loss mdpo",
+    "pictures alone": "--world sight-added --loss mdpo --pair-weight 0",
+}
+
+
+def of_sight(flags: str, name: str, variant: str, seed: int) -> Numbers:
+    """The closing table of a row of SIGHT. All rows of a seed start from the same SFT model."""
+    folder, seeded = RUNS / f"{name}-{seed}", ["--seed", str(seed)]
+    train_once(folder / "sft", [*"--stage sft --world sight --eval-examples 64".split(), *seeded])
+    begun = ["--stage", "dpo", "--init-from", f"{folder}/sft", *flags.split(), *SIGHT[variant].split()]
+    run = folder / variant.replace(", ", "-").replace(" ", "-")
+    train_once(run, [*begun, *seeded])
+    return closing_numbers(run)
 
 
 def closing_numbers(folder: Path) -> Numbers:
@@ -148,6 +169,7 @@ MEASUREMENTS = {
     "sampling": Measurement(SHORT, 0.1, of_sampling, tuple(SAMPLING)),  # chapter 3
     "main": Measurement("", 2.0),  # the README
     "online": Measurement(SHORT, 1.5, of_online, ("offline", "online")),  # chapter 17
+    "sight": Measurement("", 1.0, of_sight, tuple(SIGHT)),  # chapter 14
     "losses": Measurement("", 1.2, of_loss, tuple(LOSSES)),  # what was measured: all losses
 }
 
@@ -177,7 +199,12 @@ def measure(name: str) -> None:
 def table(name: str) -> str:
     """What is kept of a measurement, each number as mean ± standard deviation over seeds."""
     found = MEASUREMENTS[name]
-    columns = {of_loss: LOSS_COLUMNS, of_online: LOSS_COLUMNS, of_sampling: SAMPLING_COLUMNS}.get(found.how)
+    columns = {
+        of_loss: LOSS_COLUMNS,
+        of_online: LOSS_COLUMNS,
+        of_sampling: SAMPLING_COLUMNS,
+        of_sight: SIGHT_COLUMNS,
+    }.get(found.how)
     return comparison(name, found.variants, columns) if columns else run_table(name)
 
 
