@@ -84,12 +84,16 @@ SIGHT = {  # what is learned from, and by which loss, from the same SFT model
 
 def of_sight(flags: str, name: str, variant: str, seed: int) -> Numbers:
     """The closing table of a row of SIGHT. All rows of a seed start from the same SFT model."""
-    folder, seeded = RUNS / f"{name}-{seed}", ["--seed", str(seed)]
-    train_once(folder / "sft", [*"--stage sft --world sight --eval-examples 64".split(), *seeded])
-    begun = ["--stage", "dpo", "--init-from", f"{folder}/sft", *flags.split(), *SIGHT[variant].split()]
-    run = folder / variant.replace(", ", "-").replace(" ", "-")
-    train_once(run, [*begun, *seeded])
+    sft, seeded = RUNS / f"{name}-{seed}" / "sft", ["--seed", str(seed)]
+    train_once(sft, [*"--stage sft --world sight --eval-examples 64".split(), *seeded])
+    run = sight_run(name, variant, seed)
+    train_once(run, ["--stage", "dpo", "--init-from", str(sft), *SIGHT[variant].split(), *seeded])
     return closing_numbers(run)
+
+
+def sight_run(name: str, variant: str, seed: int) -> Path:
+    """The folder of such a run."""
+    return RUNS / f"{name}-{seed}" / variant.replace(",", "").replace(" ", "-")
 
 
 def closing_numbers(folder: Path) -> Numbers:

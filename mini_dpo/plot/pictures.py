@@ -41,15 +41,20 @@ def plot_pictures(settings: argparse.Namespace) -> None:
         if not (run / "dpo.pt").exists():
             raise UserError(f"{run}: no preference training in it; leave it out")
         models[f"{heading(begun.loss)}, {begun.world}"] = run / "dpo.pt"
+    figure = new_figure()
+    draw_captions(figure, *captions_of(models, settings.seed))
+    print(save(figure, Path(settings.out)))
+
+
+def captions_of(models: dict[str, Path], seed: int) -> tuple[list[str], dict[str, list[str]]]:
+    """(The first test pictures of the gallery, and the caption that each model writes to each of them.)"""
     prompts = [row["prompt"] for row in rows_of(sight.SIGHT)["test"][1][:SHOWN]]
     captions = {}
     for name, path in models.items():
         model, tokenizer = load_model(path, dropout=0.0)
-        written = answer_prompts(model.eval(), tokenizer, prompts, LONGEST, settings.seed)
+        written = answer_prompts(model.eval(), tokenizer, prompts, LONGEST, seed)
         captions[name] = [tokenizer.decode_response(ids) for ids in written]
-    figure = new_figure()
-    draw_captions(figure, prompts, captions)
-    print(save(figure, Path(settings.out)))
+    return prompts, captions
 
 
 GALLERY = [world.name for world in (sight.SIGHT, sight.SIGHT_ADDED, sight.SIGHT_SWAPPED)]
