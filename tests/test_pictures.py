@@ -23,9 +23,10 @@ from mini_dpo.optimizers import LoopConfig, make_optimizer
 from mini_dpo.pictures import BLANK, PATCH, SIDE, find_tokenizer, new_model, patches, pixels_of
 from mini_dpo.rlhf.reward import ScalarModel
 from mini_dpo.saving.checkpoint import load_model, save_checkpoint
-from mini_dpo.worlds import sight
+from mini_dpo.worlds import gallery, sight
+from mini_dpo.worlds.gallery import SHAPES, look
 from mini_dpo.worlds.sight import SHAPES, SIGHT, SIGHT_ADDED, SIGHT_SWAPPED, caption, count, judge, look, said
-from mini_dpo.worlds.world import reward
+from mini_dpo.worlds.world import choose, reward
 from tests.commands import run
 
 NAME = 'pictures, words [" boat", " moon", "top"]'
@@ -44,10 +45,10 @@ def seeing(seed=0, **shape):
     )
 
 
-def gallery(seed):
+def drawn(seed):
     """A random picture, and random numbers to go on with."""
     rng = random.Random(seed)
-    return rng, sight.write_prompt(rng)
+    return rng, gallery.write_prompt(rng)
 
 
 # --- the model
@@ -102,7 +103,7 @@ def test_a_prompt_of_patches_goes_through_row_cache_and_checkpoint(tmp_path):
     itself finds likeliest; the checkpoint's model sees the same.
     """
     model, texts = seeing(), [[1, 2], [3]]
-    prompt = TOKENIZER.encode_prompt(gallery(0)[1])
+    prompt = TOKENIZER.encode_prompt(drawn(0)[1])
     pair = EncodedPair(*(Encoded(prompt, [*text, TOKENIZER.end_of_text]) for text in texts))
     together = response_logps(model, collate_pairs([pair]).sequences)
     for y, logp in zip(pair[:2], together, strict=True):
@@ -181,16 +182,18 @@ def test_show_spells_patches_and_export_refuses(tmp_path, monkeypatch, capsys):
 
 @given(seeds)
 def test_the_judge_sees_what_the_painter_paints(seed):
-    rng, picture = gallery(seed)
-    thing = sight.anything(rng, sight.choose(rng, sight.PLACES), sight.choose(rng, SHAPES))
+    rng, picture = drawn(seed)
+    thing = gallery.anything(rng, choose(rng, gallery.PLACES), choose(rng, SHAPES))
     changed = {t.place: t for t in look(picture)} | {thing.place: thing}
-    painted = sight.paint(rng, picture, thing)
-    assert look(painted) == tuple(sorted(changed.values(), key=lambda t: sight.PLACES.index(t.place)))
+    painted = gallery.paint(rng, picture, thing)
+    assert look(painted) == tuple(sorted(changed.values(), key=lambda t: gallery.PLACES.index(t.place)))
 
 
 def test_all_shapes_are_different_things():
-    assert len(sight.KNOWN) == len(SHAPES) * len(sight.SIZES) == 16
-    assert all(sight.COMPANION[sight.COMPANION[shape]] == shape != sight.COMPANION[shape] for shape in SHAPES)
+    assert len(gallery.KNOWN) == len(SHAPES) * len(gallery.SIZES) == 16
+    assert all(
+        gallery.COMPANION[gallery.COMPANION[shape]] == shape != gallery.COMPANION[shape] for shape in SHAPES
+    )
 
 
 @given(
@@ -200,7 +203,7 @@ def test_the_right_caption_has_the_highest_mark_of_all(seed, text):
     """5 for each thing, and no other text has more: nothing, any words, all shapes at once, a caption twice,
     one that goes on, a guard's.
     """
-    rng, picture = gallery(seed)
+    rng, picture = drawn(seed)
     right = caption(look(picture))
     best = reward(judge(picture, right))
     assert best == 5 * len(look(picture)) and tuple(said(right)) == look(picture)
@@ -220,13 +223,13 @@ def test_the_right_caption_has_the_highest_mark_of_all(seed, text):
 
 @given(seeds)
 def test_each_mark_falls_when_its_fault_is_planted(seed):
-    rng, picture = gallery(seed)
+    rng, picture = drawn(seed)
     things = look(picture)
     marks = judge(picture, caption(things))
-    new = sight.anything(rng, "top left", sight.unseen(rng, picture, things))
+    new = gallery.anything(rng, "top left", sight.unseen(rng, picture, things))
     wrong = [
         replace(things[0], **{name: next(v for v in values if v != getattr(things[0], name))})
-        for name, values in (("size", sight.SIZES), ("colour", sight.COLOURS), ("place", sight.PLACES))
+        for name, values in (("size", gallery.SIZES), ("colour", gallery.COLOURS), ("place", gallery.PLACES))
     ]
     for text, mark, by in (
         (caption([*things, new]), "made up", 4),
@@ -244,7 +247,7 @@ def test_each_mark_falls_when_its_fault_is_planted(seed):
 
 @given(seeds)
 def test_pairs_differ_in_one_thing_and_the_other_picture_too(seed):
-    rng, picture = gallery(seed)
+    rng, picture = drawn(seed)
     for world, grown in ((SIGHT_ADDED, 1), (SIGHT_SWAPPED, 0)):
         chosen, rejected = world.write_pair(rng, picture)
         assert len(said(rejected)) == len(said(chosen)) + grown

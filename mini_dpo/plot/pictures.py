@@ -15,6 +15,7 @@ from mini_dpo.plot.paper import new_figure, save
 from mini_dpo.saving.checkpoint import load_model
 from mini_dpo.train.parsing import read_config
 from mini_dpo.worlds import sight
+from mini_dpo.worlds.gallery import look
 from mini_dpo.worlds.world import rows_of
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def lines_of(picture: str, text: str) -> list[tuple[str, str]]:
         says = f"{told.size} {told.colour} {told.shape}, {told.place}"
         lines.append((says, "made up" if truth is None else "right" if told == truth else "wrong"))
     named = {truth.shape for _, truth in pairs if truth}
-    missed = [(f"(no {thing.shape})", "missed") for thing in sight.look(picture) if thing.shape not in named]
+    missed = [(f"(no {thing.shape})", "missed") for thing in look(picture) if thing.shape not in named]
     return lines + missed
 
 
