@@ -25,7 +25,7 @@ from mini_dpo.rlhf.reward import ScalarModel
 from mini_dpo.saving.checkpoint import load_model, save_checkpoint
 from mini_dpo.worlds import gallery, sight
 from mini_dpo.worlds.gallery import SHAPES, look
-from mini_dpo.worlds.sight import SHAPES, SIGHT, SIGHT_ADDED, SIGHT_SWAPPED, caption, count, judge, look, said
+from mini_dpo.worlds.sight import SIGHT, SIGHT_ADDED, SIGHT_SWAPPED, caption, count, judge, said
 from mini_dpo.worlds.world import choose, reward
 from tests.commands import run
 

@@ -1,8 +1,8 @@
 """The gallery's pictures: a painter who puts things into corners, and the eye that finds them there again.
 
 A picture has 24 x 24 pixels and four corners. In a corner is nothing, or one thing: small, a pixel for each
-"#" of its shape, or big, four pixels; red, green or blue; at any place of its corner that begins with a patch.
-No two things in a picture have the same shape.
+"#" of its shape, or big, four pixels; red, green or blue; at any place of its corner that begins with a
+patch. No two things in a picture have the same shape.
 """
 
 from __future__ import annotations
