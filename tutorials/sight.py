@@ -1,5 +1,5 @@
-"""The captions that chapter 14 shows, of the first test pictures: those of the models of seed 0 that `python -m
-tutorials.measure sight` has trained.
+"""The captions that chapter 14 shows, of the first test pictures: those of the models of seed 0 that
+`python -m tutorials.measure sight` has trained.
 
 python -m tutorials.sight
 """
