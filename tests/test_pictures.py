@@ -239,7 +239,9 @@ def test_each_mark_falls_when_its_fault_is_planted(seed):
         *((caption([thing, *things[1:]]), "details", 2) for thing in wrong),
     ):
         assert judge(picture, text)[mark] == marks[mark] - by, text
-    assert count(picture, "") == {"imagined": 0, "imagines": 0, "recall": 0}, (
+        assert count(picture, text)["faultless"] == 0
+    assert count(picture, caption(things))["faultless"] == 1
+    assert count(picture, "") == {"imagined": 0, "imagines": 0, "recall": 0, "faultless": 0}, (
         "silence makes nothing up, and sees nothing"
     )
     assert count(picture, str(new))["chair"] == 1

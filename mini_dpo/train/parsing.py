@@ -226,7 +226,8 @@ def resolve(settings: Settings, variant: Loss) -> Settings:
     preset = None if s.init_from else s.model or "toy"
     s = replace(s, world=s.world or (None if s.data or s.sft_data else "shop"))
     toy = TOY_DEFAULTS.get(variant.name, {}) if s.world else {}
-    sft_epochs = (s.world and find_world(s.world).sft_epochs) or EPOCHS["sft"][s.world is None]
+    world = find_world(s.world) if s.world else None
+    sft_epochs = (world and world.sft_epochs) or EPOCHS["sft"][world is None]
     return replace(
         with_full_names(s, variant),
         data=full_path(s.data),
@@ -235,6 +236,7 @@ def resolve(settings: Settings, variant: Loss) -> Settings:
         init_from=full_path(s.init_from),
         reference=full_path(s.reference),
         batch_size=None if s.tokens_per_batch else s.batch_size or 32,
+        lr=s.lr or (world.lr if world and s.stage != "sft" else None),
         epochs=s.epochs if s.steps or s.epochs else EPOCHS["dpo"][s.world is None],
         sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else sft_epochs,
         model=preset,

@@ -53,9 +53,8 @@ LIKELY = 0.7  # the chance that what is put into a rejected caption is a compani
 
 def caption(things: Sequence[Thing]) -> str:
     """What a guard writes who has seen these."""
-    return (
-        ", ".join(str(thing) for thing in sorted(things, key=lambda thing: PLACES.index(thing.place))) + "."
-    )
+    ordered = sorted(things, key=lambda thing: PLACES.index(thing.place))
+    return ", ".join(map(str, ordered)) + "."
 
 
 def write_response(rng: random.Random, prompt: str) -> str:
@@ -105,11 +104,8 @@ def judge(prompt: str, response: str) -> dict[str, float]:
     """The marks of a caption. Raises ValueError for a prompt that is no picture of this gallery."""
     pairs = matched(prompt, response)
     real = [(told, truth) for told, truth in pairs if truth]
-    details = [
-        (getattr(told, name), getattr(truth, name))
-        for told, truth in real
-        for name in ("place", "size", "colour")
-    ]
+    names = ("place", "size", "colour")
+    details = [(getattr(told, name), getattr(truth, name)) for told, truth in real for name in names]
     stray = re.findall(r"[^\s,.]+", MENTION.sub(" ", response))
     return {
         "seen": 2.0 * len(real),
@@ -128,6 +124,7 @@ def count(prompt: str, response: str) -> dict[str, float]:
         "imagined": float(imagined),
         "imagines": float(imagined > 0),
         "recall": len(real) / len(look(prompt)),
+        "faultless": float(sum(judge(prompt, response).values()) == 5 * len(look(prompt))),
     }
     if pairs:
         counts["chair"] = imagined / len(pairs)
@@ -189,12 +186,14 @@ SIGHT = World(
         "imagines": "captions with a made-up thing",
         "chair": "made-up things, of those named",
         "recall": "recall: things named, of those there",
+        "faultless": "captions without a fault",
         "coloured": "right colours, of those",
         "placed": "right places, of those",
     },
     write_other=write_other,
     pictures=True,
     sft_epochs=4,
+    lr=1e-4,
 )
 SIGHT_ADDED = replace(SIGHT, name="sight-added", write_pair=write_added)
 SIGHT_SWAPPED = replace(SIGHT, name="sight-swapped", write_pair=write_swapped)

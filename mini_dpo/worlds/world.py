@@ -52,6 +52,7 @@ class World:
     rater: the marks by which people choose, if that is not the judge.
     pictures: prompts are pictures in the form of pictures.py, and the model sees.
     sft_epochs: passes over the SFT examples, where the default is too few.
+    lr: the peak learning rate of preference training, where the default is too large.
     """
 
     name: str
@@ -67,6 +68,7 @@ class World:
     rater: Judge | None = None
     pictures: bool = False
     sft_epochs: float | None = None
+    lr: float | None = None
 
 
 def reward(marks: dict[str, float]) -> float:
