@@ -23,6 +23,7 @@ from mini_dpo.optimizers import LoopConfig, make_optimizer
 from mini_dpo.pictures import BLANK, PATCH, SIDE, find_tokenizer, new_model, patches, pixels_of
 from mini_dpo.rlhf.reward import ScalarModel
 from mini_dpo.saving.checkpoint import load_model, save_checkpoint
+from mini_dpo.train.parsing import parse
 from mini_dpo.worlds import gallery, sight
 from mini_dpo.worlds.gallery import SHAPES, look
 from mini_dpo.worlds.sight import SIGHT, SIGHT_ADDED, SIGHT_SWAPPED, caption, count, judge, said
@@ -155,6 +156,18 @@ def test_a_checkpoint_cannot_claim_to_see(tmp_path):
         with pytest.raises(UserError, match=r"weights do not fit|a model of 300"):
             load_model(path)
         path.unlink()
+
+
+def test_the_world_s_own_steps_are_for_its_preferences_and_give_way_to_a_flag():
+    for flags, sft_lr, lr, epochs in (
+        ("--world sight", None, SIGHT.lr, SIGHT.sft_epochs),
+        ("--world sight --lr 3e-4 --sft-epochs 1", None, 3e-4, 1),
+        ("--world sight --stage sft", None, None, SIGHT.sft_epochs),
+        ("--world sight --stage sft --lr 1e-3", 1e-3, None, SIGHT.sft_epochs),
+        ("--world shop", None, None, 2),
+    ):
+        found = parse(flags.split())
+        assert (found.sft_lr, found.lr, found.sft_epochs) == (sft_lr, lr, epochs), flags
 
 
 def test_the_other_prompt_is_the_named_one_or_another_of_the_batch():

@@ -38,6 +38,7 @@ from mini_dpo.saving.checkpoint import load_model
 from mini_dpo.worlds.shop import judge
 from tutorials.chapters import HERE
 from tutorials.kept import (
+    LOOK_COLUMNS,
     LOSS_COLUMNS,
     SAMPLING_COLUMNS,
     SEEDS,
@@ -206,12 +207,13 @@ def table(name: str) -> str:
     """What is kept of a measurement, each number as mean ± standard deviation over seeds."""
     found = MEASUREMENTS[name]
     columns = {
-        of_loss: LOSS_COLUMNS,
-        of_online: LOSS_COLUMNS,
-        of_sampling: SAMPLING_COLUMNS,
-        of_sight: SIGHT_COLUMNS,
+        of_loss: [LOSS_COLUMNS],
+        of_online: [LOSS_COLUMNS],
+        of_sampling: [SAMPLING_COLUMNS],
+        of_sight: [SIGHT_COLUMNS, LOOK_COLUMNS],
     }.get(found.how)
-    return comparison(name, found.variants, columns) if columns else run_table(name)
+    tables = [comparison(name, found.variants, of) for of in columns or ()]
+    return "\n\n".join(tables) or run_table(name)
 
 
 def overview() -> Iterator[str]:

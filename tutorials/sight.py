@@ -11,7 +11,7 @@ from mini_dpo.plot.pictures import captions_of
 from tutorials.kept import keep
 from tutorials.measure import RUNS, SIGHT, sight_run
 
-SHOWN = ("added", "swapped", "added, mDPO")
+SHOWN = ("default", "added", "swapped", "added, mDPO")
 
 
 def main() -> None:
