@@ -254,10 +254,17 @@ def test_each_mark_falls_when_its_fault_is_planted(seed):
         assert judge(picture, text)[mark] == marks[mark] - by, text
         assert count(picture, text)["faultless"] == 0
     assert count(picture, caption(things))["faultless"] == 1
-    assert count(picture, "") == {"imagined": 0, "imagines": 0, "recall": 0, "faultless": 0}, (
-        "silence makes nothing up, and sees nothing"
-    )
+    assert count(picture, "") == dict.fromkeys(
+        ["imagined", "companions", "imagines", "recall", "faultless"], 0
+    ), "silence makes nothing up, and sees nothing"
     assert count(picture, str(new))["chair"] == 1
+    free = [place for place in gallery.PLACES if place not in {thing.place for thing in things}]
+    for shape in SHAPES:
+        for place in gallery.PLACES:
+            fond = place in free and gallery.COMPANION[shape] in {t.shape for t in things}
+            told = caption([*things, replace(new, place=place, shape=shape)])
+            expected = fond and shape not in {t.shape for t in things}
+            assert count(picture, told)["companions"] == expected, told
 
 
 @given(seeds)

@@ -53,8 +53,7 @@ LIKELY = 0.7  # the chance that what is put into a rejected caption is a compani
 
 def caption(things: Sequence[Thing]) -> str:
     """What a guard writes who has seen these."""
-    ordered = sorted(things, key=lambda thing: PLACES.index(thing.place))
-    return ", ".join(map(str, ordered)) + "."
+    return ", ".join(map(str, sorted(things, key=lambda thing: PLACES.index(thing.place)))) + "."
 
 
 def write_response(rng: random.Random, prompt: str) -> str:
@@ -106,12 +105,11 @@ def judge(prompt: str, response: str) -> dict[str, float]:
     real = [(told, truth) for told, truth in pairs if truth]
     names = ("place", "size", "colour")
     details = [(getattr(told, name), getattr(truth, name)) for told, truth in real for name in names]
-    stray = re.findall(r"[^\s,.]+", MENTION.sub(" ", response))
     return {
         "seen": 2.0 * len(real),
         "details": float(sum((1 if told == truth else -1) for told, truth in details if told)),
         "made up": -4.0 * (len(pairs) - len(real)),
-        "stray": float(max(-6, -len(stray))),
+        "stray": float(max(-6, -len(re.findall(r"[^\s,.]+", MENTION.sub(" ", response))))),
     }
 
 
@@ -120,14 +118,16 @@ def count(prompt: str, response: str) -> dict[str, float]:
     pairs = matched(prompt, response)
     real = [(told, truth) for told, truth in pairs if truth]
     imagined = len(pairs) - len(real)
+    there, taken = ({getattr(thing, name) for thing in look(prompt)} for name in ("shape", "place"))
+    likely = {COMPANION[shape] for shape in there} - there
     counts = {
         "imagined": float(imagined),
+        "companions": float(sum(told.shape in likely and told.place not in taken for told, _ in pairs)),
         "imagines": float(imagined > 0),
         "recall": len(real) / len(look(prompt)),
         "faultless": float(sum(judge(prompt, response).values()) == 5 * len(look(prompt))),
     }
-    if pairs:
-        counts["chair"] = imagined / len(pairs)
+    counts |= {"chair": imagined / len(pairs)} if pairs else {}
     if real:
         counts["coloured"] = sum(told.colour == truth.colour for told, truth in real) / len(real)
         counts["placed"] = sum(told.place == truth.place for told, truth in real) / len(real)
@@ -183,6 +183,7 @@ SIGHT = World(
     count,
     {
         "imagined": "made-up things a caption",
+        "companions": "of these, companions, put where nothing is",
         "imagines": "captions with a made-up thing",
         "chair": "made-up things, of those named",
         "recall": "recall: things named, of those there",
