@@ -158,16 +158,18 @@ def test_a_checkpoint_cannot_claim_to_see(tmp_path):
         path.unlink()
 
 
-def test_the_world_s_own_steps_are_for_its_preferences_and_give_way_to_a_flag():
-    for flags, sft_lr, lr, epochs in (
-        ("--world sight", None, SIGHT.lr, SIGHT.sft_epochs),
-        ("--world sight --lr 3e-4 --sft-epochs 1", None, 3e-4, 1),
-        ("--world sight --stage sft", None, None, SIGHT.sft_epochs),
-        ("--world sight --stage sft --lr 1e-3", 1e-3, None, SIGHT.sft_epochs),
-        ("--world shop", None, None, 2),
+def test_what_a_world_asks_for_gives_way_to_a_flag():
+    for flags, weight, epochs in (
+        ("--world sight", SIGHT.sft_weight, SIGHT.sft_epochs),
+        ("--world sight --sft-weight 0 --sft-epochs 1", 0, 1),
+        ("--world sight --sft-weight 3", 3, SIGHT.sft_epochs),
+        ("--world sight --stage sft", 0, SIGHT.sft_epochs),
+        ("--world shop", 0, 2),
+        ("--data own.jsonl", 0, 6),
     ):
         found = parse(flags.split())
-        assert (found.sft_lr, found.lr, found.sft_epochs) == (sft_lr, lr, epochs), flags
+        assert (found.sft_weight, found.sft_epochs) == (weight, epochs), flags
+    assert SIGHT.sft_weight != 0
 
 
 def test_the_other_prompt_is_the_named_one_or_another_of_the_batch():

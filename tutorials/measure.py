@@ -73,15 +73,15 @@ def of_loss(flags: str, name: str, loss: str, seed: int) -> Numbers:
     return closing_numbers(run_of(seed, loss)[0])
 
 
-LARGER = "--lr 3e-4"  # the default of the other worlds
-SIGHT = {  # what is learned from, by which loss and with which steps, from the same SFT model
+PLAIN = "--sft-weight 0"  # the loss alone
+SIGHT = {  # what is learned from, and by which loss, from the same SFT model
     "default": "--world sight",
-    "two captions": f"--world sight {LARGER}",
-    "added": f"--world sight-added {LARGER}",
-    "swapped": f"--world sight-swapped {LARGER}",
-    "added, mDPO": f"--world sight-added --loss mdpo {LARGER}",
-    "swapped, mDPO": f"--world sight-swapped --loss mdpo {LARGER}",
-    "pictures alone": f"--world sight-added --loss mdpo --pair-weight 0 {LARGER}",
+    "two captions": f"--world sight {PLAIN}",
+    "added": f"--world sight-added {PLAIN}",
+    "swapped": f"--world sight-swapped {PLAIN}",
+    "added, mDPO": f"--world sight-added --loss mdpo {PLAIN}",
+    "swapped, mDPO": f"--world sight-swapped --loss mdpo {PLAIN}",
+    "pictures alone": f"--world sight-added --loss mdpo --pair-weight 0 {PLAIN}",
 }
 
 

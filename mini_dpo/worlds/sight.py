@@ -194,7 +194,7 @@ SIGHT = World(
     write_other=write_other,
     pictures=True,
     sft_epochs=4,
-    lr=1e-4,
+    sft_weight=2.0,
 )
 SIGHT_ADDED = replace(SIGHT, name="sight-added", write_pair=write_added)
 SIGHT_SWAPPED = replace(SIGHT, name="sight-swapped", write_pair=write_swapped)

@@ -52,7 +52,8 @@ class World:
     rater: the marks by which people choose, if that is not the judge.
     pictures: prompts are pictures in the form of pictures.py, and the model sees.
     sft_epochs: passes over the SFT examples, where the default is too few.
-    lr: the peak learning rate of preference training, where the default is too large.
+    sft_weight: what the chosen response's negative log-likelihood, in nats a token, counts in preference
+        training, where the default is not to count it.
     """
 
     name: str
@@ -68,7 +69,7 @@ class World:
     rater: Judge | None = None
     pictures: bool = False
     sft_epochs: float | None = None
-    lr: float | None = None
+    sft_weight: float = 0.0
 
 
 def reward(marks: dict[str, float]) -> float:
