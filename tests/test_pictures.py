@@ -21,6 +21,7 @@ from mini_dpo.logprobs import response_logps
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.optimizers import LoopConfig, make_optimizer
 from mini_dpo.pictures import BLANK, PATCH, SIDE, find_tokenizer, new_model, patches, pixels_of
+from mini_dpo.plot.pictures import lines_of
 from mini_dpo.rlhf.reward import ScalarModel
 from mini_dpo.saving.checkpoint import load_model, save_checkpoint
 from mini_dpo.train.parsing import parse
@@ -288,3 +289,20 @@ def test_a_prompt_of_another_world_is_refused(text):
     for prompt in (text, BLANK):
         with pytest.raises(ValueError):
             judge(prompt, "")
+
+
+def test_the_picture_of_captions_marks_what_is_made_up_wrong_and_missed():
+    moon, star, boat = (
+        gallery.Thing(place, "small", "red", shape)
+        for place, shape in zip(gallery.PLACES, ("moon", "star", "boat"), strict=False)
+    )
+    picture = BLANK
+    for thing in (moon, star):
+        picture = gallery.paint(random.Random(0), picture, thing)
+    for text, expected in (
+        (caption([moon, star]), ["right", "right"]),
+        (caption([replace(moon, colour="blue"), boat]), ["wrong", "made up", "missed"]),
+        ("", ["missed", "missed"]),
+    ):
+        assert [kind for _, kind in lines_of(picture, text)] == expected
+    assert lines_of(picture, "a red boat")[0] == ("red boat", "made up"), "a detail that it does not tell"

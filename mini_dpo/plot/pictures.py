@@ -86,7 +86,8 @@ def lines_of(picture: str, text: str) -> list[tuple[str, str]]:
     lines = []
     pairs = sight.matched(picture, text)
     for told, truth in pairs:
-        says = f"{told.size} {told.colour} {told.shape}, {told.place}"
+        thing = " ".join(filter(None, (told.size, told.colour, told.shape)))
+        says = ", ".join(filter(None, (thing, told.place)))
         lines.append((says, "made up" if truth is None else "right" if told == truth else "wrong"))
     named = {truth.shape for _, truth in pairs if truth}
     missed = [(f"(no {thing.shape})", "missed") for thing in look(picture) if thing.shape not in named]
