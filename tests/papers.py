@@ -320,8 +320,8 @@ SINGLES = {
 }
 
 CONTRASTS = {  # of a pair, and of the chosen response to another prompt
-    "mdpo": lambda w, l, o, beta, anchor: (
-        -log_sigma(beta * h(w, l)) - log_sigma(beta * h(w, o)) - log_sigma(beta * w.r - anchor)
+    "mdpo": lambda w, l, o, beta, anchor, pair_weight: (
+        -pair_weight * log_sigma(beta * h(w, l)) - log_sigma(beta * h(w, o)) - log_sigma(beta * w.r - anchor)
     )
 }
 

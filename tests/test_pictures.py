@@ -21,11 +21,14 @@ from mini_dpo.logprobs import response_logps
 from mini_dpo.model import GPT, GPTConfig
 from mini_dpo.optimizers import LoopConfig, make_optimizer
 from mini_dpo.pictures import BLANK, PATCH, SIDE, find_tokenizer, new_model, patches, pixels_of
+from mini_dpo.plot.pictures import lines_of
 from mini_dpo.rlhf.reward import ScalarModel
 from mini_dpo.saving.checkpoint import load_model, save_checkpoint
-from mini_dpo.worlds import sight
-from mini_dpo.worlds.sight import SHAPES, SIGHT, SIGHT_ADDED, SIGHT_SWAPPED, caption, count, judge, look, said
-from mini_dpo.worlds.world import reward
+from mini_dpo.train.parsing import parse
+from mini_dpo.worlds import gallery, sight
+from mini_dpo.worlds.gallery import SHAPES, look
+from mini_dpo.worlds.sight import SIGHT, SIGHT_ADDED, SIGHT_SWAPPED, caption, count, judge, said
+from mini_dpo.worlds.world import choose, reward
 from tests.commands import run
 
 NAME = 'pictures, words [" boat", " moon", "top"]'
@@ -44,10 +47,10 @@ def seeing(seed=0, **shape):
     )
 
 
-def gallery(seed):
+def drawn(seed):
     """A random picture, and random numbers to go on with."""
     rng = random.Random(seed)
-    return rng, sight.write_prompt(rng)
+    return rng, gallery.write_prompt(rng)
 
 
 # --- the model
@@ -102,7 +105,7 @@ def test_a_prompt_of_patches_goes_through_row_cache_and_checkpoint(tmp_path):
     itself finds likeliest; the checkpoint's model sees the same.
     """
     model, texts = seeing(), [[1, 2], [3]]
-    prompt = TOKENIZER.encode_prompt(gallery(0)[1])
+    prompt = TOKENIZER.encode_prompt(drawn(0)[1])
     pair = EncodedPair(*(Encoded(prompt, [*text, TOKENIZER.end_of_text]) for text in texts))
     together = response_logps(model, collate_pairs([pair]).sequences)
     for y, logp in zip(pair[:2], together, strict=True):
@@ -156,6 +159,20 @@ def test_a_checkpoint_cannot_claim_to_see(tmp_path):
         path.unlink()
 
 
+def test_what_a_world_asks_for_gives_way_to_a_flag():
+    for flags, weight, epochs in (
+        ("--world sight", SIGHT.sft_weight, SIGHT.sft_epochs),
+        ("--world sight --sft-weight 0 --sft-epochs 1", 0, 1),
+        ("--world sight --sft-weight 3", 3, SIGHT.sft_epochs),
+        ("--world sight --stage sft", 0, SIGHT.sft_epochs),
+        ("--world shop", 0, 2),
+        ("--data own.jsonl", 0, 6),
+    ):
+        found = parse(flags.split())
+        assert (found.sft_weight, found.sft_epochs) == (weight, epochs), flags
+    assert SIGHT.sft_weight != 0
+
+
 def test_the_other_prompt_is_the_named_one_or_another_of_the_batch():
     one, two = ([TOKENIZER.user, *ids, TOKENIZER.assistant] for ids in ([5], [6, 7]))
     pairs = [EncodedPair(Encoded(x, [1]), Encoded(x, [2])) for x in (one, one, two)]
@@ -181,16 +198,18 @@ def test_show_spells_patches_and_export_refuses(tmp_path, monkeypatch, capsys):
 
 @given(seeds)
 def test_the_judge_sees_what_the_painter_paints(seed):
-    rng, picture = gallery(seed)
-    thing = sight.anything(rng, sight.choose(rng, sight.PLACES), sight.choose(rng, SHAPES))
+    rng, picture = drawn(seed)
+    thing = gallery.anything(rng, choose(rng, gallery.PLACES), choose(rng, SHAPES))
     changed = {t.place: t for t in look(picture)} | {thing.place: thing}
-    painted = sight.paint(rng, picture, thing)
-    assert look(painted) == tuple(sorted(changed.values(), key=lambda t: sight.PLACES.index(t.place)))
+    painted = gallery.paint(rng, picture, thing)
+    assert look(painted) == tuple(sorted(changed.values(), key=lambda t: gallery.PLACES.index(t.place)))
 
 
 def test_all_shapes_are_different_things():
-    assert len(sight.KNOWN) == len(SHAPES) * len(sight.SIZES) == 16
-    assert all(sight.COMPANION[sight.COMPANION[shape]] == shape != sight.COMPANION[shape] for shape in SHAPES)
+    assert len(gallery.KNOWN) == len(SHAPES) * len(gallery.SIZES) == 16
+    assert all(
+        gallery.COMPANION[gallery.COMPANION[shape]] == shape != gallery.COMPANION[shape] for shape in SHAPES
+    )
 
 
 @given(
@@ -200,7 +219,7 @@ def test_the_right_caption_has_the_highest_mark_of_all(seed, text):
     """5 for each thing, and no other text has more: nothing, any words, all shapes at once, a caption twice,
     one that goes on, a guard's.
     """
-    rng, picture = gallery(seed)
+    rng, picture = drawn(seed)
     right = caption(look(picture))
     best = reward(judge(picture, right))
     assert best == 5 * len(look(picture)) and tuple(said(right)) == look(picture)
@@ -220,13 +239,13 @@ def test_the_right_caption_has_the_highest_mark_of_all(seed, text):
 
 @given(seeds)
 def test_each_mark_falls_when_its_fault_is_planted(seed):
-    rng, picture = gallery(seed)
+    rng, picture = drawn(seed)
     things = look(picture)
     marks = judge(picture, caption(things))
-    new = sight.anything(rng, "top left", sight.unseen(rng, picture, things))
+    new = gallery.anything(rng, "top left", sight.unseen(rng, picture, things))
     wrong = [
         replace(things[0], **{name: next(v for v in values if v != getattr(things[0], name))})
-        for name, values in (("size", sight.SIZES), ("colour", sight.COLOURS), ("place", sight.PLACES))
+        for name, values in (("size", gallery.SIZES), ("colour", gallery.COLOURS), ("place", gallery.PLACES))
     ]
     for text, mark, by in (
         (caption([*things, new]), "made up", 4),
@@ -236,15 +255,24 @@ def test_each_mark_falls_when_its_fault_is_planted(seed):
         *((caption([thing, *things[1:]]), "details", 2) for thing in wrong),
     ):
         assert judge(picture, text)[mark] == marks[mark] - by, text
-    assert count(picture, "") == {"imagined": 0, "imagines": 0, "recall": 0}, (
-        "silence makes nothing up, and sees nothing"
-    )
+        assert count(picture, text)["faultless"] == 0
+    assert count(picture, caption(things))["faultless"] == 1
+    assert count(picture, "") == dict.fromkeys(
+        ["imagined", "companions", "imagines", "recall", "faultless"], 0
+    ), "silence makes nothing up, and sees nothing"
     assert count(picture, str(new))["chair"] == 1
+    free = [place for place in gallery.PLACES if place not in {thing.place for thing in things}]
+    for shape in SHAPES:
+        for place in gallery.PLACES:
+            fond = place in free and gallery.COMPANION[shape] in {t.shape for t in things}
+            told = caption([*things, replace(new, place=place, shape=shape)])
+            expected = fond and shape not in {t.shape for t in things}
+            assert count(picture, told)["companions"] == expected, told
 
 
 @given(seeds)
 def test_pairs_differ_in_one_thing_and_the_other_picture_too(seed):
-    rng, picture = gallery(seed)
+    rng, picture = drawn(seed)
     for world, grown in ((SIGHT_ADDED, 1), (SIGHT_SWAPPED, 0)):
         chosen, rejected = world.write_pair(rng, picture)
         assert len(said(rejected)) == len(said(chosen)) + grown
@@ -261,3 +289,20 @@ def test_a_prompt_of_another_world_is_refused(text):
     for prompt in (text, BLANK):
         with pytest.raises(ValueError):
             judge(prompt, "")
+
+
+def test_the_picture_of_captions_marks_what_is_made_up_wrong_and_missed():
+    moon, star, boat = (
+        gallery.Thing(place, "small", "red", shape)
+        for place, shape in zip(gallery.PLACES, ("moon", "star", "boat"), strict=False)
+    )
+    picture = BLANK
+    for thing in (moon, star):
+        picture = gallery.paint(random.Random(0), picture, thing)
+    for text, expected in (
+        (caption([moon, star]), ["right", "right"]),
+        (caption([replace(moon, colour="blue"), boat]), ["wrong", "made up", "missed"]),
+        ("", ["missed", "missed"]),
+    ):
+        assert [kind for _, kind in lines_of(picture, text)] == expected
+    assert lines_of(picture, "a red boat")[0] == ("red boat", "made up"), "a detail that it does not tell"

@@ -309,6 +309,34 @@ def halved(scores):
     return torch.cat([scores[:1].softmax(-1), scores[1:].softmax(-1) / 2])
 
 
+# --- chapter 14
+
+
+def counted(
+    made=lambda things, caption: sum(t not in things or t in caption[:i] for i, t in enumerate(caption)),
+    seen=lambda things, caption: len(things & set(caption)),
+    chair=lambda made, named: sum(made) / max(1, sum(map(len, named))),
+):
+    def answer(there, named):
+        made_up = [made(*both) for both in zip(there, named, strict=True)]
+        recall = sum(seen(*both) for both in zip(there, named, strict=True)) / sum(map(len, there))
+        return chair(made_up, named), sum(n > 0 for n in made_up) / len(named), recall
+
+    return answer
+
+
+def three_terms(*margins):
+    """mDPO's loss with other margins, each a function of (r_w, r_l, r_o, beta, anchor)."""
+    return lambda *given: -sum(logsigmoid(margin(*given)) for margin in margins)
+
+
+MDPO = (
+    lambda w, l, o, beta, anchor: beta * (w - l),
+    lambda w, l, o, beta, anchor: beta * (w - o),
+    lambda w, l, o, beta, anchor: beta * w - anchor,
+)
+
+
 # --- chapter 15
 
 
@@ -817,6 +845,33 @@ WRONG = {
         (lambda V, T, n, C: (V + T) * C + n * 12 * C * C + 2 * C, "biases, a LayerNorm"),
         (lambda V, T, n, C: (V + T) * C + n * (11 * C * C + 13 * C) + 2 * C, "brings the heads together"),
         (lambda V, T, n, C: V * C + n * (12 * C * C + 13 * C) + 2 * C, "the positions"),
+    ],
+    (14, "pixels"): [
+        (lambda patch: [patch >> 2 * i & 3 for i in reversed(range(16))], "from the highest bits"),
+        (lambda patch: [patch >> i & 1 for i in range(16)], "has one bit or four"),
+        (lambda patch: [patch >> 4 * i & 3 for i in range(16)], "has one bit or four"),
+    ],
+    (14, "hallucination"): [
+        (counted(chair=lambda made, named: sum(made) / sum(map(len, named))), "stops with ZeroDivisionError"),
+        (counted(seen=lambda things, caption: len(things) if caption else 0), "captions one by one"),
+        (
+            counted(
+                chair=lambda made, named: (
+                    sum(m / len(y) for m, y in zip(made, named, strict=True) if y) / len(made)
+                )
+            ),
+            "mean of the captions' own shares",
+        ),
+        (counted(made=lambda things, caption: len(set(caption) - things)), "made sets"),
+        (counted(seen=lambda things, caption: sum(t in things for t in caption)), "seen twice"),
+    ],
+    (14, "mdpo_loss"): [
+        (lambda *given: three_terms(*MDPO)(*given).mean(), "a sum over the pairs"),
+        (three_terms(*MDPO[:2]), "a term left out"),
+        (three_terms(*MDPO[:2], lambda w, l, o, beta, anchor: beta * w + anchor), "with the wrong sign"),
+        (three_terms(*MDPO[1:], MDPO[1]), "in the place of the rejected response"),
+        (three_terms(*MDPO[:2], lambda w, l, o, beta, anchor: w - anchor), "beta twice or not at all"),
+        (lambda *given: -sum(m(*given).sigmoid().log() for m in MDPO), "log(sigmoid(x))"),
     ],
     (15, "soft_value"): [
         (lambda ref, q, beta: float(beta * (q / beta).logsumexp(-1)), "probabilities are left out"),

@@ -200,20 +200,22 @@ WRONG = {
     ),
     "mDPO that likes the other prompt": (
         "mdpo",
-        lambda p, *, beta=0.1, anchor=0.0: (
-            nll(beta * p.h) + nll(beta * (p.r_o - p.r_w)) + nll(beta * p.r_w - anchor)
+        lambda p, *, beta=0.1, anchor=0.0, pair_weight=1.0: (
+            pair_weight * nll(beta * p.h) + nll(beta * (p.r_o - p.r_w)) + nll(beta * p.r_w - anchor)
         ),
         "computes its formula",
     ),
     "mDPO without its anchor": (
         "mdpo",
-        lambda p, *, beta=0.1, anchor=0.0: nll(beta * p.h) + nll(beta * (p.r_w - p.r_o)),
+        lambda p, *, beta=0.1, anchor=0.0, pair_weight=1.0: (
+            pair_weight * nll(beta * p.h) + nll(beta * (p.r_w - p.r_o))
+        ),
         "value at the reference",
     ),
     "mDPO that learns of the chosen response alone": (
         "mdpo",
-        lambda p, *, beta=0.1, anchor=0.0: (
-            nll(beta * p.h) + nll(beta * (p.r_w - p.r_o.detach())) + nll(beta * p.r_w - anchor)
+        lambda p, *, beta=0.1, anchor=0.0, pair_weight=1.0: (
+            pair_weight * nll(beta * p.h) + nll(beta * (p.r_w - p.r_o.detach())) + nll(beta * p.r_w - anchor)
         ),
         "gradient is the derivative",
     ),

@@ -117,6 +117,21 @@ SAMPLING_COLUMNS: Columns = {
     "facts": (lambda found: found["facts"], ".2f"),
     "tone": (lambda found: found["tone"], ".2f"),
 }
+# of a model that looks: what it and its SFT model make up and see; then what its preferences taught it
+SIGHT_COLUMNS: Columns = {
+    "made up": (lambda found: found["dpo/imagined"], ".2f"),
+    "SFT: made up": (lambda found: found["sft/imagined"], ".2f"),
+    "of those named": (lambda found: found["dpo/chair"], ".3f"),
+    "recall": (lambda found: found["dpo/recall"], ".3f"),
+    "SFT: recall": (lambda found: found["sft/recall"], ".3f"),
+    "reward": (lambda found: found["dpo/reward"], ".2f"),
+}
+LOOK_COLUMNS: Columns = {
+    "win rate": (lambda found: found["dpo/win_rate"], ".3f"),
+    "KL": (lambda found: found["dpo/kl"], ".2f"),
+    "pairs right": (lambda found: found["dpo/reward_accuracy"], ".3f"),
+    "blanked": (lambda found: found["dpo/blanked_accuracy"], ".3f"),
+}
 
 
 def comparison(name: str, variants: Sequence[str], columns: Columns) -> str:

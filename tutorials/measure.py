@@ -36,10 +36,12 @@ from mini_dpo.saving.checkpoint import load_model
 from mini_dpo.worlds.shop import judge
 from tutorials.chapters import HERE
 from tutorials.kept import (
+    LOOK_COLUMNS,
     LOSS_COLUMNS,
     RUNS,
     SAMPLING_COLUMNS,
     SEEDS,
+    SIGHT_COLUMNS,
     Numbers,
     closing_numbers,
     comparison,
@@ -67,6 +69,32 @@ def of_loss(flags: str, name: str, loss: str, seed: int) -> Numbers:
     losses of a seed start from the same SFT model.
     """
     return closing_numbers(run_of(seed, loss)[0])
+
+
+PLAIN = "--sft-weight 0"  # the loss alone
+SIGHT = {  # what is learned from, and by which loss, from the same SFT model
+    "default": "--world sight",
+    "two captions": f"--world sight {PLAIN}",
+    "added": f"--world sight-added {PLAIN}",
+    "swapped": f"--world sight-swapped {PLAIN}",
+    "added, mDPO": f"--world sight-added --loss mdpo {PLAIN}",
+    "swapped, mDPO": f"--world sight-swapped --loss mdpo {PLAIN}",
+    "pictures alone": f"--world sight-added --loss mdpo --pair-weight 0 {PLAIN}",
+}
+
+
+def of_sight(flags: str, name: str, variant: str, seed: int) -> Numbers:
+    """The closing table of a row of SIGHT. All rows of a seed start from the same SFT model."""
+    sft, seeded = RUNS / f"{name}-{seed}" / "sft", ["--seed", str(seed)]
+    train_once(sft, [*"--stage sft --world sight --eval-examples 64".split(), *seeded])
+    run = sight_run(name, variant, seed)
+    train_once(run, ["--stage", "dpo", "--init-from", str(sft), *SIGHT[variant].split(), *seeded])
+    return closing_numbers(run)
+
+
+def sight_run(name: str, variant: str, seed: int) -> Path:
+    """The folder of such a run."""
+    return RUNS / f"{name}-{seed}" / variant.replace(",", "").replace(" ", "-")
 
 
 SAMPLING: dict[str, tuple[float, float | None]] = {
@@ -136,6 +164,7 @@ MEASUREMENTS = {
     "online": Measurement(SHORT, 1.5, of_online, ("offline", "online")),  # chapter 17
     "worlds": Measurement("", 1.5, of_world, WORLDS),  # what was measured: every world but shop and sight
     "guard": Measurement("", 0.8, of_guard, tuple(GUARDS)),  # likewise: what the guards refuse
+    "sight": Measurement("", 1.0, of_sight, tuple(SIGHT)),  # chapter 14
     "losses": Measurement("", 1.2, of_loss, tuple(LOSSES)),  # what was measured: all losses
 }
 
@@ -169,8 +198,14 @@ def table(name: str) -> str:
     found = MEASUREMENTS[name]
     if found.how in OWN_TABLES:
         return OWN_TABLES[found.how]()
-    columns = {of_loss: LOSS_COLUMNS, of_online: LOSS_COLUMNS, of_sampling: SAMPLING_COLUMNS}.get(found.how)
-    return comparison(name, found.variants, columns) if columns else run_table(name)
+    columns = {
+        of_loss: [LOSS_COLUMNS],
+        of_online: [LOSS_COLUMNS],
+        of_sampling: [SAMPLING_COLUMNS],
+        of_sight: [SIGHT_COLUMNS, LOOK_COLUMNS],
+    }.get(found.how)
+    tables = [comparison(name, found.variants, of) for of in columns or ()]
+    return "\n\n".join(tables) or run_table(name)
 
 
 def overview() -> Iterator[str]:

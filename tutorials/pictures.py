@@ -26,6 +26,7 @@ from mini_dpo.exact import PROMPTS, WORDS
 from mini_dpo.losses import LOSSES
 from mini_dpo.plot.numbers import curve, in_units_of_the_start
 from mini_dpo.plot.paper import DARK, DASHED, LIGHT, grid, new_figure, save
+from mini_dpo.plot.pictures import draw_captions
 from mini_dpo.plot.runs import draw_run
 from mini_dpo.theory.bradley_terry import expected_reward, kl, optimal_policy
 from tutorials.chapters import HERE, PICTURES, chapter_paths, find_chapter, run_chapter
@@ -771,6 +772,15 @@ def transformer(figure: Figure, v: dict) -> None:
     right.set_ylim(len(names) + 0.2, -2.4)
     right.set_aspect("equal")
     right.axis("off")
+
+
+# --- 14. a model that looks
+
+
+@drawing(14)
+def captions(figure: Figure, v: dict) -> None:
+    """Test pictures with the captions of four models."""
+    draw_captions(figure, v["kept"]["prompts"], v["kept"]["captions"])
 
 
 # --- 15. the tree

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from mini_dpo.losses.hyperparameters import Beta
+from mini_dpo.losses.hyperparameters import Beta, NonNegative
 from mini_dpo.losses.inputs import PairLogps, Responses
 from mini_dpo.losses.registry import loss
 
@@ -32,17 +32,20 @@ class ContrastLogps(PairLogps):
 
 
 @loss(paper="Wang et al. 2024, arXiv:2406.11839", mismatched=True)
-def mdpo(logps: ContrastLogps, *, beta: Beta = 0.1, anchor: float = 0.0) -> Tensor:
+def mdpo(
+    logps: ContrastLogps, *, beta: Beta = 0.1, anchor: float = 0.0, pair_weight: NonNegative = 1.0
+) -> Tensor:
     """Multimodal DPO: the chosen response also against itself to another prompt, and against the reference.
 
-        L = -log sigma(beta h) - log sigma(beta r_w - beta r_o) - log sigma(beta r_w - delta)
+        L = -omega log sigma(beta h) - log sigma(beta r_w - beta r_o) - log sigma(beta r_w - delta)
 
     anchor: delta, the reward that a chosen response shall have at least
-    Returns (B,), in nats. The paper's other prompt is its image with a part cut out. Here it is the one that
-    the data name, or else another one of the batch.
+    pair_weight: omega, weight of DPO's own term; without it nothing is learned of the rejected response
+    Returns (B,), in nats. The paper has omega = 1, and its other prompt is its image with a part cut out.
+    Here it is the one that the data name, or else another one of the batch.
     """
     return (
-        -F.logsigmoid(beta * logps.h)
+        -pair_weight * F.logsigmoid(beta * logps.h)
         - F.logsigmoid(beta * (logps.r_w - logps.r_o))
         - F.logsigmoid(beta * logps.r_w - anchor)
     )

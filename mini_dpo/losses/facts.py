@@ -247,7 +247,9 @@ FACTS = {
     "orpo": Facts(shift_invariant=False),
     # contrasts.py
     "mdpo": Facts(
-        at_reference=lambda beta, anchor: 2 * math.log(2) + math.log1p(math.exp(anchor)),
+        at_reference=lambda beta, anchor, pair_weight: (
+            (1 + pair_weight) * math.log(2) + math.log1p(math.exp(anchor))
+        ),
         shift_invariant=False,
     ),
     "kto": OF_WEIGHTED_RESPONSES,

@@ -15,6 +15,7 @@ from mini_dpo.plot.paper import new_figure, save
 from mini_dpo.saving.checkpoint import load_model
 from mini_dpo.train.parsing import read_config
 from mini_dpo.worlds import sight
+from mini_dpo.worlds.gallery import look
 from mini_dpo.worlds.world import rows_of
 
 if TYPE_CHECKING:
@@ -41,15 +42,20 @@ def plot_pictures(settings: argparse.Namespace) -> None:
         if not (run / "dpo.pt").exists():
             raise UserError(f"{run}: no preference training in it; leave it out")
         models[f"{heading(begun.loss)}, {begun.world}"] = run / "dpo.pt"
+    figure = new_figure()
+    draw_captions(figure, *captions_of(models, settings.seed))
+    print(save(figure, Path(settings.out)))
+
+
+def captions_of(models: dict[str, Path], seed: int) -> tuple[list[str], dict[str, list[str]]]:
+    """(The first test pictures of the gallery, and the caption that each model writes to each of them.)"""
     prompts = [row["prompt"] for row in rows_of(sight.SIGHT)["test"][1][:SHOWN]]
     captions = {}
     for name, path in models.items():
         model, tokenizer = load_model(path, dropout=0.0)
-        written = answer_prompts(model.eval(), tokenizer, prompts, LONGEST, settings.seed)
+        written = answer_prompts(model.eval(), tokenizer, prompts, LONGEST, seed)
         captions[name] = [tokenizer.decode_response(ids) for ids in written]
-    figure = new_figure()
-    draw_captions(figure, prompts, captions)
-    print(save(figure, Path(settings.out)))
+    return prompts, captions
 
 
 GALLERY = [world.name for world in (sight.SIGHT, sight.SIGHT_ADDED, sight.SIGHT_SWAPPED)]
@@ -80,10 +86,11 @@ def lines_of(picture: str, text: str) -> list[tuple[str, str]]:
     lines = []
     pairs = sight.matched(picture, text)
     for told, truth in pairs:
-        says = f"{told.size} {told.colour} {told.shape}, {told.place}"
+        thing = " ".join(filter(None, (told.size, told.colour, told.shape)))
+        says = ", ".join(filter(None, (thing, told.place)))
         lines.append((says, "made up" if truth is None else "right" if told == truth else "wrong"))
     named = {truth.shape for _, truth in pairs if truth}
-    missed = [(f"(no {thing.shape})", "missed") for thing in sight.look(picture) if thing.shape not in named]
+    missed = [(f"(no {thing.shape})", "missed") for thing in look(picture) if thing.shape not in named]
     return lines + missed
 
 

@@ -123,7 +123,7 @@ def way_of(run: Path, settings: TraceSettings) -> tuple[Settings, Tokenizer, Way
         pairs = precompute_reference(reference, pairs, "float32", begun.batch_size, begun.tokens_per_batch)
     batches = Batches(pairs, collate_pairs, begun.batch_size, begun.seed, begun.tokens_per_batch)
     rates = [row["learning_rate"] for row in read_metrics(run) if row["stage"] == "dpo"]
-    how = begun.loss_options, batches, rates, begun.accumulate, begun.sft_weight
+    how = begun.loss_options, batches, rates, begun.accumulate, begun.sft_weight or 0.0
     return begun, tokenizer, Way(start, end, variant, *how), corpus
 
 

@@ -228,6 +228,7 @@ def resolve(settings: Settings, variant: Loss) -> Settings:
     world = find_world(s.world) if s.world else None
     toy = {**TOY_DEFAULTS.get(variant.name, {}), **world.loss_options.get(variant.name, {})} if world else {}
     sft_epochs = (world and world.sft_epochs) or EPOCHS["sft"][s.world is None]
+    sft_weight = world.sft_weight if world and s.stage != "sft" else 0.0
     return replace(
         with_full_names(s, variant),
         data=full_path(s.data),
@@ -236,6 +237,7 @@ def resolve(settings: Settings, variant: Loss) -> Settings:
         init_from=full_path(s.init_from),
         reference=full_path(s.reference),
         batch_size=None if s.tokens_per_batch else s.batch_size or 32,
+        sft_weight=sft_weight if s.sft_weight is None else s.sft_weight,
         epochs=s.epochs if s.steps or s.epochs else EPOCHS["dpo"][s.world is None],
         sft_epochs=s.sft_epochs if s.sft_steps or s.sft_epochs else sft_epochs,
         model=preset,

@@ -116,7 +116,7 @@ def loss_problems(settings: Settings, variant: Loss) -> Iterator[str]:
         problem = try_loss(variant, options)
         if problem:
             yield f"--loss {problem}"
-    if settings.sft_weight < 0:
+    if settings.sft_weight is not None and settings.sft_weight < 0:
         yield f"--sft-weight must be at least 0, not {settings.sft_weight}"
     if settings.stage == "online" and (variant.mismatched or not variant.paired):
         wants = "other prompts too" if variant.paired else "single responses"

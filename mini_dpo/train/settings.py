@@ -166,10 +166,10 @@ class Settings:
         metavar="PATH",
         group=PREFERENCES,
     )
-    sft_weight: float = option(
+    sft_weight: float | None = option(
         float,
-        "add so much of the chosen response's negative log-likelihood, in nats a token",
-        0.0,
+        "add so much of the chosen response's negative log-likelihood, in nats a token (default: 0, or what "
+        "the world needs)",
         group=PREFERENCES,
     )
     lr: float | None = option(

@@ -85,11 +85,9 @@ def run_preferences(
         preference_batches(settings, variant, policy, these) for these in (examples[:n], examples[n:])
     )
     watch = valid.can_be_mixed() if isinstance(valid, MixedBatches) else bool(valid.examples)
-    objective = preference_objective(variant, settings.loss_options, reference, settings.sft_weight)
-    options = {
-        **settings.loss_options,
-        **({"sft_weight": settings.sft_weight} if settings.sft_weight else {}),
-    }
+    sft_weight = settings.sft_weight or 0.0
+    objective = preference_objective(variant, settings.loss_options, reference, sft_weight)
+    options = {**settings.loss_options, **({"sft_weight": sft_weight} if sft_weight else {})}
     print(
         "  ".join([variant.name, *(f"{name} {shown(value)}" for name, value in options.items())]), flush=True
     )

@@ -26,127 +26,26 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 
-from mini_dpo.pictures import BLANK, PATCH, PICTURE, SIDE
-from mini_dpo.worlds.world import Value, World, choose
+from mini_dpo.worlds.gallery import (
+    COLOURS,
+    COMPANION,
+    PLACES,
+    SHAPES,
+    SIZES,
+    Thing,
+    anything,
+    look,
+    paint,
+    shuffled,
+    write_prompt,
+)
+from mini_dpo.worlds.world import World, choose
 
-SPRITES = """
-moon  star  boat  fish  house tree  hat   rabbit
-.###  #..#  ..#.  .#.#  .##.  .##.  .##.  #.#.
-##..  .##.  ..##  ###.  ####  ####  .##.  #.#.
-##..  .##.  ####  ###.  #..#  ####  .##.  ###.
-.###  #..#  .##.  .#.#  #..#  .##.  ####  ####
-"""
-SHAPES, *ART = [line.split() for line in SPRITES.strip().splitlines()]
-COUPLES = [(SHAPES[i], SHAPES[i ^ 1]) for i in range(len(SHAPES))]  # moon and star, boat and fish, ...
-COMPANION = dict(COUPLES)  # what often stands beside a thing, in the pictures and more often in the captions
-SIZES = {"small": 1, "big": 2}  # pixels for a "#"
-COLOURS = ["red", "green", "blue"]
-PLACES = ["top left", "top right", "bottom left", "bottom right"]
-CORNER = SIDE // 2  # pixels of a corner's side
-TOGETHER = 0.5  # the chance that the painter adds a thing's companion and not just anything
 # What the guards are like, as chances: to leave a thing out, to get a detail wrong, to add a companion
 FORGOTTEN, MISTAKEN, IMAGINED = 0.05, 0.04, 0.5
 LIKELY = 0.7  # the chance that what is put into a rejected caption is a companion
-
-
-@dataclass(frozen=True)
-class Thing:
-    """What is in a corner, or what a caption says of it; "" for a detail that it does not tell."""
-
-    place: str
-    size: str
-    colour: str
-    shape: str
-
-    def __str__(self) -> str:
-        return f"{self.place} a {self.size} {self.colour} {self.shape}"
-
-
-# --- the painter
-
-
-def crop(rows: Sequence[str]) -> list[str]:
-    """Lines of pixels without what is blank around the thing on them."""
-    rows = [row for row in rows if row.strip(".")]
-    left = min(len(row) - len(row.lstrip(".")) for row in rows)
-    right = max(len(row.rstrip(".")) for row in rows)
-    return [row[left:right] for row in rows]
-
-
-def sprite(shape: str, size: str) -> list[str]:
-    """The lines of pixels of a thing, "#" and "."."""
-    n = SIZES[size]
-    rows = ["".join(pixel * n for pixel in line[SHAPES.index(shape)]) for line in ART]
-    return crop([row for row in rows for _ in range(n)])
-
-
-KNOWN = {"\n".join(sprite(shape, size)): (size, shape) for shape in SHAPES for size in SIZES}
-
-
-def corner(place: str) -> tuple[slice, slice]:
-    """The lines and the columns of a corner."""
-    down, right = divmod(PLACES.index(place), 2)
-    return slice(CORNER * down, CORNER * (down + 1)), slice(CORNER * right, CORNER * (right + 1))
-
-
-def paint(rng: random.Random, picture: str, thing: Thing) -> str:
-    """The picture with this thing in its corner, somewhere on the patches, in place of what is there."""
-    n = PATCH * SIZES[thing.size]
-    top, left = (PATCH * choose(rng, range((CORNER - n) // PATCH + 1)) for _ in range(2))
-    shape = [row.ljust(n, ".") for row in sprite(thing.shape, thing.size)]
-    rows = ["." * CORNER] * top + ["." * left + row + "." * (CORNER - n - left) for row in shape]
-    rows += ["." * CORNER] * (CORNER - len(rows))
-    canvas, (lines, columns) = [list(line) for line in picture.split("\n")], corner(thing.place)
-    for line, row in zip(canvas[lines], rows, strict=True):
-        line[columns] = row.replace("#", thing.colour[0])
-    return "\n".join(map("".join, canvas))
-
-
-@lru_cache(maxsize=1000)
-def look(picture: str) -> tuple[Thing, ...]:
-    """The things in a picture, corner by corner. Raises ValueError for what the painter has not painted."""
-    things = []
-    for place in PLACES if PICTURE.fullmatch(picture) else []:
-        lines, columns = corner(place)
-        rows = [line[columns] for line in picture.split("\n")[lines]]
-        if colours := set("".join(rows)) - {"."}:
-            found = KNOWN.get(re.sub("[rgb]", "#", "\n".join(crop(rows))))
-            if len(colours) > 1 or found is None:
-                raise ValueError(f"{place} in the picture is something that nobody knows")
-            size, shape = found
-            things.append(Thing(place, size, next(c for c in COLOURS if c[0] in colours), shape))
-    if not things:
-        raise ValueError(
-            f"the judge only knows pictures of this gallery, with things in them: {picture!r:.60}"
-        )
-    return tuple(things)
-
-
-def write_prompt(rng: random.Random) -> str:
-    """A random picture."""
-    shapes: list[str] = []
-    for _ in range(choose(rng, [1, 2, 3, 4], [0.2, 0.35, 0.3, 0.15])):
-        single = [COMPANION[shape] for shape in shapes if COMPANION[shape] not in shapes]
-        others = [shape for shape in SHAPES if shape not in shapes]
-        shapes.append(choose(rng, single if single and rng.random() < TOGETHER else others))
-    picture = BLANK
-    for place, shape in zip(shuffled(rng, PLACES), shapes, strict=False):
-        picture = paint(rng, picture, anything(rng, place, shape))
-    return picture
-
-
-def shuffled(rng: random.Random, values: Sequence[Value]) -> list[Value]:
-    """The values in a random order."""
-    left = list(values)
-    return [left.pop(choose(rng, range(len(left)))) for _ in values]
-
-
-def anything(rng: random.Random, place: str, shape: str) -> Thing:
-    """A thing of this shape at this place, in any size and colour."""
-    return Thing(place, choose(rng, list(SIZES)), choose(rng, COLOURS), shape)
 
 
 # --- the guards
@@ -154,9 +53,7 @@ def anything(rng: random.Random, place: str, shape: str) -> Thing:
 
 def caption(things: Sequence[Thing]) -> str:
     """What a guard writes who has seen these."""
-    return (
-        ", ".join(str(thing) for thing in sorted(things, key=lambda thing: PLACES.index(thing.place))) + "."
-    )
+    return ", ".join(map(str, sorted(things, key=lambda thing: PLACES.index(thing.place)))) + "."
 
 
 def write_response(rng: random.Random, prompt: str) -> str:
@@ -206,17 +103,13 @@ def judge(prompt: str, response: str) -> dict[str, float]:
     """The marks of a caption. Raises ValueError for a prompt that is no picture of this gallery."""
     pairs = matched(prompt, response)
     real = [(told, truth) for told, truth in pairs if truth]
-    details = [
-        (getattr(told, name), getattr(truth, name))
-        for told, truth in real
-        for name in ("place", "size", "colour")
-    ]
-    stray = re.findall(r"[^\s,.]+", MENTION.sub(" ", response))
+    names = ("place", "size", "colour")
+    details = [(getattr(told, name), getattr(truth, name)) for told, truth in real for name in names]
     return {
         "seen": 2.0 * len(real),
         "details": float(sum((1 if told == truth else -1) for told, truth in details if told)),
         "made up": -4.0 * (len(pairs) - len(real)),
-        "stray": float(max(-6, -len(stray))),
+        "stray": float(max(-6, -len(re.findall(r"[^\s,.]+", MENTION.sub(" ", response))))),
     }
 
 
@@ -225,13 +118,16 @@ def count(prompt: str, response: str) -> dict[str, float]:
     pairs = matched(prompt, response)
     real = [(told, truth) for told, truth in pairs if truth]
     imagined = len(pairs) - len(real)
+    there, taken = ({getattr(thing, name) for thing in look(prompt)} for name in ("shape", "place"))
+    likely = {COMPANION[shape] for shape in there} - there
     counts = {
         "imagined": float(imagined),
+        "companions": float(sum(told.shape in likely and told.place not in taken for told, _ in pairs)),
         "imagines": float(imagined > 0),
         "recall": len(real) / len(look(prompt)),
+        "faultless": float(sum(judge(prompt, response).values()) == 5 * len(look(prompt))),
     }
-    if pairs:
-        counts["chair"] = imagined / len(pairs)
+    counts |= {"chair": imagined / len(pairs)} if pairs else {}
     if real:
         counts["coloured"] = sum(told.colour == truth.colour for told, truth in real) / len(real)
         counts["placed"] = sum(told.place == truth.place for told, truth in real) / len(real)
@@ -287,15 +183,18 @@ SIGHT = World(
     count,
     {
         "imagined": "made-up things a caption",
+        "companions": "of these, companions, put where nothing is",
         "imagines": "captions with a made-up thing",
         "chair": "made-up things, of those named",
         "recall": "recall: things named, of those there",
+        "faultless": "captions without a fault",
         "coloured": "right colours, of those",
         "placed": "right places, of those",
     },
     write_other=write_other,
     pictures=True,
     sft_epochs=4,
+    sft_weight=2.0,
 )
 SIGHT_ADDED = replace(SIGHT, name="sight-added", write_pair=write_added)
 SIGHT_SWAPPED = replace(SIGHT, name="sight-swapped", write_pair=write_swapped)

@@ -53,6 +53,8 @@ class World:
     pictures: prompts are pictures in the form of pictures.py, and the model sees.
     sft_epochs: passes over the SFT examples, where the default is too few.
     loss_options: hyperparameters of losses by their name, where the shop's are not good here.
+    sft_weight: what the chosen response's negative log-likelihood, in nats a token, counts in preference
+        training, where the default is not to count it.
     """
 
     name: str
@@ -69,6 +71,7 @@ class World:
     pictures: bool = False
     sft_epochs: float | None = None
     loss_options: dict[str, dict[str, float]] = field(default_factory=dict)
+    sft_weight: float = 0.0
 
 
 def reward(marks: dict[str, float]) -> float:
