@@ -28,7 +28,6 @@ from mini_dpo.rlhf.reward import ScalarModel, score_all
 RLOO = "RLOO, beta 0.5"  # the opponent with its defaults
 RIVALS: dict[str, dict[str, dict[str, Any]]] = {  # in each world: the settings besides the defaults
     "shop": {
-        "RLOO, beta 1": {"beta": 1.0},
         RLOO: {},
         "RLOO, beta 0.25": {"beta": 0.25},
         "RLOO on the true reward": {"reward": "true", "beta": 1.0},
