@@ -5,6 +5,7 @@ import io
 import math
 from contextlib import redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,7 @@ from tests.commands import run
 
 BY_NAME = {claim.name: claim for claim in QUICK}
 CHAPTERS = range(1, 22)
+KEPT = Kept(Path(command.FULL_FILE))
 
 
 @functools.lru_cache
@@ -119,6 +121,23 @@ def test_a_wrong_expectation_turns_the_verdict(name):
     numbers = [number, number + 1e-13]
     truth, lie = (replace(claim, wanted=w).verdict(numbers) for w in (claim.wanted, opposite(claim.wanted)))
     assert {truth, lie} == ({"holds", "false"} if claim.exact else {"holds here", "not here"})
+
+
+@pytest.mark.parametrize("name", KEPT.claims)
+def test_a_wrong_expectation_turns_what_is_kept(name):
+    """Or, if the limit is inside the interval, neither a claim nor its opposite holds. The rows that the page
+    shows are those of the numbers beside them.
+    """
+    claim, row = {claim.name: claim for claim in QUICK + FULL}[name], KEPT.claims[name]
+    numbers = [of_seed[claim.number] for of_seed in KEPT.measure(claim, row["seeds"])]
+    assert row["verdict"] == claim.verdict(numbers) and row["wanted"] == str(claim.wanted)
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx(claim.spread(numbers))
+    lie = replace(claim, wanted=opposite(claim.wanted)).verdict(numbers)
+    limit = claim.wanted.low if claim.wanted.high == math.inf else claim.wanted.high
+    if row["low"] < limit < row["high"]:
+        assert {row["verdict"], lie} == ({"false"} if claim.exact else {"not here"})
+    else:
+        assert {row["verdict"], lie} == ({"holds", "false"} if claim.exact else {"holds here", "not here"})
 
 
 def test_the_claims_are_said_in_one_way():
@@ -314,6 +333,17 @@ def test_one_claim_is_shown_with_all_its_numbers(monkeypatch, capsys):
 def test_nonsense_is_refused(monkeypatch, capsys, flags, said):
     status, _, err = run(monkeypatch, capsys, command, *flags)
     assert status == 2 and said in err and err.count("\n") == 1
+
+
+def test_what_is_kept_is_shown_without_measuring(monkeypatch, capsys, tmp_path):
+    path, asked = tmp_path / "claims.json", "as_good_one_weight,ipo_certain"
+    measured = run(monkeypatch, capsys, command, "--claim", asked, "--json", path)[1]
+    monkeypatch.setattr(Kept, "measure", None)
+    status, out, _ = run(monkeypatch, capsys, command, "--show", "--json", path)
+    assert status == 0 and out.splitlines() == [line for line in measured.splitlines() if line in out] != []
+    assert out.count("wanted") == 2
+    only = run(monkeypatch, capsys, command, "--show", "--json", path, "--claim", "ipo_certain")[1]
+    assert only and out.endswith(only)
 
 
 def test_work_that_was_stopped_goes_on(tmp_path):

@@ -76,14 +76,14 @@ def measured(claim: Claim, seed: int) -> dict[str, float | None]:
 
 
 def row(name: str, found: dict[str, Any]) -> str:
-    """Two lines of what is kept of a claim: the verdict, the claim and its chapter; the number, its interval,
-    and the world.
+    """Three lines of what is kept of a claim: the verdict and the claim; the number and its interval; what it
+    was measured on.
     """
     several = found["seeds"] > 1
     spread = f" [{found['low']:.3g}, {found['high']:.3g}]" if several else ""
     seeds = f"{found['seeds']} seeds" if several else "no chance in it"
     return (
-        f"{found['verdict']:11} {found['text']} ({name}, chapter {found['chapter']})\n"
-        f"{'':11} {found['number']}: {found['mean']:.3g}{spread}, wanted {found['wanted']}; "
-        f"{found['where']}, {seeds}"
+        f"{found['verdict']:11} {found['text']}\n"
+        f"{'':11} {found['number']}: {found['mean']:.3g}{spread}, wanted {found['wanted']}\n"
+        f"{'':11} {found['where']}, {seeds} ({name}, chapter {found['chapter']})"
     )

@@ -8,7 +8,16 @@ from typing import cast
 
 from mini_dpo.batches import EncodedPair
 from mini_dpo.claims.claim import Claim, above
-from mini_dpo.claims.shop_runs import fit_dpo, fitted, measure, name_of, opponent, reward_model, setup_of
+from mini_dpo.claims.shop_runs import (
+    AS_GOOD,
+    fit_dpo,
+    fitted,
+    measure,
+    name_of,
+    opponent,
+    reward_model,
+    setup_of,
+)
 from mini_dpo.files import read_bytes
 from mini_dpo.rlhf.__main__ import Setup
 from mini_dpo.rlhf.algorithms import ALGORITHMS
@@ -94,7 +103,7 @@ CLAIMS = [
         "DPO is as good as RLHF in as much time: DPO's",
         budget,
         "worth of DPO - of RLOO with the seconds of DPO",
-        above(0),
+        above(AS_GOOD),
         EQUAL,
         chapter=20,
         seeds=5,
@@ -104,7 +113,7 @@ CLAIMS = [
         "DPO is as good as RLHF with as many tokens through a model: DPO's",
         budget,
         "worth of DPO - of RLOO with the tokens of DPO",
-        above(0),
+        above(AS_GOOD),
         EQUAL,
         chapter=20,
         seeds=5,
@@ -114,7 +123,7 @@ CLAIMS = [
         "DPO is as good as RLHF in as much time: RLHF's",
         budget,
         "worth of DPO with the seconds of RLHF - of RLOO",
-        above(0),
+        above(AS_GOOD),
         f"{EQUAL}, DPO passes several times",
         chapter=20,
         seeds=5,

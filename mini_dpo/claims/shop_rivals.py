@@ -11,6 +11,7 @@ from mini_dpo.batches import Encoded
 from mini_dpo.claims.claim import Claim, above
 from mini_dpo.claims.rivals import line_at
 from mini_dpo.claims.shop_runs import (
+    AS_GOOD,
     BETAS,
     Point,
     dpo_at,
@@ -33,7 +34,12 @@ RIVALS: dict[str, dict[str, dict[str, Any]]] = {  # in each world: the settings 
         "RLOO on the true reward": {"reward": "true", "beta": 1.0},
         "PPO on the true reward": {"algorithm": "ppo", "reward": "true", "beta": 0.6, "steps": 40},
     },
-    "code": {RLOO: {}, "RLOO on the true reward": {"reward": "true"}},
+    "code": {
+        RLOO: {},
+        "RLOO, beta 0.25": {"beta": 0.25},
+        "RLOO on the true reward": {"reward": "true"},
+        "PPO on the true reward": {"algorithm": "ppo", "reward": "true", "steps": 40},
+    },
 }
 DRAWN = 16  # answers of the SFT model to a prompt, the most that best-of-n chooses from
 
@@ -106,7 +112,7 @@ CLAIMS = [
         "DPO is as good as RLHF at equal KL: the toy shop",
         shop_frontier,
         f"DPO - {RLOO}, at its KL",
-        above(0),
+        above(AS_GOOD),
         f"{SHOP}, a reward model and RLOO",
         chapter=20,
         seeds=5,
@@ -116,7 +122,7 @@ CLAIMS = [
         "DPO is as good as RLHF at equal KL: programs",
         code_frontier,
         f"DPO - {RLOO}, at its KL",
-        above(0),
+        above(AS_GOOD),
         "the world of programs, a reward model and RLOO",
         chapter=20,
         seeds=5,
@@ -126,7 +132,7 @@ CLAIMS = [
         "DPO is as good as RL on a reward that can be computed",
         code_frontier,
         "DPO - RLOO on the true reward, at its KL",
-        above(0),
+        above(AS_GOOD),
         "the world of programs, RLOO on what they do when they run",
         chapter=20,
         seeds=5,
@@ -136,7 +142,7 @@ CLAIMS = [
         "DPO is as good as online DPO at equal KL",
         shop_frontier,
         "DPO - online DPO, at its KL",
-        above(0),
+        above(AS_GOOD),
         f"{SHOP}, three rounds of the judge's labels",
         chapter=17,
         seeds=5,

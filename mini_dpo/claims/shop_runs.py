@@ -32,7 +32,8 @@ from mini_dpo.training import train
 RUNS = Path("runs/claims")
 FLAGS: dict[str, list[str]] = {"sft": [], "dpo": [], "online": []}  # besides the defaults, of each stage
 RL: dict[str, Any] = {}  # likewise, of RLHF
-BETAS = ["0.1", "0.3", "1.0", "3.0"]
+BETAS = ["0.1", "0.2", "0.3", "1.0", "3.0"]
+AS_GOOD = -0.1  # true reward that a policy may lack and be called as good; DPO gains about 7 on SFT
 
 Model = TypeVar("Model", bound=GPT)
 
