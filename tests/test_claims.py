@@ -340,7 +340,9 @@ def test_what_is_kept_is_shown_without_measuring(monkeypatch, capsys, tmp_path):
     measured = run(monkeypatch, capsys, command, "--claim", asked, "--json", path)[1]
     monkeypatch.setattr(Kept, "measure", None)
     status, out, _ = run(monkeypatch, capsys, command, "--show", "--json", path)
-    assert status == 0 and out.splitlines() == [line for line in measured.splitlines() if line in out] != []
+    assert status == 0 and out.splitlines() == [
+        line for line in measured.splitlines() if line and line in out
+    ]
     assert out.count("wanted") == 2
     only = run(monkeypatch, capsys, command, "--show", "--json", path, "--claim", "ipo_certain")[1]
     assert only and out.endswith(only)
