@@ -295,7 +295,9 @@ def small_shop(tmp_path, monkeypatch):
     for file in (shop, shop_rivals):
         monkeypatch.setattr(file, "BETAS", ["0.1", "0.3"])
     monkeypatch.setattr(shop_labels, "BETAS", [0.3])
-    monkeypatch.setitem(shop_rivals.RIVALS, "shop", shop_rivals.RIVALS["code"])
+    monkeypatch.setitem(
+        shop_rivals.RIVALS, "shop", {shop_rivals.RLOO: {}, "RLOO on the true reward": {"reward": "true"}}
+    )
     for file in (preparing, shop, shop_labels):
         monkeypatch.setattr(
             file, "world_corpus", lambda world, tokenizer, context, split="test": part_of(world, split)

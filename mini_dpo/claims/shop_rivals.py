@@ -80,7 +80,7 @@ def dpo_near(far: float, line: dict[str, Point]) -> float:
     straight line between them.
     """
     near = [point.reward for point in line.values() if point.kl <= far]
-    return max(line_at(far, list(line.values())), *near)
+    return max([line_at(far, list(line.values())), *near])
 
 
 def best_of_n(setup: Setup, judge: ScalarModel) -> dict[str, Point]:
