@@ -34,6 +34,7 @@ from mini_dpo.corpus.worlds import words_of, world_corpus
 from mini_dpo.files import read_json, write_json
 from mini_dpo.losses import LOSSES
 from mini_dpo.pictures import find_tokenizer
+from mini_dpo.rlhf.__main__ import Setup
 from mini_dpo.theory.bradley_terry import expected_reward, kl, optimal_policy
 from mini_dpo.trace import laboratory
 from mini_dpo.train import preparing
@@ -295,9 +296,8 @@ def small_shop(tmp_path, monkeypatch):
     for file in (shop, shop_rivals):
         monkeypatch.setattr(file, "BETAS", ["0.1", "0.3"])
     monkeypatch.setattr(shop_labels, "BETAS", [0.3])
-    monkeypatch.setitem(
-        shop_rivals.RIVALS, "shop", {shop_rivals.RLOO: {}, "RLOO on the true reward": {"reward": "true"}}
-    )
+    few = {shop_rivals.RLOO: {}, shop_rivals.FAR: {}, "RLOO on the true reward": {"reward": "true"}}
+    monkeypatch.setitem(shop_rivals.RIVALS, "shop", few)
     for file in (preparing, shop, shop_labels):
         monkeypatch.setattr(
             file, "world_corpus", lambda world, tokenizer, context, split="test": part_of(world, split)
@@ -313,6 +313,37 @@ def test_each_shop_claim_runs(small_shop, capsys):
         numbers = found[claim.measure]
         assert math.isfinite(numbers[claim.number]), claim.name
     assert sum(found[shop.quadrants].values()) == pytest.approx(1)
+
+
+def test_dpo_may_stop_where_its_line_falls():
+    line = [(0.0, 2.0), (2.0, 9.0), (6.0, 10.0), (5.0, 6.0)]
+    points = [shop_runs.Point(*point) for point in line]
+    reached = {1.0: 5.5, 2.0: 9.0, 4.0: 9.0, 5.0: 9.0, 5.9: 9.6, 9.0: 10.0}
+    assert {far: pytest.approx(shop_rivals.dpo_near(far, points)) for far in reached} == reached
+
+
+@pytest.mark.parametrize("n", [2, 4, 16])
+def test_best_of_n_is_never_farther_than_its_formula(n):
+    world = worlds.table(n, K=300)
+    formula = math.log(n) - (n - 1) / n
+    assert 0.9 * formula < float(kl(rivals.best_of(n, world.ref, world.reward), world.ref)) <= formula
+
+
+def test_what_was_stopped_begins_anew_and_what_is_finished_is_loaded(tmp_path):
+    setup, seen = Setup(*[None] * 2, tmp_path, *[None] * 3), []
+
+    def fit(where):
+        seen.append([path.name for path in where.folder.iterdir()])
+        (where.folder / "half.pt").touch()
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return "a model"
+
+    with pytest.raises(KeyboardInterrupt):
+        shop_runs.fitted(setup, "x", fit)
+    first, again = (shop_runs.fitted(setup, "x", fit) for _ in range(2))
+    assert first == again and first[0] == "a model" and first[1] >= 0
+    assert seen[:2] == [["reward"], ["reward"]] and "half.pt" in seen[2]
 
 
 # --- the command

@@ -41,7 +41,7 @@ def beta(seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     kls = []
     for price in BETAS:
-        summary = dpo_at(seed, price)
+        summary = dpo_at(seed, price)[1]
         kls.append(summary["dpo"]["kl"])
         found |= {f"{name}, beta {price}": summary["dpo"][name] for name in ("reward", "kl", "perplexity")}
     return {

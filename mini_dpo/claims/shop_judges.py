@@ -6,12 +6,10 @@ from torch import Tensor
 
 from mini_dpo.batches import Encoded, EncodedPair
 from mini_dpo.claims.claim import Claim, above
-from mini_dpo.claims.shop_runs import measure, opponent, reward_model, run_of, setup_of
-from mini_dpo.evaluation.measuring import judge_all
+from mini_dpo.claims.shop_runs import measure, opponent, reward_model, rewards, run_of, setup_of, trained
 from mini_dpo.reference import reference_logps
 from mini_dpo.rlhf.__main__ import Setup
 from mini_dpo.rlhf.reward import score_pairs
-from mini_dpo.saving.checkpoint import load_frozen
 from mini_dpo.theory.bradley_terry import wins
 from mini_dpo.train.stages import scoring
 
@@ -21,10 +19,9 @@ def judges(seed: int) -> dict[str, float]:
     those they were fitted to, and about answers of the SFT model and of RLOO, which are not.
     """
     setup = setup_of(seed)
-    _, begun, _, _, sft, corpus = setup
-    how = scoring(begun)
+    sft, corpus, how = setup.sft, setup.corpus, scoring(setup.begun)
     judge, _ = reward_model(setup)
-    dpo = load_frozen(run_of(seed, "dpo")[0] / "dpo.pt", begun.device)
+    dpo = trained(run_of(seed, "dpo")[0])
     answers = [measure(setup, policy)[1] for policy in (sft, opponent(setup, judge)[0])]
     right = {}
     for where, pairs in {
@@ -46,26 +43,16 @@ def share_right(given: Tensor) -> float:
     return float(wins(given[:, 0], given[:, 1]).mean())
 
 
-def judged_pairs(setup: Setup, ours: list[str], theirs: list[str]) -> list[EncodedPair]:
-    """Two answers to each held-out prompt, the one that the judge prefers as the chosen one. An answer that
-    does not fit, because its text is other tokens than were written, is left out.
+def judged_pairs(setup: Setup, ours: list[Encoded], theirs: list[Encoded]) -> list[EncodedPair]:
+    """Two answers to each held-out prompt, the one that the judge prefers as the chosen one. Where it likes
+    both as much there is no pair.
     """
-    held_out, encode = setup.corpus.held_out, setup.tokenizer
-    prompts = list(map(str, dict.fromkeys(held_out.prompts)))
-    assert held_out.judge
-    marks = [judge_all(held_out.judge, prompts, answers) for answers in (ours, theirs)]
-    pairs = []
-    for prompt, a, b, of_a, of_b in zip(prompts, ours, theirs, *marks, strict=True):
-        if of_a["reward"] != of_b["reward"]:
-            chosen, rejected = (a, b) if of_a["reward"] > of_b["reward"] else (b, a)
-            asked = encode.encode_prompt(prompt)
-            pair = EncodedPair(
-                Encoded(asked, encode.encode_response(chosen)),
-                Encoded(asked, encode.encode_response(rejected)),
-            )
-            if max(side.n_tokens for side in (pair.chosen, pair.rejected)) <= setup.sft.config.context:
-                pairs.append(pair)
-    return pairs
+    marks = rewards(setup, ours), rewards(setup, theirs)
+    return [
+        EncodedPair(a, b) if of_a > of_b else EncodedPair(b, a)
+        for a, b, of_a, of_b in zip(ours, theirs, *marks, strict=True)
+        if of_a != of_b
+    ]
 
 
 CLAIMS = [

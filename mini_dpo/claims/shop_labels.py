@@ -10,7 +10,7 @@ import torch
 
 from mini_dpo.batches import EncodedPair
 from mini_dpo.claims.claim import Claim, above
-from mini_dpo.claims.shop_runs import dpo_at, fit_dpo, fitted, measure, point_of, setup_of
+from mini_dpo.claims.shop_runs import dpo_at, fit_dpo, fitted, measure, setup_of, trained
 from mini_dpo.corpus.worlds import world_corpus
 from mini_dpo.reference import precompute_reference
 from mini_dpo.train.stages import scoring
@@ -41,7 +41,7 @@ def noise(seed: int) -> dict[str, float]:
             found[name] = measure(setup, policy)[0]
             worth[name] = measure(choosing, policy)[0].worth
         best[loss] = found[max(worth, key=lambda name: worth[name])].worth
-    clean = point_of(dpo_at(seed, "0.3"))
+    clean = measure(setup, trained(dpo_at(seed, "0.3")[0]))[0]
     return {
         "worth that rDPO gains on DPO": best["rdpo"] - best["dpo"],
         "worth lost to the flips by DPO": clean.worth - best["dpo"],

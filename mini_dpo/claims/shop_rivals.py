@@ -17,26 +17,28 @@ from mini_dpo.claims.shop_runs import (
     dpo_at,
     measure,
     opponent,
-    point_of,
     reward_model,
+    rewards,
     run_of,
     setup_of,
+    trained,
 )
-from mini_dpo.evaluation.measuring import answer_length, answer_prompts, judge_all
+from mini_dpo.evaluation.measuring import answer_length, answer_prompts
 from mini_dpo.rlhf.__main__ import Setup
 from mini_dpo.rlhf.reward import ScalarModel, score_all
 
 RLOO = "RLOO, beta 0.5"  # the opponent with its defaults
+FAR = "RLOO, beta 0.25"
 RIVALS: dict[str, dict[str, dict[str, Any]]] = {  # in each world: the settings besides the defaults
     "shop": {
         RLOO: {},
-        "RLOO, beta 0.25": {"beta": 0.25},
+        FAR: {"beta": 0.25},
         "RLOO on the true reward": {"reward": "true", "beta": 1.0},
         "PPO on the true reward": {"algorithm": "ppo", "reward": "true", "beta": 0.6, "steps": 40},
     },
     "code": {
         RLOO: {},
-        "RLOO, beta 0.25": {"beta": 0.25},
+        FAR: {"beta": 0.25},
         "RLOO on the true reward": {"reward": "true"},
         "PPO on the true reward": {"algorithm": "ppo", "reward": "true", "steps": 40},
     },
@@ -58,29 +60,38 @@ def code_frontier(seed: int) -> dict[str, float]:
 def frontier(world: str, seed: int) -> dict[str, float]:
     """How far each policy is from the SFT model, and what its answers are worth: DPO at its betas, online
     DPO, RLHF, and the best of n answers. And what DPO has at the KL divergence of each of the others.
+    The score is what the reward model thinks of the same answers.
     """
     setup = setup_of(seed, world)
     judge, _ = reward_model(setup)
-    summaries = {f"DPO, beta {beta}": dpo_at(seed, beta, world) for beta in BETAS}
-    start = Point(0.0, next(iter(summaries.values()))["sft"]["reward"])
-    line = {"SFT": start, **{name: point_of(summary) for name, summary in summaries.items()}}
-    others = {"online DPO": point_of(run_of(seed, "dpo", world=world, stage="online")[1])}
+    ours = {"SFT": setup.sft} | {f"DPO, beta {beta}": trained(dpo_at(seed, beta, world)[0]) for beta in BETAS}
+    theirs = {"online DPO": trained(run_of(seed, "dpo", world=world, stage="online")[0])}
     for name, settings in RIVALS[world].items():
-        others[name], _ = measure(setup, opponent(setup, judge, **settings)[0])
-    others |= best_of_n(setup, judge)
+        theirs[name], _ = opponent(setup, judge, **settings)
+    points, scores = {}, {}
+    for name, policy in (ours | theirs).items():
+        points[name], answers = measure(setup, policy)
+        scores[name] = float(score_all(judge, answers).mean())
+    points |= best_of_n(setup, judge)
+    line = [points[name] for name in ours]
     return {
-        **{f"DPO - {name}, at its KL": dpo_near(far, line) - had for name, (far, had) in others.items()},
-        **{f"kl, {name}": point.kl for name, point in (line | others).items()},
-        **{f"reward, {name}": point.reward for name, point in (line | others).items()},
+        **{
+            f"DPO - {name}, at its KL": dpo_near(points[name].kl, line) - points[name].reward
+            for name in points
+            if name not in ours
+        },
+        f"reward, {FAR} - {RLOO}": points[FAR].reward - points[RLOO].reward,
+        **{f"kl, {name}": point.kl for name, point in points.items()},
+        **{f"reward, {name}": point.reward for name, point in points.items()},
+        **{f"score, {name}": score for name, score in scores.items()},
     }
 
 
-def dpo_near(far: float, line: dict[str, Point]) -> float:
+def dpo_near(far: float, line: list[Point]) -> float:
     """The most true reward that DPO has at this KL divergence or less. Between two betas it is on the
     straight line between them.
     """
-    near = [point.reward for point in line.values() if point.kl <= far]
-    return max([line_at(far, list(line.values())), *near])
+    return max([line_at(far, line), *(point.reward for point in line if point.kl <= far)])
 
 
 def best_of_n(setup: Setup, judge: ScalarModel) -> dict[str, Point]:
@@ -88,17 +99,14 @@ def best_of_n(setup: Setup, judge: ScalarModel) -> dict[str, Point]:
     divergence is not measured: it is log n - (n - 1) / n, which it cannot exceed.
     """
     _, begun, _, tokenizer, sft, corpus = setup
-    prompts = list(map(str, dict.fromkeys(corpus.held_out.prompts)))
-    asked = [prompt for prompt in prompts for _ in range(DRAWN)]
+    asked = [prompt for prompt in dict.fromkeys(corpus.held_out.prompts) for _ in range(DRAWN)]
     ids = answer_prompts(
         sft, tokenizer, asked, answer_length(corpus.held_out, sft.config.context), begun.seed
     )
-    written = [Encoded(tokenizer.encode_prompt(p), response) for p, response in zip(asked, ids, strict=True)]
-    assert corpus.held_out.judge
-    marks = judge_all(corpus.held_out.judge, asked, [tokenizer.decode_response(response) for response in ids])
-    true = torch.tensor([mark["reward"] for mark in marks]).view(-1, DRAWN)  # (prompts, DRAWN)
+    said = [Encoded(tokenizer.encode_prompt(p), response) for p, response in zip(asked, ids, strict=True)]
+    true = torch.tensor(rewards(setup, said)).view(-1, DRAWN)  # (prompts, DRAWN)
     found = {}
-    for by, scores in (("reward model", score_all(judge, written).view_as(true)), ("judge", true)):
+    for by, scores in (("reward model", score_all(judge, said).view_as(true)), ("judge", true)):
         for n in (4, DRAWN):
             best = true.gather(1, scores[:, :n].argmax(1, keepdim=True)).mean()
             found[f"best of {n} by the {by}"] = Point(math.log(n) - (n - 1) / n, float(best))
@@ -145,6 +153,16 @@ CLAIMS = [
         above(AS_GOOD),
         f"{SHOP}, three rounds of the judge's labels",
         chapter=17,
+        seeds=5,
+    ),
+    Claim(
+        "shop_rlhf_no_over_optimisation",
+        "the farther RLHF goes, the better its answers are",
+        shop_frontier,
+        f"reward, {FAR} - {RLOO}",
+        above(0),
+        "the toy shop, a reward model and RLOO",
+        chapter=20,
         seeds=5,
     ),
     Claim(

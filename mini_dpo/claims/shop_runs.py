@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple, TypeVar, cast
 
-from mini_dpo.batches import Batches, EncodedPair, collate_pairs
+from mini_dpo.batches import Batches, Encoded, EncodedPair, collate_pairs
 from mini_dpo.compare import PRICE, train_once
-from mini_dpo.evaluation.measuring import answer_length, answer_prompts, estimate_kl, judge_all, means_of
+from mini_dpo.evaluation.measuring import answer_length, answer_prompts, estimate_kl
 from mini_dpo.files import read_json, write_json
 from mini_dpo.losses import find_loss
 from mini_dpo.model import GPT
@@ -24,6 +25,7 @@ from mini_dpo.rlhf.__main__ import RlhfSettings, Setup, fit_policy, fit_reward
 from mini_dpo.rlhf.reward import ScalarModel
 from mini_dpo.saving.checkpoint import load_frozen
 from mini_dpo.saving.stages import StageFiles
+from mini_dpo.train.online import judged
 from mini_dpo.train.parsing import TOY_DEFAULTS, default_lr, read_config
 from mini_dpo.train.preparing import prepare
 from mini_dpo.train.stages import scoring
@@ -74,15 +76,15 @@ def run_of(seed: int, loss: str, *flags: str, world: str = "shop", stage: str = 
     return place(seed, world) / name, read_json(place(seed, world) / name / "summary.json")
 
 
-def dpo_at(seed: int, beta: str, world: str = "shop") -> dict:
-    """The summary of DPO at a beta; the default's run has no flag for it."""
+def dpo_at(seed: int, beta: str, world: str = "shop") -> tuple[Path, dict]:
+    """The run of DPO at a beta. The default's run has no flag for it."""
     flags = [] if float(beta) == TOY_DEFAULTS["dpo"]["beta"] else ["--beta", beta]
-    return run_of(seed, "dpo", *flags, world=world)[1]
+    return run_of(seed, "dpo", *flags, world=world)
 
 
-def point_of(summary: dict) -> Point:
+def trained(folder: Path) -> GPT:
     """The policy of a run."""
-    return Point(summary["dpo"]["kl"], summary["dpo"]["reward"])
+    return load_frozen(folder / "dpo.pt", "cpu")
 
 
 # --- what is trained beside them
@@ -146,15 +148,20 @@ def name_of(setup: Setup) -> str:
     return f"{asked.algorithm}-{asked.reward}-beta-{asked.beta:g}-{asked.steps}"
 
 
-def measure(setup: Setup, policy: GPT) -> tuple[Point, list[str]]:
+def measure(setup: Setup, policy: GPT) -> tuple[Point, list[Encoded]]:
     """(Where a policy is, its answers), as `python -m mini_dpo.train` measures it."""
     _, begun, _, tokenizer, sft, corpus = setup
-    prompts, held_out = list(dict.fromkeys(corpus.held_out.prompts)), corpus.held_out
-    longest = answer_length(held_out, sft.config.context)
+    prompts = list(dict.fromkeys(corpus.held_out.prompts))
+    longest = answer_length(corpus.held_out, sft.config.context)
     ids = answer_prompts(policy, tokenizer, prompts, longest, 2 * begun.seed + 1, scoring(begun))
-    said = [tokenizer.decode_response(response) for response in ids]
-    assert held_out.judge
-    reward = means_of(judge_all(held_out.judge, list(map(str, prompts)), said))["reward"]
+    said = [Encoded(tokenizer.encode_prompt(p), response) for p, response in zip(prompts, ids, strict=True)]
     kl, _ = estimate_kl(policy, sft, tokenizer, prompts, ids, scoring(begun))
-    assert reward is not None
-    return Point(kl, reward), said
+    return Point(kl, fmean(rewards(setup, said))), said
+
+
+def rewards(setup: Setup, said: list[Encoded]) -> list[float]:
+    """The true reward of each answer."""
+    tokenizer, corpus = setup.tokenizer, setup.corpus
+    prompts = {tuple(tokenizer.encode_prompt(prompt)): prompt for prompt in corpus.held_out.prompts}
+    asked = [prompts[tuple(answer.prompt)] for answer in said]
+    return judged(corpus, tokenizer)(asked, [answer.response for answer in said])
