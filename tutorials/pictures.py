@@ -981,7 +981,7 @@ def rivals(figure: Figure, v: dict) -> None:
         ("best of 4 and 16, true reward", [by.format(n, "judge") for n in (4, 16)], {"marker": "+"}),
     ]
     panels = figure.subplots(1, 2)
-    for axes, world, far in zip(panels, ("shop", "code"), (7.0, 4.5), strict=True):
+    for axes, world, far in zip(panels, ("shop", "code"), (10.0, 4.0), strict=True):
         seeds = list(v["kept"].measured[f"shop_rivals.{world}_frontier"].values())
 
         def spread(what: str, seeds: list[dict] = seeds) -> tuple[float, float]:
@@ -990,17 +990,16 @@ def rivals(figure: Figure, v: dict) -> None:
             return fmean(values), stdev(values) / math.sqrt(len(values))
 
         start = spread("reward, SFT")
-        axes.plot(0, start[0], "s", color=DARK, markerfacecolor="white", markersize=9)
-        axes.annotate("SFT", (0, start[0]), (9, -4), textcoords="offset points")
+        axes.plot(0, start[0], "o", color=DARK, markerfacecolor="white", markersize=11, zorder=5)
+        axes.annotate("SFT", (0, start[0]), (12, -5), textcoords="offset points")
         for label, names, style in ways:
             at = [(*spread(f"kl, {name}"), *spread(f"reward, {name}")) for name in names]
             seen = sorted(point for point in at if point[0] < far)
             if label == "DPO":  # its line begins at the SFT model
                 for name, (x, _, y, _) in zip(names, at, strict=True):
-                    if x < far:
-                        axes.annotate(
-                            name.replace("DPO, beta", "β"), (x, y), (4, -17), textcoords="offset points"
-                        )
+                    beta = float(name.removeprefix("DPO, beta "))
+                    if x < far and beta != 0.2:  # which is too near 0.3
+                        axes.annotate(f"β = {beta:g}", (x, y), (5, -17), textcoords="offset points")
                 seen = [(0.0, 0.0, *start), *seen]
             x, x_error, y, y_error = zip(*seen, strict=True)
             grey = "best" in label
