@@ -16,17 +16,20 @@ from mini_dpo.train.stages import scoring
 
 def judges(seed: int) -> dict[str, float]:
     """How often DPO's implicit reward and the reward model are right: about held-out pairs, which are like
-    those they were fitted to, and about answers of the SFT model and of RLOO, which are not.
+    those they were fitted to, and about two answers of RLOO's policy to a prompt, which are not. (An answer
+    of the SFT model against one of RLOO's is easy: RLOO's is nearly always better.)
     """
     setup = setup_of(seed)
     sft, corpus, how = setup.sft, setup.corpus, scoring(setup.begun)
     judge, _ = reward_model(setup)
     dpo = trained(run_of(seed, "dpo")[0])
-    answers = [measure(setup, policy)[1] for policy in (sft, opponent(setup, judge)[0])]
+    theirs = opponent(setup, judge)[0]
+    one, other = (measure(setup, theirs, draw)[1] for draw in (0, 1))
     right = {}
     for where, pairs in {
         "held-out pairs": corpus.held_out.pairs,
-        "answers of the policies": judged_pairs(setup, *answers),
+        "answers of RLOO": judged_pairs(setup, one, other),
+        "SFT against RLOO": judged_pairs(setup, measure(setup, sft)[1], one),
     }.items():
         ratio = reference_logps(dpo, pairs, *how) - reference_logps(sft, pairs, *how)  # (N, 2)
         right[f"implicit reward right, {where}"] = share_right(ratio)
@@ -68,11 +71,11 @@ CLAIMS = [
     ),
     Claim(
         "shop_judges_answers",
-        "DPO's implicit reward judges as well as a reward model: answers of other policies",
+        "DPO's implicit reward judges as well as a reward model: answers of another policy",
         judges,
-        "implicit - explicit reward, answers of the policies",
+        "implicit - explicit reward, answers of RLOO",
         above(-0.02),
-        "the toy shop, SFT's answer against RLOO's",
+        "the toy shop, two answers of RLOO to each held-out prompt",
         chapter=20,
         seeds=5,
     ),

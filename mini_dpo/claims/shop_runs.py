@@ -148,12 +148,15 @@ def name_of(setup: Setup) -> str:
     return f"{asked.algorithm}-{asked.reward}-beta-{asked.beta:g}-{asked.steps}"
 
 
-def measure(setup: Setup, policy: GPT) -> tuple[Point, list[Encoded]]:
-    """(Where a policy is, its answers), as `python -m mini_dpo.train` measures it."""
+def measure(setup: Setup, policy: GPT, draw: int = 0) -> tuple[Point, list[Encoded]]:
+    """(Where a policy is, its answers), as `python -m mini_dpo.train` measures it. draw: another one has
+    other random numbers.
+    """
     _, begun, _, tokenizer, sft, corpus = setup
     prompts = list(dict.fromkeys(corpus.held_out.prompts))
     longest = answer_length(corpus.held_out, sft.config.context)
-    ids = answer_prompts(policy, tokenizer, prompts, longest, 2 * begun.seed + 1, scoring(begun))
+    seed = 2 * begun.seed + 1 + 1_000 * draw
+    ids = answer_prompts(policy, tokenizer, prompts, longest, seed, scoring(begun))
     said = [Encoded(tokenizer.encode_prompt(p), response) for p, response in zip(prompts, ids, strict=True)]
     kl, _ = estimate_kl(policy, sft, tokenizer, prompts, ids, scoring(begun))
     return Point(kl, fmean(rewards(setup, said))), said
