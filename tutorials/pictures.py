@@ -998,7 +998,10 @@ def rivals(figure: Figure, v: dict) -> None:
             if label == "DPO":  # its line begins at the SFT model
                 for name, (x, _, y, _) in zip(names, at, strict=True):
                     beta = float(name.removeprefix("DPO, beta "))
-                    if x < far and beta != 0.2:  # which is too near 0.3
+                    if x > far:
+                        words = f"not shown: DPO, β = {beta:g},\n{x:.0f} nats, true reward {y:.1f}"
+                        axes.text(0.98, 0.03, words, ha="right", transform=axes.transAxes)
+                    elif beta != 0.2:  # which is too near 0.3
                         axes.annotate(f"β = {beta:g}", (x, y), (5, -17), textcoords="offset points")
                 seen = [(0.0, 0.0, *start), *seen]
             x, x_error, y, y_error = zip(*seen, strict=True)
