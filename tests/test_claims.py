@@ -5,6 +5,7 @@ import io
 import math
 from contextlib import redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,20 +21,28 @@ from mini_dpo.claims import (
     relatives,
     rivals,
     shop,
+    shop_judges,
+    shop_labels,
     shop_rivals,
+    shop_runs,
     worlds,
 )
 from mini_dpo.claims import __main__ as command
 from mini_dpo.claims.claim import Claim, Wanted, above, below, interval
 from mini_dpo.claims.kept import Kept
+from mini_dpo.corpus.worlds import words_of, world_corpus
 from mini_dpo.files import read_json, write_json
 from mini_dpo.losses import LOSSES
+from mini_dpo.pictures import find_tokenizer
+from mini_dpo.rlhf.__main__ import Setup
 from mini_dpo.theory.bradley_terry import expected_reward, kl, optimal_policy
 from mini_dpo.trace import laboratory
+from mini_dpo.train import preparing
 from tests.commands import run
 
 BY_NAME = {claim.name: claim for claim in QUICK}
-CHAPTERS = range(1, 21)
+CHAPTERS = range(1, 22)
+KEPT = Kept(Path(command.FULL_FILE))
 
 
 @functools.lru_cache
@@ -113,6 +122,23 @@ def test_a_wrong_expectation_turns_the_verdict(name):
     numbers = [number, number + 1e-13]
     truth, lie = (replace(claim, wanted=w).verdict(numbers) for w in (claim.wanted, opposite(claim.wanted)))
     assert {truth, lie} == ({"holds", "false"} if claim.exact else {"holds here", "not here"})
+
+
+@pytest.mark.parametrize("name", KEPT.claims)
+def test_a_wrong_expectation_turns_what_is_kept(name):
+    """Or, if the limit is inside the interval, neither a claim nor its opposite holds. The rows that the page
+    shows are those of the numbers beside them.
+    """
+    claim, row = {claim.name: claim for claim in QUICK + FULL}[name], KEPT.claims[name]
+    numbers = [of_seed[claim.number] for of_seed in KEPT.measure(claim, row["seeds"])]
+    assert row["verdict"] == claim.verdict(numbers) and row["wanted"] == str(claim.wanted)
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx(claim.spread(numbers))
+    lie = replace(claim, wanted=opposite(claim.wanted)).verdict(numbers)
+    limit = claim.wanted.low if claim.wanted.high == math.inf else claim.wanted.high
+    if row["low"] < limit < row["high"]:
+        assert {row["verdict"], lie} == ({"false"} if claim.exact else {"not here"})
+    else:
+        assert {row["verdict"], lie} == ({"holds", "false"} if claim.exact else {"holds here", "not here"})
 
 
 def test_the_claims_are_said_in_one_way():
@@ -243,33 +269,81 @@ def test_both_ways_of_descending_find_the_optimum_s_direction():
 # --- the claims that train on the shop, in small
 
 
+@functools.lru_cache
+def part_of(world, split):
+    """The beginning of a world's corpus, which takes long to read."""
+    tokenizer = find_tokenizer(words_of(world))
+    corpus = world_corpus(world, tokenizer, 256, split)
+    held_out = replace(corpus.held_out, prompts=corpus.held_out.prompts[:4])
+    few = {name: getattr(corpus, name)[:16] for name in ("responses", "preferences", "prompts")}
+    return replace(corpus, held_out=held_out, **few)
+
+
 @pytest.fixture
 def small_shop(tmp_path, monkeypatch):
     less = ["--batch-size", "4", "--steps", "2", "--eval-examples", "4", "--max-new-tokens", "4"]
     shape = "--n-layer 1 --n-head 2 --n-embd 16".split()
-    monkeypatch.setattr(shop, "RUNS", tmp_path)
-    monkeypatch.setattr(shop, "FLAGS", {"sft": [*shape, *less], "dpo": less})
-    monkeypatch.setattr(shop_rivals, "RL", {"steps": 1, "responses": 8, "reward_epochs": 0.01})
+    monkeypatch.setattr(shop_runs, "RUNS", tmp_path)
+    monkeypatch.setattr(shop_runs, "FLAGS", {"sft": [*shape, *less], "dpo": less})
+    monkeypatch.setattr(shop_runs, "RL", {"steps": 1, "responses": 8})
+    monkeypatch.setattr(  # nor is one of its answers better than another
+        shop_judges, "judged_pairs", lambda setup, ours, theirs: setup.corpus.held_out.pairs
+    )
+    monkeypatch.setattr(  # two steps of SFT make a model that never ends, of which no pair can be made online
+        shop_rivals, "run_of", lambda seed, loss, world, stage: shop_runs.run_of(seed, loss, world=world)
+    )
     monkeypatch.setattr(shop, "LOSSES", ["dpo"])
-    monkeypatch.setattr(shop, "BETAS", ["0.3", "0.3"])  # one run
-    whole = shop_rivals.prepare
-
-    def part(settings):
-        *rest, corpus = whole(settings)
-        return (*rest, replace(corpus, preferences=corpus.preferences[:16]))
-
-    monkeypatch.setattr(shop_rivals, "prepare", part)
+    for file in (shop, shop_rivals):
+        monkeypatch.setattr(file, "BETAS", ["0.1", "0.3"])
+    monkeypatch.setattr(shop_labels, "BETAS", [0.3])
+    few = {shop_rivals.RLOO: {}, shop_rivals.FAR: {}, "RLOO on the true reward": {"reward": "true"}}
+    monkeypatch.setitem(shop_rivals.RIVALS, "shop", few)
+    for file in (preparing, shop, shop_labels):
+        monkeypatch.setattr(
+            file, "world_corpus", lambda world, tokenizer, context, split="test": part_of(world, split)
+        )
 
 
 def test_each_shop_claim_runs(small_shop, capsys):
-    found = {measure: measure(0) for measure in {claim.measure for claim in FULL}}
+    measures = {claim.measure for claim in FULL} - {shop_rivals.code_frontier}
+    found = {measure: measure(0) for measure in measures}
+    found[shop_rivals.code_frontier] = found[shop_rivals.shop_frontier]  # in another world, slow to write
     capsys.readouterr()
     for claim in FULL:
         numbers = found[claim.measure]
         assert math.isfinite(numbers[claim.number]), claim.name
-        assert claim.number in numbers
-    shares = list(found[shop.quadrants].values())
-    assert sum(shares) == pytest.approx(1)
+    assert sum(found[shop.quadrants].values()) == pytest.approx(1)
+
+
+def test_dpo_may_stop_where_its_line_falls():
+    line = [(0.0, 2.0), (2.0, 9.0), (6.0, 10.0), (5.0, 6.0)]
+    points = [shop_runs.Point(*point) for point in line]
+    reached = {1.0: 5.5, 2.0: 9.0, 4.0: 9.0, 5.0: 9.0, 5.9: 9.6, 9.0: 10.0}
+    assert {far: pytest.approx(shop_rivals.dpo_near(far, points)) for far in reached} == reached
+
+
+@pytest.mark.parametrize("n", [2, 4, 16])
+def test_best_of_n_is_never_farther_than_its_formula(n):
+    world = worlds.table(n, K=300)
+    formula = math.log(n) - (n - 1) / n
+    assert 0.9 * formula < float(kl(rivals.best_of(n, world.ref, world.reward), world.ref)) <= formula
+
+
+def test_what_was_stopped_begins_anew_and_what_is_finished_is_loaded(tmp_path):
+    setup, seen = Setup(*[None] * 2, tmp_path, *[None] * 3), []
+
+    def fit(where):
+        seen.append([path.name for path in where.folder.iterdir()])
+        (where.folder / "half.pt").touch()
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return "a model"
+
+    with pytest.raises(KeyboardInterrupt):
+        shop_runs.fitted(setup, "x", fit)
+    first, again = (shop_runs.fitted(setup, "x", fit) for _ in range(2))
+    assert first == again and first[0] == "a model" and first[1] >= 0
+    assert seen[:2] == [["reward"], ["reward"]] and "half.pt" in seen[2]
 
 
 # --- the command
@@ -292,6 +366,19 @@ def test_one_claim_is_shown_with_all_its_numbers(monkeypatch, capsys):
 def test_nonsense_is_refused(monkeypatch, capsys, flags, said):
     status, _, err = run(monkeypatch, capsys, command, *flags)
     assert status == 2 and said in err and err.count("\n") == 1
+
+
+def test_what_is_kept_is_shown_without_measuring(monkeypatch, capsys, tmp_path):
+    path, asked = tmp_path / "claims.json", "as_good_one_weight,ipo_certain"
+    measured = run(monkeypatch, capsys, command, "--claim", asked, "--json", path)[1]
+    monkeypatch.setattr(Kept, "measure", None)
+    status, out, _ = run(monkeypatch, capsys, command, "--show", "--json", path)
+    assert status == 0 and out.splitlines() == [
+        line for line in measured.splitlines() if line and line in out
+    ]
+    assert out.count("wanted") == 2
+    only = run(monkeypatch, capsys, command, "--show", "--json", path, "--claim", "ipo_certain")[1]
+    assert only and out.endswith(only)
 
 
 def test_work_that_was_stopped_goes_on(tmp_path):

@@ -5,6 +5,7 @@ mistake.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -447,6 +448,35 @@ def backwards(after=0.0, forget=False, early=False, lam_on_value=False):
         return out[::-1]
 
     return answer
+
+
+# --- chapter 21
+
+
+def around(width, centre=fmean):
+    return lambda numbers, t: (centre(numbers) - width(numbers, t), centre(numbers) + width(numbers, t))
+
+
+def errors(numbers, t):
+    return t * stdev(numbers) / len(numbers) ** 0.5
+
+
+def judging(exact=lambda n, least: min(n) > least, decides=lambda n, t: fmean(n) - errors(n, t), words=None):
+    def answer(numbers, least, is_exact, t):
+        right = exact(numbers, least) if is_exact else decides(numbers, t) > least
+        return (words or ("holds", "false") if is_exact else words or ("holds here", "not here"))[not right]
+
+    return answer
+
+
+def along(points, far, best=True, longer=False, order=sorted):
+    points = order(points)
+    found = [reward for kl, reward in points if kl <= far] if best else []
+    for (near, low), (beyond, high) in itertools.pairwise(points):
+        last = longer and (beyond, high) == points[-1]
+        if near <= far < beyond or (last and far >= near):
+            found.append(low + (high - low) * (far - near) / (beyond - near))
+    return max(found, default=points[-1][1])
 
 
 # --- chapter 22
@@ -1017,6 +1047,29 @@ WRONG = {
         (lambda ratio, a, clip: ratio * a, "it is not cut"),
         (lambda ratio, a, clip: min(ratio, 1 + clip) * a, "on one side only"),
         (lambda ratio, a, clip: min(max(ratio, 1 - clip), 1 + clip) * a, "the cut ratio alone"),
+    ],
+    (21, "interval"): [
+        (lambda numbers, t: (min(numbers), max(numbers)), "those of the numbers"),
+        (around(lambda n, t: t * pstdev(n) / len(n) ** 0.5), "by n and not by n - 1"),
+        (around(lambda n, t: t * stdev(n)), "the root of n is forgotten"),
+        (around(lambda n, t: t * stdev(n) / 2**0.5), "which does not shrink"),
+        (around(errors, lambda n: n[0]), "on both sides"),
+    ],
+    (21, "verdict"): [
+        (judging(exact=lambda n, least: fmean(n) > least), "the mean decides"),
+        (judging(exact=lambda n, least: min(n) >= least), "the mean decides"),
+        (judging(decides=lambda n, t: fmean(n)), "the mean decides"),
+        (judging(decides=lambda n, t: fmean(n) + errors(n, t)), "not the lower one"),
+        (
+            lambda n, least, exact, t: judging()(n, least, exact or stdev(n) == 0, t),
+            "the words of the exact claims",
+        ),
+    ],
+    (21, "reward_at"): [
+        (lambda far, points: along(points, far, order=list), "not sorted"),
+        (lambda far, points: max(r for kl, r in points if kl <= far), "the nearest policy"),
+        (lambda far, points: along(points, far, longer=True), "the last line is made longer"),
+        (lambda far, points: along(points, far, best=False), "where it falls"),
     ],
     (22, "batch_logps"): [
         (looked_up(total=lambda x: x.sum()), "over all rows, or over none"),

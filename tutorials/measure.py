@@ -22,7 +22,7 @@ from statistics import fmean
 
 import torch
 
-from mini_dpo.claims.shop import run_of
+from mini_dpo.claims.shop_runs import run_of
 from mini_dpo.cli import run_command
 from mini_dpo.compare import train_once
 from mini_dpo.corpus.worlds import world_corpus

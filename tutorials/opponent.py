@@ -6,10 +6,7 @@ python -m tutorials.opponent      leaves out one detail after the other, with fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from dataclasses import replace
-from functools import lru_cache
-from io import StringIO
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -18,9 +15,10 @@ from torch import Tensor
 
 from mini_dpo import exact
 from mini_dpo.batches import Batch, Encoded
+from mini_dpo.claims.worlds import tea_house
 from mini_dpo.cli import run_command
 from mini_dpo.files import write_json
-from mini_dpo.logprobs import response_logps, token_logps
+from mini_dpo.logprobs import token_logps
 from mini_dpo.model import GPT
 from mini_dpo.reference import freeze
 from mini_dpo.rlhf.algorithms import leave_one_out, returns_of, rloo_loss
@@ -33,26 +31,22 @@ RESPONSES = exact.list_responses()
 KEPT = Path(__file__).parent / "measured" / "opponent.json"
 
 
-@lru_cache
 def world(seed: int = 0) -> tuple[GPT, Tensor]:
     """(the reference, the reward of each response to each prompt (2, 15)): the tea house of chapter 5."""
-    with redirect_stdout(StringIO()):  # its SFT says how far it is
-        reference = exact.make_reference(RESPONSES, seed)
-    return reference, exact.make_reward(RESPONSES, seed)
+    house = tea_house(seed)
+    return house.reference, house.reward
 
 
 def exact_j(policy: GPT, seed: int = 0) -> Tensor:
     """J, the mean over both prompts, with every response listed: ()."""
-    reference, reward = world(seed)
-    logps = response_logps(policy, exact.every_response(RESPONSES)).view(2, -1)  # (2, 15)
-    return objective(logps, exact.score_all(reference, RESPONSES), reward, BETA).mean()
+    house = tea_house(seed)
+    return objective(house.score(policy), house.ref, house.reward, BETA).mean()
 
 
 def gap(policy: GPT, seed: int = 0) -> float:
     """KL(policy || optimum) in nats, the mean over both prompts."""
-    reference, reward = world(seed)
-    optimum = optimal_policy(exact.score_all(reference, RESPONSES), reward, BETA)
-    return float(kl(exact.score_all(policy, RESPONSES), optimum).mean())
+    house = tea_house(seed)
+    return float(kl(house.score(policy).detach(), optimal_policy(house.ref, house.reward, BETA)).mean())
 
 
 def write(policy: GPT, n: int, draw: int, k: int = K, seed: int = 0) -> Rollout:

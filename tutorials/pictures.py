@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 import torch
@@ -969,6 +970,60 @@ def opponent(figure: Figure, v: dict) -> None:
     right.set_xscale("log")
     right.set_xlabel("KL(π || π*) at the end, nats; a dot a seed")
     right.set_title("one detail left out")
+
+
+# --- 21. what is true of it
+
+
+@drawing(21)
+def rivals(figure: Figure, v: dict) -> None:
+    """True reward against KL divergence, in two worlds: DPO's line, and all that it is compared with. Crosses
+    are standard errors over seeds.
+    """
+    by = "best of {} by the {}"
+    ways: list[tuple[str, list[str], dict]] = [
+        ("DPO", [f"DPO, beta {beta}" for beta in ("0.1", "0.2", "0.3", "1.0", "3.0")], {"marker": "o"}),
+        ("RLOO, reward model", ["RLOO, beta 0.25", "RLOO, beta 0.5"], {"marker": "s", "linestyle": DASHED}),
+        ("RLOO, true reward", ["RLOO on the true reward"], {"marker": "^"}),
+        ("PPO, true reward", ["PPO on the true reward"], {"marker": "v"}),
+        ("online DPO", ["online DPO"], {"marker": "*", "markersize": 15}),
+        ("best of 4 and 16, reward model", [by.format(n, "reward model") for n in (4, 16)], {"marker": "x"}),
+        ("best of 4 and 16, true reward", [by.format(n, "judge") for n in (4, 16)], {"marker": "+"}),
+    ]
+    panels = figure.subplots(1, 2)
+    for axes, world, far in zip(panels, ("shop", "code"), (10.0, 4.0), strict=True):
+        seeds = list(v["kept"].measured[f"shop_rivals.{world}_frontier"].values())
+
+        def spread(what: str, seeds: list[dict] = seeds) -> tuple[float, float]:
+            """The mean of a number over seeds, and its standard error."""
+            values = [of_seed[what] for of_seed in seeds]
+            return fmean(values), stdev(values) / math.sqrt(len(values))
+
+        start = spread("reward, SFT")
+        axes.plot(0, start[0], "o", color=DARK, markerfacecolor="white", markersize=11, zorder=5)
+        axes.annotate("SFT", (0, start[0]), (12, -5), textcoords="offset points")
+        for label, names, style in ways:
+            at = [(*spread(f"kl, {name}"), *spread(f"reward, {name}")) for name in names]
+            seen = sorted(point for point in at if point[0] < far)
+            if label == "DPO":  # its line begins at the SFT model
+                for name, (x, _, y, _) in zip(names, at, strict=True):
+                    beta = float(name.removeprefix("DPO, beta "))
+                    if x > far:
+                        words = f"not shown: DPO, β = {beta:g},\n{x:.0f} nats, true reward {y:.1f}"
+                        axes.text(0.98, 0.03, words, ha="right", transform=axes.transAxes)
+                    elif beta != 0.2:  # which is too near 0.3
+                        axes.annotate(f"β = {beta:g}", (x, y), (5, -17), textcoords="offset points")
+                seen = [(0.0, 0.0, *start), *seen]
+            x, x_error, y, y_error = zip(*seen, strict=True)
+            grey = "best" in label
+            look = {"color": "0.45" if grey else DARK, "linestyle": ":" if grey else "-", "markersize": 9}
+            look |= {"markerfacecolor": DARK if label == "DPO" else "white", "capsize": 0, "elinewidth": 1}
+            axes.errorbar(x, y, y_error, x_error, label=label, **(look | style))
+        axes.set_xlabel("KL(policy || SFT), nats a response")
+    panels[0].set_title("the toy shop")
+    panels[1].set_title("programs: right, or worth nothing")
+    panels[0].set_ylabel("true reward")
+    panels[0].legend(loc="lower right")
 
 
 # --- 22. one thing of your own

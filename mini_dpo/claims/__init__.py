@@ -9,14 +9,32 @@ labels.py       labels that are wrong, few, or fond of length
 relatives.py    IPO, KTO, ORPO, and fifteen relatives at equal KL divergence
 cost.py         operations and memory, counted
 shop.py         what takes training on the toy shop
-shop_rivals.py  DPO and RLHF there, and wrong labels
+shop_rivals.py  DPO and RLHF there and in the world of programs: at equal KL divergence
+shop_costs.py   what both cost there, and what each has at equal cost
+shop_judges.py  both as judges of answers
+shop_labels.py  wrong labels there
+shop_runs.py    the training runs behind them
 kept.py         what was measured, in one file
 """
 
-from mini_dpo.claims import cost, labels, likelihood, optimum, relatives, rivals, shop, shop_rivals
+from mini_dpo.claims import (
+    cost,
+    labels,
+    likelihood,
+    optimum,
+    relatives,
+    rivals,
+    shop,
+    shop_costs,
+    shop_judges,
+    shop_labels,
+    shop_rivals,
+)
 from mini_dpo.claims.claim import Claim
 
 QUICK: list[Claim] = [
     claim for file in (optimum, rivals, cost, likelihood, labels, relatives) for claim in file.CLAIMS
 ]
-FULL: list[Claim] = [*shop.CLAIMS, *shop_rivals.CLAIMS]
+FULL: list[Claim] = [
+    claim for file in (shop, shop_rivals, shop_costs, shop_judges, shop_labels) for claim in file.CLAIMS
+]

@@ -3,6 +3,8 @@
 python -m mini_dpo.claims                          the claims that small worlds decide
 python -m mini_dpo.claims --claim no_reward_model  one of them, with all of its numbers
 python -m mini_dpo.claims --full                   all, also those that need hours of training
+python -m mini_dpo.claims --full --claim shop_as_good,shop_noise     two of those, the others later
+python -m mini_dpo.claims --show                   what --full has found so far, without measuring
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from mini_dpo.claims import FULL, QUICK
 from mini_dpo.claims.claim import Claim
-from mini_dpo.claims.kept import Kept
+from mini_dpo.claims.kept import Kept, row
 from mini_dpo.cli import option, parser_for, run_command
 from mini_dpo.errors import UserError, did_you_mean
 from mini_dpo.progress import clock
@@ -25,12 +27,13 @@ FULL_FILE = "tutorials/measured/claims.json"
 class ClaimsSettings:
     """Which claims, and how many seeds."""
 
-    claim: str | None = option(str, "one claim, by its name", metavar="NAME")
+    claim: str | None = option(str, "these claims, by name, with commas between them", metavar="NAMES")
     seeds: int | None = option(int, "seeds of each claim, 2 at least (default: the claim's own)")
     full: bool = option(bool, "also the claims that train on the toy shop, for hours", False)
+    show: bool = option(bool, "print what is kept of the claims, and measure nothing", False)
     json: str | None = option(
         str,
-        f"keep all numbers in this file, and go on with it (default with --full: {FULL_FILE})",
+        f"keep all numbers in this file, and go on with it (default with --full and --show: {FULL_FILE})",
         metavar="PATH",
     )
 
@@ -43,15 +46,19 @@ def main() -> None:
     if settings.seeds is not None and settings.seeds <= 1:
         raise UserError("--seeds must be at least 2: an interval needs two numbers")
     claims = chosen(settings)
-    path = settings.json or (FULL_FILE if settings.full else None)
+    path = settings.json or (FULL_FILE if settings.full or settings.show else None)
     kept = Kept(Path(path) if path else None)
+    if settings.show:
+        there = [claim.name for claim in claims if claim.name in kept.claims]
+        print("\n".join(row(name, kept.claims[name]) for name in there))
+        return
     started = time.perf_counter()
     for claim in claims:
         # a world without chance needs no second seed
         seeds = claim.seeds if claim.seeds == 1 else settings.seeds or claim.seeds
         numbers = kept.measure(claim, seeds)
-        kept.conclude(claim, [of_seed[claim.number] for of_seed in numbers])
-        print(row(claim, numbers), flush=True)
+        found = kept.conclude(claim, [of_seed[claim.number] for of_seed in numbers])
+        print(row(claim.name, found), flush=True)
         if settings.claim:
             print(every_number(claim, numbers))
     print(f"\n{clock(time.perf_counter() - started)} in all")
@@ -61,23 +68,13 @@ def chosen(settings: ClaimsSettings) -> list[Claim]:
     """The claims that are asked for. Raises UserError for an unknown name."""
     known = {claim.name: claim for claim in QUICK + FULL}
     if settings.claim is None:
-        return QUICK + FULL if settings.full else QUICK
-    if settings.claim not in known:
-        near = did_you_mean(settings.claim, known)
-        raise UserError(f"there is no claim {settings.claim}{near}; there are {', '.join(known)}")
-    return [known[settings.claim]]
-
-
-def row(claim: Claim, numbers: list[dict[str, float]]) -> str:
-    """Two lines: the verdict, the claim and its chapter; the number, its interval, and the world."""
-    deciding = [of_seed[claim.number] for of_seed in numbers]
-    mean, low, high = claim.spread(deciding)
-    spread = f" [{low:.3g}, {high:.3g}]" if len(deciding) > 1 else ""
-    seeds = f"{len(deciding)} seeds" if len(deciding) > 1 else "no chance in it"
-    return (
-        f"{claim.verdict(deciding):11} {claim.text} ({claim.name}, chapter {claim.chapter})\n"
-        f"{'':11} {claim.number}: {mean:.3g}{spread}, wanted {claim.wanted}; {claim.where}, {seeds}"
-    )
+        return QUICK + FULL if settings.full or settings.show else QUICK
+    names = settings.claim.split(",")
+    for name in names:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise UserError(f"there is no claim {name}{near}; there are {', '.join(known)}")
+    return [known[name] for name in names]
 
 
 def every_number(claim: Claim, numbers: list[dict[str, float]]) -> str:

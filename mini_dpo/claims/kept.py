@@ -5,6 +5,7 @@ stopped goes on with the next seed. Claims that read the same numbers share them
 from __future__ import annotations
 
 import io
+import math
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -24,7 +25,9 @@ class Kept:
         self.path = path
         found = read_json(path) if path and path.exists() else {"measured": {}, "claims": {}}
         self.measured: dict[str, Numbers] = found.get("measured", {})
-        self.claims: dict[str, dict[str, Any]] = found.get("claims", {})
+        self.claims: dict[str, dict[str, Any]] = {
+            name: as_numbers(row) for name, row in found.get("claims", {}).items()
+        }
 
     def measure(self, claim: Claim, seeds: int) -> list[dict[str, float]]:
         """The numbers of seeds 0, 1, ...: those that are kept, and the others measured now."""
@@ -37,11 +40,10 @@ class Kept:
         numbers = [known[str(seed)] for seed in range(seeds)]
         if any(claim.number not in of_seed for of_seed in numbers):
             raise UserError(f"{self.path}: {name} has other numbers than are measured today; take it out")
-        # of a number that is not finite the file has a null
-        return [{key: float("nan") if x is None else x for key, x in seed.items()} for seed in numbers]
+        return [as_numbers(of_seed) for of_seed in numbers]
 
-    def conclude(self, claim: Claim, deciding: list[float]) -> None:
-        """Keep what a page shows of a claim."""
+    def conclude(self, claim: Claim, deciding: list[float]) -> dict[str, Any]:
+        """Keep what a page shows of a claim, and return it."""
         mean, low, high = claim.spread(deciding)
         self.claims[claim.name] = {
             **{name: getattr(claim, name) for name in ("text", "number", "where", "chapter", "exact")},
@@ -53,10 +55,16 @@ class Kept:
             "seeds": len(deciding),
         }
         self.write()
+        return self.claims[claim.name]
 
     def write(self) -> None:
         if self.path:
             write_json(self.path, {"claims": self.claims, "measured": self.measured})
+
+
+def as_numbers(kept: dict[str, Any]) -> dict[str, Any]:
+    """What was read of a file, with nan for each number that is not finite: the file has a null."""
+    return {name: math.nan if value is None else value for name, value in kept.items()}
 
 
 def measured(claim: Claim, seed: int) -> dict[str, float | None]:
@@ -65,3 +73,17 @@ def measured(claim: Claim, seed: int) -> dict[str, float | None]:
     with redirect_stdout(io.StringIO()):
         numbers = claim.measure(seed)
     return {**numbers, "CPU seconds": time.process_time() - started}
+
+
+def row(name: str, found: dict[str, Any]) -> str:
+    """Three lines of what is kept of a claim: the verdict and the claim; the number and its interval; what it
+    was measured on.
+    """
+    several = found["seeds"] > 1
+    spread = f" [{found['low']:.3g}, {found['high']:.3g}]" if several else ""
+    seeds = f"{found['seeds']} seeds" if several else "no chance in it"
+    return (
+        f"{found['verdict']:11} {found['text']}\n"
+        f"{'':11} {found['number']}: {found['mean']:.3g}{spread}, wanted {found['wanted']}\n"
+        f"{'':11} {found['where']}, {seeds} ({name}, chapter {found['chapter']})"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 from statistics import median, pstdev
 
 import torch
@@ -26,13 +27,18 @@ def reward_at(far: float, world: World, way: list[Tensor]) -> float:
     """The true reward of a family of policies at a KL divergence: between two of them it is linear, as it is
     for the mixture that says one or the other.
     """
-    points = sorted(
-        (float(kl(p, world.ref)), float(expected_reward(p, world.reward))) for p in [world.ref, *way]
+    return line_at(
+        far, [(float(kl(p, world.ref)), float(expected_reward(p, world.reward))) for p in [world.ref, *way]]
     )
+
+
+def line_at(far: float, points: Sequence[tuple[float, float]]) -> float:
+    """The height of the line through points (x, y) at x = far; where none is so far, of the last one."""
+    points = sorted(points)
     for (near, low), (next_far, high) in itertools.pairwise(points):
         if near <= far <= next_far:
             return low + (high - low) * (far - near) / (next_far - near)
-    return points[-1][1]  # none goes so far
+    return points[-1][1]
 
 
 def frontier(seed: int, policy: int, judge: int) -> dict[str, float]:

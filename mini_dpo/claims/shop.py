@@ -1,6 +1,4 @@
-"""Claims that take training on the toy shop: hours for all seeds. Each run has a folder of its own below
-RUNS, as the runs of `python -m mini_dpo.compare`: what was stopped goes on there.
-"""
+"""Claims that take training on the toy shop: an hour for all seeds, and hours for that on all losses."""
 
 from __future__ import annotations
 
@@ -13,40 +11,14 @@ from typing import Any
 from mini_dpo.batches import Encoded
 from mini_dpo.claims.claim import Claim, above
 from mini_dpo.claims.likelihood import quarters
-from mini_dpo.compare import PRICE, train_once
+from mini_dpo.claims.shop_runs import BETAS, dpo_at, run_of
+from mini_dpo.compare import PRICE
 from mini_dpo.corpus.worlds import world_corpus
 from mini_dpo.evaluation.measuring import AS_THEY_ARE, score_sequences
 from mini_dpo.files import read_json, read_unchanged
 from mini_dpo.losses import LOSSES
 from mini_dpo.reference import reference_logps
 from mini_dpo.saving.checkpoint import load_model
-
-RUNS = Path("runs/claims")
-FLAGS: dict[str, list[str]] = {"sft": [], "dpo": []}  # besides the defaults, of each stage
-
-
-BETAS = ["0.1", "0.3", "1.0", "3.0"]
-
-
-def sft_of(seed: int) -> Path:
-    """The folder of the SFT run of a seed, trained if it is not there."""
-    folder = RUNS / str(seed) / "sft"
-    train_once(folder, ["--stage", "sft", "--seed", str(seed), *FLAGS["sft"]])
-    return folder
-
-
-def run_of(seed: int, loss: str, *flags: str) -> tuple[Path, dict[str, Any]]:
-    """(The folder of a preference run from the SFT model of a seed, its summary.)"""
-    sft = sft_of(seed)
-    folder = RUNS / str(seed) / "-".join([loss, *flags]).replace("--", "")
-    start = ["--stage", "dpo", "--init-from", str(sft), "--loss", loss, "--seed", str(seed)]
-    train_once(folder, [*start, *flags, *FLAGS["dpo"]])
-    return folder, read_json(folder / "summary.json")
-
-
-def net(summary: dict[str, Any]) -> float:
-    """True reward less the price of the KL divergence, which is J."""
-    return summary["dpo"]["reward"] - PRICE * summary["dpo"]["kl"]
 
 
 def samples_of(folder: Path) -> list[dict[str, Any]]:
@@ -69,10 +41,14 @@ def beta(seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     kls = []
     for price in BETAS:
-        _, summary = run_of(seed, "dpo", "--beta", price)
+        summary = dpo_at(seed, price)[1]
         kls.append(summary["dpo"]["kl"])
         found |= {f"{name}, beta {price}": summary["dpo"][name] for name in ("reward", "kl", "perplexity")}
-    return {"least fall of the KL divergence": min(a - b for a, b in itertools.pairwise(kls)), **found}
+    return {
+        "least fall of the KL divergence": min(a - b for a, b in itertools.pairwise(kls)),
+        "reward, beta 0.1 - beta 0.3": found["reward, beta 0.1"] - found["reward, beta 0.3"],
+        **found,
+    }
 
 
 def entropy(seed: int) -> dict[str, float]:
@@ -130,6 +106,16 @@ CLAIMS = [
         above(0),
         "the toy shop, beta 0.1 to 3",
         chapter=7,
+        seeds=5,
+    ),
+    Claim(
+        "shop_no_over_optimisation",
+        "the farther DPO goes, the better its answers are",
+        beta,
+        "reward, beta 0.1 - beta 0.3",
+        above(0),
+        "the toy shop",
+        chapter=9,
         seeds=5,
     ),
     Claim(

@@ -9,8 +9,10 @@ mini_dpo/exact.py: fifteen strings to each of two prompts, and the project's own
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import lru_cache
+from io import StringIO
 
 import torch
 from torch import Tensor
@@ -150,8 +152,10 @@ class TeaHouse:
 
 @lru_cache(maxsize=4)
 def tea_house(seed: int) -> TeaHouse:
+    """The tea house of a seed."""
     responses = list_responses()
-    reference = make_reference(responses, seed)
+    with redirect_stdout(StringIO()):  # its SFT says how far it is
+        reference = make_reference(responses, seed)
     return TeaHouse(
         reference, every_response(responses), score_all(reference, responses), make_reward(responses, seed)
     )

@@ -31,7 +31,7 @@ from mini_dpo.optimizers import LoopConfig
 from mini_dpo.reference import freeze
 from mini_dpo.rlhf.algorithms import ALGORITHMS
 from mini_dpo.rlhf.loop import Learner, optimise
-from mini_dpo.rlhf.reward import ScalarModel, calibration, reward_objective
+from mini_dpo.rlhf.reward import ScalarModel, calibration, reward_objective, score_all
 from mini_dpo.rlhf.rollout import Task
 from mini_dpo.saving.checkpoint import load_frozen, save_checkpoint
 from mini_dpo.saving.stages import StageFiles
@@ -187,13 +187,11 @@ def fit_online(setup: Setup, model: ScalarModel | None) -> GPT:
     """
     settings, begun, folder, tokenizer, sft, corpus = setup
 
-    @torch.no_grad()
     def learned(prompts: Sequence[Prompt], responses: Sequence[list[int]]) -> list[float]:
         assert model
         asked = map(tokenizer.encode_prompt, prompts)
         written = [Encoded(*pair) for pair in zip(asked, responses, strict=True)]
-        batches = (collate(written[i : i + 64]).to(begun.device) for i in range(0, len(written), 64))
-        return [score for batch in batches for score in model.scores(batch).tolist()]
+        return score_all(model, written).tolist()
 
     policy, size = freeze(sft).requires_grad_(True), settings.responses // 2  # pairs a step
     steps = max(1, settings.steps // ROUNDS)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mini_dpo.batches import Batch, Batches, EncodedPair, PairBatch, collate_pairs
+from mini_dpo.batches import Batch, Batches, Encoded, EncodedPair, PairBatch, collate
 from mini_dpo.model import GPT
 from mini_dpo.objectives import Outcome
 from mini_dpo.theory.bradley_terry import wins
@@ -71,13 +71,22 @@ def last_places(batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
+def score_all(model: ScalarModel, sequences: Sequence[Encoded], batch_size: int = 64) -> Tensor:
+    """The score of each response, however many there are: (S,), on the CPU."""
+    batches = Batches(sequences, collate, batch_size, seed=0).once()
+    return torch.cat([model.scores(batch.to(model.bias.device)) for batch in batches]).cpu()
+
+
+def score_pairs(model: ScalarModel, pairs: Sequence[EncodedPair]) -> Tensor:
+    """The scores of the chosen and of the rejected response of each pair: (N, 2)."""
+    return score_all(model, [side for pair in pairs for side in (pair.chosen, pair.rejected)]).view(-1, 2)
+
+
 def calibration(model: ScalarModel, pairs: Sequence[EncodedPair], bins: int = 5) -> list[tuple[float, float]]:
     """How sure the model is of the better response, and how often it is right, in bins from the least sure
     pairs to the surest. Of a calibrated model the two are equal.
     """
-    batches = Batches(pairs, collate_pairs, 32, seed=0).once()
-    device = model.bias.device
-    scores = torch.cat([model.scores(batch.to(device).sequences) for batch in batches]).view(-1, 2)  # (N, 2)
+    scores = score_pairs(model, pairs)
     sure = torch.sigmoid((scores[:, 0] - scores[:, 1]).abs())  # (N,), P(the larger score is the better one)
     right = wins(scores[:, 0], scores[:, 1])  # (N,)
     return [(float(sure[part].mean()), float(right[part].mean())) for part in sure.argsort().chunk(bins)]

@@ -9,9 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
 from functools import lru_cache, partial
-from io import StringIO
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from mini_dpo import exact
 from mini_dpo.batches import Encoded, collate
+from mini_dpo.claims.worlds import tea_house
 from mini_dpo.logprobs import response_logps
 from mini_dpo.losses import LOSSES
 from mini_dpo.model import GPT
@@ -82,23 +81,16 @@ def climb(mine: Pieces, steps: int = STEPS) -> Iterator[tuple[str, float]]:
 RESPONSES = exact.list_responses()
 
 
-@lru_cache
-def world() -> tuple[GPT, Tensor, Tensor]:
-    """(the reference, the reward (2, K), the optimum's log-probs (2, K))."""
-    with redirect_stdout(StringIO()):  # its SFT says how far it is
-        reference = exact.make_reference(RESPONSES, seed=0)
-    reward = exact.make_reward(RESPONSES, seed=0)
-    return reference, reward, optimal_policy(exact.score_all(reference, RESPONSES), reward, BETA)
-
-
 def distance(policy: GPT) -> float:
     """KL(optimum || policy) in nats, the worse of the two prompts; the package measures."""
-    return float(kl(world()[2], exact.score_all(policy, RESPONSES)).max())
+    house = tea_house(0)
+    optimum = optimal_policy(house.ref, house.reward, BETA)
+    return float(kl(optimum, house.score(policy).detach()).max())
 
 
 def train_in_the_tea_house(pieces: Pieces, steps: int) -> GPT:
     """DPO on every ordered pair of responses, each with the weight P(chosen over rejected)."""
-    reference, reward, _ = world()
+    reference, reward = tea_house(0).reference, tea_house(0).reward
     policy = freeze(reference).requires_grad_(True)
     rows = laid_out(pieces.lay_out)
     w, l = map(list, zip(*itertools.permutations(range(len(RESPONSES)), 2), strict=True))
@@ -182,7 +174,7 @@ def stepper(pieces: Pieces, policy: GPT, steps: int, lr: float = LR) -> Callable
 def surprise(policy: GPT, respond: Callable) -> float:
     """How far the mean reward of drawn responses is from the policy's, in standard errors."""
     rng = random.Random(0)
-    logps, reward = exact.score_all(policy, RESPONSES), world()[1]  # (2, K)
+    logps, reward = exact.score_all(policy, RESPONSES), tea_house(0).reward  # (2, K)
     worst = 0.0
     for i, prompt in enumerate(exact.PROMPTS):
         told = lru_cache(lambda ids: next_probabilities(policy, ids))
