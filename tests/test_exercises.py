@@ -98,6 +98,18 @@ def mean_change(ref_logps, policy_logps): raise NotImplementedError
     assert status == 0 and "chapter  6  +!.  1 of 3 right" in out
 
 
+def test_a_function_of_another_chapter_that_is_missing_is_named(monkeypatch, capsys):
+    source = """
+from tutorials.exercises.chapter_03 import draw
+def batch_logps(logits, ids, mask): raise NotImplementedError
+def adam_step(value, gradient, m, v, t, lr): raise NotImplementedError
+def respond(said, prompt, end, longest, uniforms): return [draw(said(prompt), next(uniforms))]
+"""
+    write(monkeypatch, 22, source)
+    _, out, _ = run(monkeypatch, capsys, exercises, 22)
+    assert "22.3  respond: nothing there yet; write draw in tutorials/exercises/chapter_03.py" in out
+
+
 def test_a_slip_of_type_is_told_and_is_not_taken_for_nothing(monkeypatch, capsys):
     """torch, too, raises NotImplementedError: for a tensor of whole numbers, say."""
 

@@ -512,7 +512,7 @@ def adam_in_place(value, gradient, m, v, t, lr):
     return value - lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-8), m.clone(), v.clone()
 
 
-def answering(keeps_end=True, cut=0, reads=lambda prompt, said: prompt + said, grows=False):
+def answering(keeps_end=True, cut=0, reads=lambda prompt, said: prompt + said, grows=False, asks_all=False):
     def answer(probabilities, prompt, end, longest, uniforms):
         said = []
         while len(said) < longest + cut:
@@ -522,7 +522,7 @@ def answering(keeps_end=True, cut=0, reads=lambda prompt, said: prompt + said, g
                 said.append(token)
             if grows:
                 prompt.append(token)
-            if token == end:
+            if token == end or (asks_all and end in prompt):
                 break
         return said
 
@@ -1088,6 +1088,7 @@ WRONG = {
     ],
     (22, "respond"): [
         (answering(keeps_end=False), "before the end is kept"),
+        (answering(asks_all=True), "looks for it in the prompt too"),
         (answering(cut=1), "one token more or less"),
         (answering(cut=-1), "one token more or less"),
         (answering(reads=lambda prompt, said: prompt), "after the prompt alone"),

@@ -49,12 +49,11 @@ def judge_chapter(chapter: int, package: str = "tutorials.exercises") -> dict[st
 def show_chapter(chapter: int) -> bool:
     """Print a chapter's verdicts; returns whether all are right."""
     verdicts = judge_chapter(chapter)
-    path = f"tutorials/exercises/chapter_{chapter:02}.py"
     for i, (name, verdict) in enumerate(verdicts.items(), 1):
         state = {
             "right": f"right, {verdict.text}",
             "wrong": "WRONG",
-            "empty": f"nothing there yet; write it in {path}",
+            "empty": f"nothing there yet; write {verdict.text}",
         }[verdict.state]
         print(f"{chapter}.{i}  {name}: {state}")
         if verdict.state == "wrong":
@@ -101,13 +100,13 @@ def show_ladder(mine: Pieces) -> bool:
         last = title == RUNGS["respond"]
         holds = value < SURE if last else value < LANDED
         what = f"{value:.1f} standard errors from the true mean" if last else f"{value:.1e} nats from pi*"
-        print(f"{'lands' if holds else 'MISSES':7} {title:24} {what}", flush=True)
+        print(f"{'lands' if holds else 'MISSES':7} {title:30} {what}", flush=True)
         below = below and holds
-    missing = [title for name, title in RUNGS.items() if getattr(mine, name) is None]
+    missing = [name for name in RUNGS if getattr(mine, name) is None]
     if missing:
         print(
-            f"the next rung: {missing[0]}, which must be right first; python -m tutorials.exercises "
-            "shows what is"
+            f"the next rung: {RUNGS[missing[0]]}, which must be right first; "
+            f"python -m tutorials.exercises {PIECES[missing[0]][0]} says what is missing"
         )
     return below and not missing
 

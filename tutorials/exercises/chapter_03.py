@@ -12,7 +12,8 @@ def perplexity(logps: list[float], lengths: list[int]) -> float:
 
 def draw(probabilities: list[float], u: float) -> int:
     """3.2  Draw a token: `u` is a random number, evenly spread over [0, 1). Token i must come out for a share
-    probabilities[i] of all u, token 0 for the smallest ones, then token 1, and so on.
+    probabilities[i] of all u, token 0 for the smallest ones, then token 1, and so on. Where
+    rounding leaves the sum below u, the last token with a positive probability comes out.
     """
     raise NotImplementedError
 

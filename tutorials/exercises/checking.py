@@ -56,7 +56,7 @@ def load_checks(chapter: int) -> Properties:
 
 @dataclass(frozen=True)
 class Verdict:
-    """state: "right", "wrong" or "empty" (nothing written yet). text: what is wrong."""
+    """state: "right", "wrong" or "empty" (nothing written yet). text: what is wrong, or where to write."""
 
     state: str
     text: str = ""
@@ -73,12 +73,18 @@ def judge(answer: Callable, properties: list[Property]) -> Verdict:
         except Exception as error:
             # torch raises NotImplementedError too, with a text: for a tensor of the wrong type
             if isinstance(error, NotImplementedError) and not error.args:
-                return Verdict("empty")
+                return Verdict("empty", missing(error))
             problem = watched.problem(error)
         else:
             continue
         return Verdict("wrong", f"must hold: {claim.says}\nbut:       {problem}\nusually:   {claim.usually}")
     return Verdict("right", f"{len(properties)} properties hold")
+
+
+def missing(error: NotImplementedError) -> str:
+    """The function that is not written yet, which may be another one that the answer calls."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.name} in tutorials/exercises/{Path(frame.filename).name}"
 
 
 class Watched:

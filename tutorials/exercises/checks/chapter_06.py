@@ -76,7 +76,7 @@ def rises(answer):
 @prop(
     "learning_rate",
     says="no warm-up is allowed: then step 0 is at the peak",
-    usually="a division by warmup, which may be 0",
+    usually="a division by warmup, which may be 0, or a fall that begins one step too early",
 )
 def no_warmup(answer):
     try:

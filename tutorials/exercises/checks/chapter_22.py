@@ -50,7 +50,8 @@ def one_each(answer):
 @prop(
     "batch_logps",
     says="over all responses to a prompt (two words, at most three of them) the probabilities sum to one",
-    usually="a token is looked up in its own row instead of the row before it, or the end is not counted",
+    usually="a token is looked up in its own row instead of the row before it, the end is not counted, or "
+    "the softmax is not over the tokens",
 )
 def all_sum_to_one(answer):
     responses = [[*w, END] for n in range(3) for w in itertools.product(range(2), repeat=n)]
@@ -120,6 +121,14 @@ def walk(step, gradients=GRADIENTS, lr=0.1):
     return way
 
 
+@prop("adam_step", says="nothing that was given is changed", usually="`m *= ...` or `value -= ...` in place")
+def unchanged(answer):
+    given = [START.clone(), GRADIENTS[0].clone(), torch.zeros(3).double(), torch.zeros(3).double()]
+    kept = [x.clone() for x in given]
+    answer(*given, 1, 0.1)
+    expect(all(map(torch.equal, given, kept)), f"after the call the arguments are {shown(given)}")
+
+
 @prop(
     "adam_step",
     says="the first step is lr against the gradient's sign, however large the gradient is",
@@ -133,14 +142,6 @@ def first_step(answer):
         f"from {shown(START)} with the gradient {shown(GRADIENTS[0])} and lr 0.1 the step leads to "
         f"{shown(found)}",
     )
-
-
-@prop("adam_step", says="nothing that was given is changed", usually="`m *= ...` or `value -= ...` in place")
-def unchanged(answer):
-    given = [START.clone(), GRADIENTS[0].clone(), torch.zeros(3).double(), torch.zeros(3).double()]
-    kept = [x.clone() for x in given]
-    answer(*given, 1, 0.1)
-    expect(all(map(torch.equal, given, kept)), f"after the call the arguments are {shown(given)}")
 
 
 @prop(
@@ -169,12 +170,17 @@ def probabilities_of(ids: list[int]) -> list[float]:
 @prop(
     "respond",
     says="the end is part of the response, and nothing comes after it",
-    usually="the loop stops before the end is kept, or goes on after it",
+    usually="the loop stops before the end is kept, or goes on after it, or looks for it in the prompt too",
 )
 def ends(answer):
     for numbers, wanted in (([0.9], [END]), ([0.1, 0.6, 0.9], [0, 1, END]), ([0.1, 0.1, 0.95], [0, 0, END])):
-        found = answer(lambda ids: [0.5, 0.3, 0.2], [0], END, 9, iter([*numbers, *[0.0] * 9]))
-        expect(found == wanted, f"with the numbers {shown(numbers)} the response is {shown(found)}")
+        for prompt in ([0], [END, 0]):  # an end in the prompt ends nothing
+            found = answer(lambda ids: [0.5, 0.3, 0.2], list(prompt), END, 9, iter([*numbers, *[0.0] * 9]))
+            expect(
+                found == wanted,
+                f"prompt {shown(prompt)}, the numbers {shown(numbers)}, and zeros after them: "
+                f"the response is {shown(found)}",
+            )
 
 
 @prop("respond", says="it is cut after `longest` tokens", usually="one token more or less")
