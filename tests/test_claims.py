@@ -39,6 +39,7 @@ from mini_dpo.theory.bradley_terry import expected_reward, kl, optimal_policy
 from mini_dpo.trace import laboratory
 from mini_dpo.train import preparing
 from tests.commands import run
+from tutorials.chapters import HERE, ROOT
 
 BY_NAME = {claim.name: claim for claim in QUICK}
 CHAPTERS = range(1, 22)
@@ -407,3 +408,9 @@ def test_a_file_of_other_numbers_is_refused(tmp_path, monkeypatch, capsys):
     assert status == 2 and "one_weight has other numbers" in err
     path.write_text("[]", encoding="utf-8")
     assert run(monkeypatch, capsys, command, "--claim", "as_good_one_weight", "--json", path)[0] == 2
+
+
+def test_the_readme_counts_the_claims_that_hold():
+    kept = read_json(HERE / "measured" / "claims.json")["claims"].values()
+    hold = sum(claim["verdict"].startswith("holds") for claim in kept)
+    assert f"{len(kept)} claims, {hold} of them hold" in (ROOT / "README.md").read_text(encoding="utf-8")
