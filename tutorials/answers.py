@@ -9,7 +9,6 @@ five seeds: the reward and the length of every held-out answer of the SFT model,
 
 from __future__ import annotations
 
-import json
 from copy import deepcopy
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,10 +16,11 @@ from statistics import fmean, stdev
 import torch
 
 from mini_dpo.batches import Encoded, collate
+from mini_dpo.claims.shop import samples_of
 from mini_dpo.cli import run_command
 from mini_dpo.corpus.worlds import world_corpus
 from mini_dpo.evaluation.measuring import judge_all
-from mini_dpo.files import read_bytes, read_json, write_json
+from mini_dpo.files import read_json, write_json
 from mini_dpo.generate import generate
 from mini_dpo.logprobs import score_reference
 from mini_dpo.model import GPT
@@ -59,7 +59,7 @@ def folders(seed: int) -> tuple[Path, Path]:
 def measure(seed: int) -> dict[str, dict]:
     """{"answers": model -> reward and words of each, "drawn": way -> how varied they are}."""
     offline, online = folders(seed)
-    rows, more = (rows_of(folder / "samples.jsonl") for folder in (offline, online))
+    rows, more = samples_of(offline), samples_of(online)
     answers = {
         "sft": numbers_of(rows, "sft"),
         "offline": numbers_of(rows, "dpo"),
@@ -70,10 +70,6 @@ def measure(seed: int) -> dict[str, dict]:
         "answers": answers,
         "drawn": {name: draw(paths[model], heat, seed) for name, (model, heat) in WAYS.items()},
     }
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in read_bytes(path).decode().splitlines()]
 
 
 def numbers_of(rows: list[dict], model: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from math import sqrt
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -105,32 +106,32 @@ def change(key: str) -> Callable[[dict], list[float]]:
 # what a column shows of a variant, and its format
 Columns = dict[str, tuple[Callable[[dict], list[float]], str]]
 LOSS_COLUMNS: Columns = {
-    "reward": (lambda found: found["dpo/reward"], ".2f"),
-    "win rate": (lambda found: found["dpo/win_rate"], ".3f"),
-    "KL": (lambda found: found["dpo/kl"], ".2f"),
+    "reward": (itemgetter("dpo/reward"), ".2f"),
+    "win rate": (itemgetter("dpo/win_rate"), ".3f"),
+    "KL": (itemgetter("dpo/kl"), ".2f"),
     "chosen": (change("logps/chosen"), "+.1f"),
     "rejected": (change("logps/rejected"), "+.1f"),
-    "tokens": (lambda found: found["dpo/response_tokens"], ".1f"),
+    "tokens": (itemgetter("dpo/response_tokens"), ".1f"),
 }
 SAMPLING_COLUMNS: Columns = {
-    "reward": (lambda found: found["reward"], ".2f"),
-    "facts": (lambda found: found["facts"], ".2f"),
-    "tone": (lambda found: found["tone"], ".2f"),
+    "reward": (itemgetter("reward"), ".2f"),
+    "facts": (itemgetter("facts"), ".2f"),
+    "tone": (itemgetter("tone"), ".2f"),
 }
 # of a model that looks: what it and its SFT model make up and see; then what its preferences taught it
 SIGHT_COLUMNS: Columns = {
-    "made up": (lambda found: found["dpo/imagined"], ".2f"),
-    "SFT: made up": (lambda found: found["sft/imagined"], ".2f"),
-    "of those named": (lambda found: found["dpo/chair"], ".3f"),
-    "recall": (lambda found: found["dpo/recall"], ".3f"),
-    "SFT: recall": (lambda found: found["sft/recall"], ".3f"),
-    "reward": (lambda found: found["dpo/reward"], ".2f"),
+    "made up": (itemgetter("dpo/imagined"), ".2f"),
+    "SFT: made up": (itemgetter("sft/imagined"), ".2f"),
+    "of those named": (itemgetter("dpo/chair"), ".3f"),
+    "recall": (itemgetter("dpo/recall"), ".3f"),
+    "SFT: recall": (itemgetter("sft/recall"), ".3f"),
+    "reward": (itemgetter("dpo/reward"), ".2f"),
 }
 LOOK_COLUMNS: Columns = {
-    "win rate": (lambda found: found["dpo/win_rate"], ".3f"),
-    "KL": (lambda found: found["dpo/kl"], ".2f"),
-    "pairs right": (lambda found: found["dpo/reward_accuracy"], ".3f"),
-    "blanked": (lambda found: found["dpo/blanked_accuracy"], ".3f"),
+    "win rate": (itemgetter("dpo/win_rate"), ".3f"),
+    "KL": (itemgetter("dpo/kl"), ".2f"),
+    "pairs right": (itemgetter("dpo/reward_accuracy"), ".3f"),
+    "blanked": (itemgetter("dpo/blanked_accuracy"), ".3f"),
 }
 
 

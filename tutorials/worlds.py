@@ -5,6 +5,7 @@ guard` keeps and prints. `sight`, whose prompts are pictures, has a measurement 
 from __future__ import annotations
 
 from functools import cache
+from operator import itemgetter
 from statistics import fmean, median, stdev
 
 from mini_dpo.compare import train_once
@@ -68,12 +69,12 @@ GUARDS = {
     "80 % forbidden": "--world guard-many",
 }
 GUARD_COLUMNS: Columns = {
-    "forbidden": (lambda found: found["declined_forbidden"], ".2f"),
-    "only sounds so": (lambda found: found["declined_borderline"], ".2f"),
-    "harmless": (lambda found: found["declined_harmless"], ".2f"),
-    "reward": (lambda found: found["reward"], ".2f"),
-    "win rate": (lambda found: found["win_rate"], ".3f"),
-    "KL": (lambda found: found["kl"], ".2f"),
+    "forbidden": (itemgetter("declined_forbidden"), ".2f"),
+    "only sounds so": (itemgetter("declined_borderline"), ".2f"),
+    "harmless": (itemgetter("declined_harmless"), ".2f"),
+    "reward": (itemgetter("reward"), ".2f"),
+    "win rate": (itemgetter("win_rate"), ".3f"),
+    "KL": (itemgetter("kl"), ".2f"),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,16 +14,16 @@ from mini_dpo.claims.shop_runs import BETAS, dpo_at, run_of
 from mini_dpo.compare import PRICE
 from mini_dpo.corpus.worlds import world_corpus
 from mini_dpo.evaluation.measuring import AS_THEY_ARE, score_sequences
-from mini_dpo.files import read_json, read_unchanged
+from mini_dpo.files import read_json
 from mini_dpo.losses import LOSSES
 from mini_dpo.reference import reference_logps
+from mini_dpo.report.reading import kept_rows
 from mini_dpo.saving.checkpoint import load_model
 
 
 def samples_of(folder: Path) -> list[dict[str, Any]]:
     """The held-out prompts of a run, and what its models answered."""
-    summary = read_json(folder / "summary.json")
-    return [json.loads(line) for line in read_unchanged(folder / "samples.jsonl", summary).splitlines()]
+    return kept_rows(folder / "samples.jsonl", read_json(folder / "summary.json"))
 
 
 def quadrants(seed: int) -> dict[str, float]:
@@ -37,7 +36,7 @@ def quadrants(seed: int) -> dict[str, float]:
 
 
 def beta(seed: int) -> dict[str, float]:
-    """DPO at four betas."""
+    """DPO at each of BETAS."""
     found: dict[str, float] = {}
     kls = []
     for price in BETAS:
