@@ -52,7 +52,7 @@ def preference_objective(
 ) -> Objective[PairBatch | FeedbackBatch]:
     """The objective of a preference loss. reference: None if it has none, or each batch brings its log-probs.
 
-    sft_weight: what the negative log-likelihood of the chosen (or liked) response, in nats a token, counts
+    sft_weight: what the negative log-likelihood of the chosen (or liked) response, in nats per token, counts
     beside the loss (arXiv:2404.19733, with weight 1).
     """
 

@@ -185,7 +185,7 @@ def typed_prompts(world: str | None) -> Iterator[str]:
         with suppress(ImportError):
             import readline  # noqa: F401 (gives `input` its arrow keys and history)
         print(
-            f"A prompt a line; exit or an empty line ends.{example_of(world)}"
+            f"A prompt per line; exit or an empty line ends.{example_of(world)}"
             if world
             else "A conversation, a line at a time; new begins another one, exit or an empty line ends."
         )
@@ -253,7 +253,7 @@ def read_prompts(path: str, system: str | None) -> list[tuple[str, Prompt]]:
         if line.strip()
     ]
     if not prompts:
-        raise UserError(f"{path}: the file is empty; it needs one prompt a line")
+        raise UserError(f"{path}: the file is empty; it needs one prompt per line")
     return prompts
 
 

@@ -332,7 +332,7 @@ def test_the_table_has_each_error_beside_its_number_and_fits_the_screen():
         "(0.12)",
     ]
     assert lines["perplexity on held-out SFT responses"] == ["-10.250", "(12.500)"] * 2 and lines[
-        "tokens a response"
+        "tokens per response"
     ] == ["123.4", "123.4"]
     assert "not finite" in closing_table(
         {"prompts": 3, "pairs": 0, "sft": {"perplexity": None, "perplexity_error": None}}

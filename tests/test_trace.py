@@ -148,7 +148,7 @@ def test_the_part_of_a_pair_is_its_own_loss_along_the_direction(logps, name, see
 # --- the way of a run
 
 
-LR, STEPS, ROWS = 0.03, 4, 2  # two pairs a step: some are seen early on the way, others late
+LR, STEPS, ROWS = 0.03, 4, 2  # two pairs per step: some are seen early on the way, others late
 
 
 def by_steps():

@@ -122,7 +122,7 @@ SAMPLING_COLUMNS: Columns = {
 SIGHT_COLUMNS: Columns = {
     "made up": (itemgetter("dpo/imagined"), ".2f"),
     "SFT: made up": (itemgetter("sft/imagined"), ".2f"),
-    "of those named": (itemgetter("dpo/chair"), ".3f"),
+    "share made up": (itemgetter("dpo/chair"), ".3f"),
     "recall": (itemgetter("dpo/recall"), ".3f"),
     "SFT: recall": (itemgetter("sft/recall"), ".3f"),
     "reward": (itemgetter("dpo/reward"), ".2f"),
@@ -143,7 +143,7 @@ def comparison(name: str, variants: Sequence[str], columns: Columns) -> str:
     if not found:
         raise UserError(f"too little of {name} is kept: python -m tutorials.measure {name}")
     first, (value, _) = variants[0], next(iter(columns.values()))
-    lines = [f"{'':18}" + "".join(f"{column:>15}" for column in columns) + f"   less {first}'s"]
+    lines = [f"{'':18}" + "".join(f"{column:>15}" for column in columns) + f"   minus {first}"]
     for variant, numbers in sorted(found.items(), key=lambda item: -fmean(value(item[1]))):
         cells = []
         for of, form in columns.values():

@@ -187,7 +187,7 @@ def talking(figure: Figure, v: dict) -> None:
     )
     left.set_ylim(float(v["entropy"]) - 0.2, None)
     left.set_xlabel("training steps")
-    left.set_ylabel("negative log-likelihood, nats a response")
+    left.set_ylabel("negative log-likelihood, nats per response")
     left.set_title("the tea house: down to a floor that is known")
     bins = range(-16, 17, 2)
     for (name, rewards), style in zip(
@@ -359,7 +359,7 @@ def curves(figure: Figure, v: dict) -> None:
 
 @drawing(6)
 def seeds(figure: Figure, v: dict) -> None:
-    """The true reward before and after DPO, one line a seed, for a short and for a longer SFT."""
+    """The true reward before and after DPO, one line per seed, for a short and for a longer SFT."""
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (name, title) in zip(
         panels, {"short": "150 steps of SFT", "main": "250 steps"}.items(), strict=True
@@ -369,7 +369,7 @@ def seeds(figure: Figure, v: dict) -> None:
             axes.plot([0, 1], [before, after], "o-", color=DARK, markersize=8)
         axes.set_xticks([0, 1], ["SFT", "DPO"], fontsize=15)
         axes.set_xlim(-0.3, 1.3)
-        axes.set_title(f"{title}, one line a seed", fontsize=15)
+        axes.set_title(f"{title}, one line per seed", fontsize=15)
     panels[0].set_ylabel("true reward", fontsize=15)
 
 
@@ -558,7 +558,7 @@ def online(figure: Figure, v: dict) -> None:
     left, right = figure.subplots(1, 2)
     places = [(0, 1), (1, 0), (0, -1), (-1, 0)]
     words = [
-        "the policy writes\ntwo answers a prompt",
+        "the policy writes\ntwo answers per prompt",
         "people or a judge\ncompare them",
         "DPO on these pairs,\nreference: the policy",
         "the trained policy",
@@ -651,7 +651,7 @@ def ladder(figure: Figure, v: dict) -> None:
         )
         axes.invert_yaxis()
         axes.set_xlim(0, 1.15 * max(speeds))
-        axes.set_xlabel("pairs a second")
+        axes.set_xlabel("pairs per second")
         axes.set_title("a small model" if name == "toy" else "GPT-2's shape")
     axes.text(
         1,
@@ -1019,7 +1019,7 @@ def rivals(figure: Figure, v: dict) -> None:
             look = {"color": "0.45" if grey else DARK, "linestyle": ":" if grey else "-", "markersize": 9}
             look |= {"markerfacecolor": DARK if label == "DPO" else "white", "capsize": 0, "elinewidth": 1}
             axes.errorbar(x, y, y_error, x_error, label=label, **(look | style))
-        axes.set_xlabel("KL(policy || SFT), nats a response")
+        axes.set_xlabel("KL(policy || SFT), nats per response")
     panels[0].set_title("the toy shop")
     panels[1].set_title("programs: right, or worth nothing")
     panels[0].set_ylabel("true reward")

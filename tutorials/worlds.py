@@ -49,7 +49,7 @@ def worlds_table() -> str:
         right = found["label_accuracy"][0]
         lines.append(f"{name:12}{median(rates):>18.3f}{ends:>18}{spread:>15}{right:>15.3f}")
         headings, *rows = run_rows(summary_of("worlds", name, {**world.marks, **world.counts}))
-        kept = {"true reward", *world.marks.values(), *world.counts.values(), "tokens a response"}
+        kept = {"true reward", *world.marks.values(), *world.counts.values(), "tokens per response"}
         shown = [row for row in rows if row[0].strip() in kept]
         blocks.append(table_of([[name, *headings[1:]], *shown]))
     return "\n\n".join(["\n".join(lines), *blocks, OVER_SEEDS])

@@ -100,7 +100,7 @@ def measure_rung(settings: BenchSettings, name: str) -> dict:
 
 def time_steps(settings: BenchSettings, step: Callable, batches: list, before: float) -> dict:
     """Run each batch once to warm up, then `repeats` times; the median of each batch counts.
-    before: bytes of memory used before. Returns pairs a second, and megabytes.
+    before: bytes of memory used before. Returns pairs per second, and megabytes.
     """
     seconds: list[list[float]] = [[] for _ in batches]
     for repeat in range(settings.repeats + 1):

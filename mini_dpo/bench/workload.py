@@ -30,7 +30,7 @@ class BenchSettings:
     dtype: str = option(
         str, "of all rows but the last, which shows bfloat16", "float32", ("float32", "bfloat16")
     )
-    batch_size: int | None = option(int, "pairs a batch (default: 8; 4 for gpt2)")
+    batch_size: int | None = option(int, "pairs per batch (default: 8; 4 for gpt2)")
     batches: int | None = option(int, "batches, each of other lengths (default: 8; 4 for gpt2)")
     repeats: int = option(int, "how often each batch is measured; its median counts", 5)
     compile: bool = option(bool, "a further row with torch.compile", False)

@@ -32,7 +32,7 @@ class Interval(NamedTuple):
 
 
 def interval(numbers: Sequence[float]) -> Interval:
-    """The t-interval of the mean, from one number a seed. With one seed it is everything; a number that is
+    """The t-interval of the mean, from one number per seed. With one seed it is everything; a number that is
     not finite makes all three not finite.
     """
     mean, n = fmean(numbers), len(numbers)

@@ -149,7 +149,7 @@ def price(seed: int) -> dict[str, float]:
     }
 
 
-PAIRS = "the tea house, 40 pairs a prompt, beta 0.1"
+PAIRS = "the tea house, 40 pairs per prompt, beta 0.1"
 CLAIMS = [
     Claim(
         "chosen_one_pair",

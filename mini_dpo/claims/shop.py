@@ -65,7 +65,7 @@ def entropy(seed: int) -> dict[str, float]:
         different[name] = len({s[name] for s in samples}) / len(samples)
     return {
         "entropy after DPO / before": nats["dpo"] / nats["sft"],
-        **{f"nats an answer, {name}": value for name, value in nats.items()},
+        **{f"nats per answer, {name}": value for name, value in nats.items()},
         **{f"share of different answers, {name}": value for name, value in different.items()},
     }
 

@@ -41,7 +41,7 @@ Model = TypeVar("Model", bound=GPT)
 
 
 class Point(NamedTuple):
-    """A policy on held-out prompts: KL(policy || SFT model) in nats a response, and the mean true reward."""
+    """A policy on held-out prompts: KL(policy || SFT model) nats per response, and the mean true reward."""
 
     kl: float
     reward: float

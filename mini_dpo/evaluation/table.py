@@ -31,14 +31,14 @@ def quantities(summary: dict) -> list[tuple[str, str, str]]:
         *((f"  {label}", mark, "{:.2f}") for mark, label in summary.get("labels", {}).items()),
         (f"  gain over {start}, prompt by prompt", "reward_gain", "{:.2f}"),
         (f"win rate against {start}, ties count half", "win_rate", "{:.3f}"),
-        ("KL(policy || reference), nats a response", "kl", "{:.2f}"),
+        ("KL(policy || reference), nats per response", "kl", "{:.2f}"),
         ("perplexity on held-out SFT responses", "perplexity", "{:.3f}"),
         ("reward accuracy on held-out pairs", "reward_accuracy", "{:.3f}"),
         ("  with nothing to be seen in the prompt", "blanked_accuracy", "{:.3f}"),
         ("  each response alone, by reward's sign", "reward_sign_accuracy", "{:.3f}"),
         ("log-prob of chosen responses", "logps/chosen", "{:.1f}"),
         ("log-prob of rejected responses", "logps/rejected", "{:.1f}"),
-        ("tokens a response", "response_tokens", "{:.1f}"),
+        ("tokens per response", "response_tokens", "{:.1f}"),
         ("responses cut before their end", "unfinished", "{}"),
     ]
 

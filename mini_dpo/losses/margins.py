@@ -169,8 +169,8 @@ def ipo(logps: PairLogps, *, beta: Positive = 0.1, reduction: Literal["sum", "me
 
     beta: the paper's tau; the margin aimed at is 1 / (2 beta) nats
     reduction: "sum" is the paper's h; "mean" divides each log-ratio by its response's length
-    Returns (B,), in squared nats. TRL's `ipo` is reduction="mean". Its target is in nats a token, so the two
-    betas are not comparable, and the partition function does not cancel where lengths differ.
+    Returns (B,), in squared nats. TRL's `ipo` is reduction="mean". Its target is in nats per token, so the
+    two betas are not comparable, and the partition function does not cancel where lengths differ.
     """
     if reduction == "sum":
         h = logps.h  # (B,)

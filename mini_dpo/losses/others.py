@@ -90,7 +90,7 @@ def orpo(logps: PairLogps, *, odds_weight: NonNegative = 0.1) -> Tensor:
         odds = P / (1 - P),   P = exp(min(s(y) / |y|, -1e-6))
 
     odds_weight: lambda, weight of the odds ratio against SFT; at least 0 (TRL calls it beta)
-    Returns (B,), in nats a token. The SFT term is over the response. TRL's and the authors' is over prompt
+    Returns (B,), in nats per token. The SFT term is over the response. TRL's and the authors' is over prompt
     and response, averaged over the tokens of the batch. The gradient grows like 1 / (1 - P) for responses
     that are nearly certain. The min(...) bounds it.
     """

@@ -40,7 +40,7 @@ def draw_changes(axes: Axes, summaries: dict[str, dict]) -> None:
         side: [summaries[n]["dpo"][f"logps/{side}"] - summaries[n]["sft"][f"logps/{side}"] for n in names]
         for side in ("chosen", "rejected")
     }
-    set_scale(axes, moves["chosen"] + moves["rejected"], "change of log-prob since SFT, nats a response")
+    set_scale(axes, moves["chosen"] + moves["rejected"], "change of log-prob since SFT, nats per response")
     axes.axvline(0, color=LIGHT, linewidth=0.8)
     axes.hlines(range(len(names)), moves["chosen"], moves["rejected"], color=LIGHT)
     axes.plot(moves["chosen"], range(len(names)), "o", color=DARK, label="chosen")
@@ -61,7 +61,7 @@ def draw_frontier(figure: Figure, axes: Axes, summaries: dict[str, dict], size: 
         name: (s["dpo"]["kl"], s["dpo"]["reward"]) for name, s in summaries.items()
     }
     kl, reward = zip(*points.values(), strict=True)
-    set_scale(axes, kl, "KL(policy || SFT), nats a response")
+    set_scale(axes, kl, "KL(policy || SFT), nats per response")
     axes.plot(kl[1:], reward[1:], "o", color=DARK, markersize=6, zorder=4)  # above the lines to the names
     errors = [[s["dpo"].get(f"{key}_error") or 0.0 for s in summaries.values()] for key in ("kl", "reward")]
     axes.errorbar(kl[1:], reward[1:], errors[1], errors[0], fmt="none", ecolor=LIGHT, zorder=1)

@@ -86,7 +86,7 @@ CARDS = [  # of the policy: key, what it is, its form
     ("reward", "true reward", "{:.2f}"),
     ("win_rate", "win rate, ties count half", "{:.3f}"),
     ("reward_accuracy", "of held-out labels agree with the reward", "{:.3f}"),
-    ("kl", "nats a response, KL from the reference", "{:.2f}"),
+    ("kl", "nats per response, KL from the reference", "{:.2f}"),
 ]
 
 

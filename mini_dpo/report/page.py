@@ -65,7 +65,7 @@ def curves(run: Run) -> list[Markup]:
     pictures, dpo = panels(with_drift(run.rows, run.summary.get("token_beta"))), run.summary.get("dpo", {})
     if dpo.get("kl") is not None and not any("kl" in row for row in run.rows):
         error = f" ± {figures(dpo['kl_error'])}" if dpo.get("kl_error") is not None else ""
-        big = element("div", element("b", figures(dpo["kl"])), error, " nats a response", class_="big")
+        big = element("div", element("b", figures(dpo["kl"])), error, " nats per response", class_="big")
         look = (
             "The price: how far the policy has left its reference, measured on its own answers to held-out "
             "prompts. This loss does not log it while it trains."

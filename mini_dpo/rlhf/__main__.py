@@ -66,7 +66,7 @@ class RlhfSettings:
     lr: float = option(float, "peak learning rate of the policy", 3e-4)
     reward_lr: float = option(float, "peak learning rate of the reward model", 1e-3)
     reward_epochs: float = option(float, "passes over the preferences", 1.0)
-    responses: int = option(int, "responses a step; rloo and grpo write 4 to a prompt", 128)
+    responses: int = option(int, "responses per step; rloo and grpo write 4 to a prompt", 128)
     seed: int = option(int, "of the heads, the order of the prompts and the responses", 0)
     run_code: bool = option(
         bool, "run the file of the world or the judge that RUN was made with; only if you know it", False
@@ -193,7 +193,7 @@ def fit_online(setup: Setup, model: ScalarModel | None) -> GPT:
         written = [Encoded(*pair) for pair in zip(asked, responses, strict=True)]
         return score_all(model, written).tolist()
 
-    policy, size = freeze(sft).requires_grad_(True), settings.responses // 2  # pairs a step
+    policy, size = freeze(sft).requires_grad_(True), settings.responses // 2  # pairs per step
     steps = max(1, settings.steps // ROUNDS)
     shape = Rounds(ROUNDS, steps * size, steps, size, settings.seed)
     by = judged(corpus, tokenizer) if settings.reward == "true" else learned

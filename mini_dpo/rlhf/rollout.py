@@ -19,8 +19,8 @@ Score = Callable[[Sequence[Encoded], Batch], Tensor]
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learned. prompts: token ids. beta: the price of a nat. n_prompts: prompts a step, with k
-    responses each. missing_end: the score of a response without end-of-text: a fixed low one, because the
+    """What is to be learned. prompts: token ids. beta: the price of a nat. n_prompts: prompts per step, with
+    k responses each. missing_end: the score of a response without end-of-text: a fixed low one, because the
     reward model has never seen a text that does not end (N+).
     """
 

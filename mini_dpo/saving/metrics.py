@@ -19,13 +19,13 @@ from mini_dpo.saving.checkpoint import load_checkpoint
 
 # What is drawn of a run, a panel each: the stage, the metrics, what the axis says.
 PANELS: list[tuple[str, list[str], str]] = [
-    ("sft", ["loss"], "SFT loss, nats a token"),
+    ("sft", ["loss"], "SFT loss, nats per token"),
     ("dpo", ["loss"], "preference loss"),
     ("dpo", ["rewards/margins"], "reward margin"),
     ("dpo", ["rewards/accuracies"], "accuracy, share of examples"),
-    ("dpo", ["logps/chosen", "logps/rejected"], "log-prob, nats a response"),
+    ("dpo", ["logps/chosen", "logps/rejected"], "log-prob, nats per response"),
     ("dpo", ["drift"], "log(reference / policy) of pairs, nats"),
-    ("dpo", ["kl"], "KL estimate of the loss, nats a response"),
+    ("dpo", ["kl"], "KL estimate of the loss, nats per response"),
 ]
 
 

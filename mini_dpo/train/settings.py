@@ -168,8 +168,8 @@ class Settings:
     )
     sft_weight: float | None = option(
         float,
-        "add so much of the chosen response's negative log-likelihood, in nats a token (default: 0, or what "
-        "the world needs)",
+        "add so much of the chosen response's negative log-likelihood, in nats per token (default: 0, or "
+        "what the world needs)",
         group=PREFERENCES,
     )
     lr: float | None = option(
@@ -223,7 +223,7 @@ class Settings:
 
     batch_size: int | None = option(
         int,
-        "pairs a batch; single responses for SFT and for losses of single responses (default: 32)",
+        "pairs per batch; single responses for SFT and for losses of single responses (default: 32)",
         group=BOTH,
     )
     tokens_per_batch: int | None = option(

@@ -182,7 +182,7 @@ SIGHT = World(
     },
     count,
     {
-        "imagined": "made-up things a caption",
+        "imagined": "made-up things per caption",
         "companions": "of these, companions, put where nothing is",
         "imagines": "captions with a made-up thing",
         "chair": "made-up things, of those named",

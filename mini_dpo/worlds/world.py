@@ -53,7 +53,7 @@ class World:
     pictures: prompts are pictures in the form of pictures.py, and the model sees.
     sft_epochs: passes over the SFT examples, where the default is too few.
     loss_options: hyperparameters of losses by their name, where the shop's are not good here.
-    sft_weight: what the chosen response's negative log-likelihood, in nats a token, counts in preference
+    sft_weight: what the chosen response's negative log-likelihood, in nats per token, counts in preference
         training, where the default is not to count it.
     """
 

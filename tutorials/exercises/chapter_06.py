@@ -6,8 +6,8 @@ from torch import Tensor
 
 
 def mean_loss(sums: list[float], counts: list[int]) -> float:
-    """6.1  The mean loss a pair over accumulated batches. Batch i has counts[i] pairs, and sums[i] is the sum
-    of their losses. A batch may be empty.
+    """6.1  The mean loss per pair over accumulated batches. Batch i has counts[i] pairs, and sums[i] is the
+    sum of their losses. A batch may be empty.
     """
     raise NotImplementedError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def interval(numbers: list[float], t: float) -> tuple[float, float]:
-    """21.1  The interval of the mean, (its lower end, its upper end), from one number a seed. t is the
+    """21.1  The interval of the mean, (its lower end, its upper end), from one number per seed. t is the
     quantile for as many numbers less one.
     """
     raise NotImplementedError

@@ -37,7 +37,7 @@ def padded(rows: list[tuple[list[int], list[int]]], pad: int = 0) -> tuple[Tenso
     return ids, mask
 
 
-@prop("batch_logps", says="one number a response, (B,)", usually="the sum runs over all rows, or over none")
+@prop("batch_logps", says="one number per response, (B,)", usually="the sum runs over all rows, or over none")
 def one_each(answer):
     ids, mask = padded(ROWS)
     found = answer(logits_of(*ids.shape), ids, mask)
