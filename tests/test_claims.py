@@ -21,10 +21,12 @@ from mini_dpo.claims import (
     relatives,
     rivals,
     shop,
+    shop_costs,
     shop_judges,
     shop_labels,
     shop_rivals,
     shop_runs,
+    shop_tuning,
     worlds,
 )
 from mini_dpo.claims import __main__ as command
@@ -293,7 +295,12 @@ def small_shop(tmp_path, monkeypatch):
     monkeypatch.setattr(  # two steps of SFT make a model that never ends, of which no pair can be made online
         shop_rivals, "run_of", lambda seed, loss, world, stage: shop_runs.run_of(seed, loss, world=world)
     )
-    monkeypatch.setattr(shop, "LOSSES", ["dpo"])
+    monkeypatch.setattr(shop, "LOSSES", ["dpo", "ipo"])
+    monkeypatch.setattr(  # of the shop, there is no online run either
+        shop, "run_of", lambda seed, loss, stage="dpo": shop_runs.run_of(seed, loss)
+    )
+    monkeypatch.setattr(shop_tuning, "FACTORS", [1])
+    monkeypatch.setattr(shop_costs, "RL", shop_runs.RL)
     for file in (shop, shop_rivals):
         monkeypatch.setattr(file, "BETAS", ["0.1", "0.3"])
     monkeypatch.setattr(shop_labels, "BETAS", [0.3])

@@ -13,6 +13,7 @@ shop_rivals.py  DPO and RLHF there and in the world of programs: at equal KL div
 shop_costs.py   what both cost there, and what each has at equal cost
 shop_judges.py  both as judges of answers
 shop_labels.py  wrong labels there
+shop_tuning.py  random settings of both
 shop_runs.py    the training runs behind them
 kept.py         what was measured, in one file
 """
@@ -29,6 +30,7 @@ from mini_dpo.claims import (
     shop_judges,
     shop_labels,
     shop_rivals,
+    shop_tuning,
 )
 from mini_dpo.claims.claim import Claim
 
@@ -36,5 +38,7 @@ QUICK: list[Claim] = [
     claim for file in (optimum, rivals, cost, likelihood, labels, relatives) for claim in file.CLAIMS
 ]
 FULL: list[Claim] = [
-    claim for file in (shop, shop_rivals, shop_costs, shop_judges, shop_labels) for claim in file.CLAIMS
+    claim
+    for file in (shop, shop_rivals, shop_costs, shop_judges, shop_labels, shop_tuning)
+    for claim in file.CLAIMS
 ]

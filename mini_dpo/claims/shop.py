@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pstdev
 from typing import Any
 
 from mini_dpo.batches import Encoded
@@ -86,6 +86,21 @@ def all_losses(seed: int) -> dict[str, float]:
     }
 
 
+def fresh_pairs(seed: int) -> dict[str, float]:
+    """What online DPO gains on DPO, and how much the losses differ, at their tuned settings."""
+    worth = {}
+    for name, stage in [*((name, "dpo") for name in LOSSES), ("online DPO", "online")]:
+        _, summary = run_of(seed, "dpo" if stage == "online" else name, stage=stage)
+        worth[name] = summary["dpo"]["reward"] - PRICE * summary["dpo"]["kl"]
+    gain = worth["online DPO"] - worth["dpo"]
+    differ = pstdev(worth[name] for name in LOSSES)
+    return {
+        "gain of online DPO / standard deviation over losses": gain / differ,
+        "worth of online DPO - of DPO": gain,
+        "standard deviation of worth over losses": differ,
+    }
+
+
 CLAIMS = [
     Claim(
         "shop_chosen_rejected",
@@ -135,6 +150,16 @@ CLAIMS = [
         above(0),
         "the toy shop, all losses at their tuned settings",
         chapter=8,
+        seeds=5,
+    ),
+    Claim(
+        "shop_online_counts",
+        "fresh pairs count nine times as much as the choice of a loss",
+        fresh_pairs,
+        "gain of online DPO / standard deviation over losses",
+        above(9),
+        "the toy shop, all losses at their tuned settings, online DPO with the judge's labels",
+        chapter=17,
         seeds=5,
     ),
 ]

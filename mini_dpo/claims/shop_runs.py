@@ -114,9 +114,16 @@ def fitted(setup: Setup, name: str, fit: Callable[[Setup], Model]) -> tuple[Mode
     return model, read_json(kept)["seconds"]
 
 
-def fit_dpo(setup: Setup, pairs: list[EncodedPair], passes: float, loss: str = "dpo", **hyper: Any) -> GPT:
+def fit_dpo(
+    setup: Setup,
+    pairs: list[EncodedPair],
+    passes: float,
+    loss: str = "dpo",
+    lr: float | None = None,
+    **hyper: Any,
+) -> GPT:
     """The SFT model after a loss on these pairs, as `python -m mini_dpo.train` trains it. The reference is
-    scored first, if the pairs do not know it.
+    scored first, if the pairs do not know it. lr: None is the default.
     """
     _, begun, folder, tokenizer, sft, _ = setup
     if not pairs[0].ref_logps:
@@ -125,15 +132,15 @@ def fit_dpo(setup: Setup, pairs: list[EncodedPair], passes: float, loss: str = "
     batches = Batches(pairs, collate_pairs, begun.batch_size, setup.settings.seed)
     steps = batches.count(passes)
     objective = preference_objective(variant, {**variant.hyperparameters, **hyper}, None)
-    lr = default_lr("dpo on the toy shop", sft.config.n_embd)
+    lr = lr or default_lr("dpo on the toy shop", sft.config.n_embd)
     config = LoopConfig(steps, lr, steps // 10, seed=setup.settings.seed)
     train(policy, objective, batches, config, StageFiles("dpo", folder, tokenizer.name, run=begun.id))
     return policy.eval()
 
 
-def reward_model(setup: Setup) -> tuple[ScalarModel, float]:
+def reward_model(setup: Setup, name: str = "reward") -> tuple[ScalarModel, float]:
     """(The opponent's reward model, the CPU seconds of fitting it.)"""
-    return fitted(setup, "reward", lambda where: cast(ScalarModel, fit_reward(where)))
+    return fitted(setup, name, lambda where: cast(ScalarModel, fit_reward(where)))
 
 
 def opponent(setup: Setup, judge: ScalarModel, **settings: Any) -> tuple[GPT, float]:
