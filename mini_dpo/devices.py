@@ -109,6 +109,17 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def resident_peak(device: str) -> float:
+    """The most memory used so far, in bytes: of the GPU, or of the process (0 if Python cannot say)."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 # CUDA and MPS, Linux, Windows, cuBLAS
 NO_ROOM = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 

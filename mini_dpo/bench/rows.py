@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from mini_dpo.bench.steps import (
     padded_objective,
 )
 from mini_dpo.bench.workload import BETA, SHAPES, BenchSettings, count_tokens, make_pairs
-from mini_dpo.devices import keep_freed_memory
+from mini_dpo.devices import keep_freed_memory, resident_peak
 from mini_dpo.fast.compiled import compile_blocks
 from mini_dpo.losses import LOSSES
 from mini_dpo.model import GPT
@@ -130,17 +129,6 @@ def now(device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def resident_peak(device: str) -> float:
-    """The most memory used so far, in bytes: of the GPU, or of the process (0 if Python cannot say)."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure_gemm(settings: BenchSettings, dtype: torch.dtype) -> float:

@@ -10,8 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mini_dpo.bench.rows import resident_peak, time_steps
+from mini_dpo.bench.rows import time_steps
 from mini_dpo.bench.workload import BETA, SHAPES, BenchSettings, make_pairs
+from mini_dpo.devices import resident_peak
 
 # keep all freed memory, whatever its size
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}

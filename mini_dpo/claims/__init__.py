@@ -11,6 +11,7 @@ cost.py         operations and memory, counted
 shop.py         what takes training on the toy shop
 shop_rivals.py  DPO and RLHF there and in the world of programs: at equal KL divergence
 shop_costs.py   what both cost there, and what each has at equal cost
+shop_memory.py  the memory of both, in bytes
 shop_judges.py  both as judges of answers
 shop_labels.py  wrong labels there
 shop_tuning.py  random settings of both
@@ -29,6 +30,7 @@ from mini_dpo.claims import (
     shop_costs,
     shop_judges,
     shop_labels,
+    shop_memory,
     shop_rivals,
     shop_tuning,
 )
@@ -39,6 +41,6 @@ QUICK: list[Claim] = [
 ]
 FULL: list[Claim] = [
     claim
-    for file in (shop, shop_rivals, shop_costs, shop_judges, shop_labels, shop_tuning)
+    for file in (shop, shop_rivals, shop_costs, shop_memory, shop_judges, shop_labels, shop_tuning)
     for claim in file.CLAIMS
 ]
