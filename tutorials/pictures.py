@@ -312,7 +312,7 @@ def weight(figure: Figure, v: dict) -> None:
     margin = torch.linspace(-6, 6, 200)
     axes.plot(margin, torch.sigmoid(-margin), color=DARK, linewidth=3)
     for m, words, place in (
-        (-4.0, "ranked wrongly:\npulls with nearly full force", (-40, -60)),
+        (-4.0, "ranked wrongly:\npulls with nearly full force", (-100, -95)),
         (0.0, "at the reference,\nwhere training begins: one half", (25, 5)),
         (4.0, "settled:\nhardly pulls any more", (-20, 40)),
     ):

@@ -91,7 +91,7 @@ def set_scale(axes: Axes, values: Sequence[float], label: str) -> None:
     """Name the x axis. If a few values are far larger than the median, the axis is logarithmic there."""
     sizes = torch.tensor(values).abs()
     usual = float(sizes.median())
-    if sizes.max() > 10 * usual > 0:
+    if sizes.max() > 5 * usual > 0:
         usual = 10 ** math.ceil(math.log10(usual))
         axes.set_xscale("symlog", linthresh=usual, linscale=2)
         axes.set_xticks(
