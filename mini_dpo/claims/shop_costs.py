@@ -52,9 +52,9 @@ def budget(seed: int) -> dict[str, float]:
     passes = max(1, round(total / dpo_seconds))
     again, nearer = dpo(passes, BETA)[0], dpo(passes, 2 * BETA)[0]
 
-    read = sum(pair.n_tokens for pair in pairs)  # each prompt once for both responses
-    dpo_tokens, judge_tokens, steps = (1 + 3) * read, 3 * read, setup.settings.steps
-    policy_tokens = steps * tokens_of_step(setup)
+    dpo_tokens, judge_tokens = tokens_of_pass(pairs)
+    steps = setup.settings.steps
+    policy_tokens = steps * tokens_of_step(setup, name_of(setup))
     short = {
         "seconds": int((dpo_seconds - judge_seconds) / (policy_seconds / steps)),
         "tokens": int((dpo_tokens - judge_tokens) / (policy_tokens / steps)),
@@ -99,9 +99,12 @@ def small_budget(seed: int) -> dict[str, float]:
     judge, judge_seconds = reward_model(setup, "small-reward")
     theirs, policy_seconds = fitted(small, "small-rloo", lambda where: fit_policy(where, judge))
     dpo, rloo = (measure(setup, policy)[0] for policy in (ours, theirs))
+    dpo_tokens, judge_tokens = tokens_of_pass(pairs)
+    policy_tokens = small.settings.steps * tokens_of_step(small, "small-rloo")
     return {
         "worth of DPO - of RLOO tuned for it": dpo.worth - rloo.worth,
         "seconds of RLHF / of DPO": (judge_seconds + policy_seconds) / dpo_seconds,
+        "tokens of RLHF / of DPO": (judge_tokens + policy_tokens) / dpo_tokens,
         "kl, DPO": dpo.kl,
         "kl, RLOO": rloo.kl,
         "reward, DPO": dpo.reward,
@@ -109,12 +112,20 @@ def small_budget(seed: int) -> dict[str, float]:
     }
 
 
-def tokens_of_step(setup: Setup) -> float:
-    """The tokens that a step of RLOO sends through a model. Each response is written after its own prompt.
+def tokens_of_pass(pairs: list[EncodedPair]) -> tuple[int, int]:
+    """The tokens that a pass over the pairs sends through a model: (DPO's, whose reference reads them once
+    more, the reward model's). A prompt is read once for both responses.
+    """
+    read = sum(pair.n_tokens for pair in pairs)
+    return (1 + 3) * read, 3 * read
+
+
+def tokens_of_step(setup: Setup, name: str) -> float:
+    """The tokens that a step of RLOO, whose run has this name, sends through a model. Each response is written after its own prompt.
     Then the policy, the reference and the reward model read all of them, and the policy learns from them; a
     prompt is read once for its k responses.
     """
-    log = read_bytes(setup.folder / name_of(setup) / "metrics.jsonl").splitlines()
+    log = read_bytes(setup.folder / name / "metrics.jsonl").splitlines()
     response = fmean(json.loads(row)["response_tokens"] for row in log)
     prompt = fmean(len(setup.tokenizer.encode_prompt(prompt)) for prompt in setup.corpus.prompts)
     S, k = setup.settings.responses, ALGORITHMS["rloo"].k
