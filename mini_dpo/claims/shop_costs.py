@@ -121,9 +121,9 @@ def tokens_of_pass(pairs: list[EncodedPair]) -> tuple[int, int]:
 
 
 def tokens_of_step(setup: Setup, name: str) -> float:
-    """The tokens that a step of RLOO, whose run has this name, sends through a model. Each response is written after its own prompt.
-    Then the policy, the reference and the reward model read all of them, and the policy learns from them; a
-    prompt is read once for its k responses.
+    """The tokens that a step of RLOO sends through a model. name: its folder. Each response is written after
+    its own prompt. Then the policy, the reference and the reward model read all of them, and the policy
+    learns from them; a prompt is read once for its k responses.
     """
     log = read_bytes(setup.folder / name / "metrics.jsonl").splitlines()
     response = fmean(json.loads(row)["response_tokens"] for row in log)
