@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, median
 from typing import Any
 
 from mini_dpo.batches import Encoded
@@ -87,17 +87,19 @@ def all_losses(seed: int) -> dict[str, float]:
 
 
 def fresh_pairs(seed: int) -> dict[str, float]:
-    """What online DPO gains on DPO, and how much the losses differ, at their tuned settings."""
+    """What online DPO gains on DPO, and how much another loss differs from DPO, at its tuned setting: the
+    median over losses, because a single one that goes astray would decide a mean.
+    """
     worth = {}
     for name, stage in [*((name, "dpo") for name in LOSSES), ("online DPO", "online")]:
         _, summary = run_of(seed, "dpo" if stage == "online" else name, stage=stage)
         worth[name] = summary["dpo"]["reward"] - PRICE * summary["dpo"]["kl"]
     gain = worth["online DPO"] - worth["dpo"]
-    differ = pstdev(worth[name] for name in LOSSES)
+    differ = median(abs(worth[name] - worth["dpo"]) for name in LOSSES if name != "dpo")
     return {
-        "gain of online DPO / standard deviation over losses": gain / differ,
+        "gain of online DPO / difference of another loss": gain / differ,
         "worth of online DPO - of DPO": gain,
-        "standard deviation of worth over losses": differ,
+        "worth of another loss, difference from DPO": differ,
     }
 
 
@@ -156,7 +158,7 @@ CLAIMS = [
         "shop_online_counts",
         "fresh pairs count nine times as much as the choice of a loss",
         fresh_pairs,
-        "gain of online DPO / standard deviation over losses",
+        "gain of online DPO / difference of another loss",
         above(9),
         "the toy shop, all losses at their tuned settings, online DPO with the judge's labels",
         chapter=17,
