@@ -6,8 +6,9 @@ from torch import Tensor
 
 
 def will_rise(features: Tensor, probabilities: Tensor, chosen: int, rejected: int) -> bool:
-    """9.1  Will one small step on this pair raise the log-prob of the chosen response? features (K, D): one
-    vector a response; probabilities (K,): the policy's.
+    """9.1  Will one small step of DPO on this pair raise the log-prob of the chosen response? The policy is
+    that of the chapter's first section. features (K, D): one vector per response; probabilities (K,): the
+    policy's.
     """
     raise NotImplementedError
 
@@ -20,5 +21,5 @@ def is_determined(n: int, pairs: list[tuple[int, int]]) -> bool:
 
 
 def length_corrected(margin: float, chosen_length: int, rejected_length: int, alpha: float) -> float:
-    """9.3  R-DPO's margin: people's comparisons reward alpha a token, and the policy shall not learn that."""
+    """9.3  R-DPO's margin: comparisons reward alpha per token, and the policy must not learn this."""
     raise NotImplementedError
