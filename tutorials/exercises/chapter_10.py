@@ -7,9 +7,9 @@ def read_pairs(text: str) -> list[dict]:
     """10.1  The preferences in a JSONL file's text: a list of {"prompt": ..., "chosen": ..., "rejected":
     ...}.
 
-    Blank lines are skipped, other keys are left out. A line that is no JSON object, or lacks one of the
-    three, or has one that is no string, or a blank chosen or rejected one, raises ValueError with "line N" in
-    its message, counted from 1.
+    Blank lines are skipped, and other keys are left out. ValueError, with "line N" in its message (counted
+    from 1), is raised for a line that is not a JSON object, that lacks one of the three keys, in which one of
+    the three is not a string, or in which chosen or rejected is blank.
     """
     raise NotImplementedError
 
