@@ -23,6 +23,6 @@ def lay_out(prompt: list[int], response: list[int], end: int) -> tuple[list[int]
 
 def response_logp(logits: Tensor, ids: list[int], mask: list[bool]) -> float:
     """2.3  log P(response | prompt), the sum over the ids under the mask. logits (T, V): row t was computed
-    from ids[0] to ids[t]. Write it as a loop, and think about which row speaks of which id.
+    from ids[0] to ids[t]. Write it as a loop, and think about which row is about which id.
     """
     raise NotImplementedError
