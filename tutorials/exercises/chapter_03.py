@@ -19,9 +19,8 @@ def draw(probabilities: list[float], u: float) -> int:
 
 
 def keep_likeliest(probabilities: list[float], top_p: float) -> list[float]:
-    """3.3  Keep the fewest likeliest tokens whose probabilities sum to at least top_p (0 < top_p <= 1); give
-    the others
-    0, and make the whole sum to one again. Tokens stay in their places. No two probabilities are equal
-    here.
+    """3.3  Keep only the likeliest tokens: as few as have probabilities that sum to at least top_p (0 < top_p
+    <= 1). Give the others 0, and make the whole sum to one again. Tokens stay in their places. No two
+    probabilities are equal here.
     """
     raise NotImplementedError
