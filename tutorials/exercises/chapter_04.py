@@ -23,7 +23,7 @@ def beta_for(ref_logps: Tensor, reward: Tensor, nats: float) -> float:
     """4.3  The price at which the best policy is `nats` away from the reference: KL(pi* || ref) = nats, to
     six digits.
 
-    It lies between 0.001 and 1000. You may use `optimum`. KL only ever falls as beta rises: halve the
-    interval.
+    The price is between 0.001 and 1000. You may use `optimum`. KL falls as beta rises, so you can
+    find the price by halving an interval.
     """
     raise NotImplementedError
