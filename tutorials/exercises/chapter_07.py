@@ -20,7 +20,7 @@ def best_of_n(probabilities: list[float], n: int) -> list[float]:
 
 
 def choose(betas: list[float], win_rates: list[float], n: int) -> float:
-    """7.3  Which beta to take: the largest one whose win rate is at least the best win rate w less its
+    """7.3  Which beta to take: the largest one whose win rate is at least the best win rate w minus its
     standard error, sqrt(w (1 - w) / n). Each win rate was measured on n prompts. The lists are in no
     particular order.
     """
