@@ -276,7 +276,7 @@ def tune(settings: CompareSettings, folder: Path, names: Sequence[str]) -> None:
                 scores[i], found = -math.inf, f"failed ({error})"
             print(f"{name:18} {found}  {options}", flush=True)
         best[name] = SEARCH[name][max(scores, key=scores.__getitem__)]
-    print(f"\nscore: true reward on validation prompts less {PRICE} for each nat of KL; the best settings:")
+    print(f"\nscore: true reward on validation prompts minus {PRICE} for each nat of KL; the best settings:")
     for name, options in best.items():
         print(
             f'    "{name}": {options},'

@@ -872,7 +872,7 @@ def coverage(figure: Figure, v: dict) -> None:
     right.set_xticks(
         range(len(v["shortfalls"])), [f"{n} labels,\n{r} round{'s'[: r > 1]}" for n, r in v["shortfalls"]]
     )
-    right.set_ylabel("J of the optimum less J of the policy; a dot a draw")
+    right.set_ylabel("J of the optimum minus J of the policy; one dot per draw")
     right.set_title("the same labels, at once or in rounds")
 
 
@@ -913,7 +913,7 @@ def variety(figure: Figure, v: dict) -> None:
 
 @drawing(19)
 def scaling(figure: Figure, v: dict) -> None:
-    """Shortfall against labels, a line a size and a dot a seed, and the slope that theory gives."""
+    """Shortfall against labels, one line per size and one dot per seed, and the slope that theory gives."""
     axes = figure.subplots()
     labels = [n for n in v["LABELS"] if n]
     for size, style, marker in zip(v["SIZES"], (":", DASHED, "-"), "s^o", strict=True):
@@ -925,7 +925,7 @@ def scaling(figure: Figure, v: dict) -> None:
         start = means[0]
     axes.plot(labels, [start * labels[0] / n for n in labels], color=LIGHT, label="1/n")
     axes.set(xscale="log", yscale="log", xlabel="labels for each prompt")
-    axes.set_ylabel("J of the optimum less J of the policy; a grey mark a seed")
+    axes.set_ylabel("J of the optimum minus J of the policy; one grey mark per seed")
     axes.legend(loc="lower left")
 
 
@@ -942,7 +942,7 @@ def opponent(figure: Figure, v: dict) -> None:
         "preferences": (2, 9),
         "reward model": (2, 6.3),
         "responses\nof the policy": (2, 3.6),
-        "scores, less the\nprice of the KL": (2, 0.9),
+        "scores, minus the\nprice of the KL": (2, 0.9),
         "preferences ": (7.6, 9),
         "policy": (7.6, 3.6),
     }
@@ -968,7 +968,7 @@ def opponent(figure: Figure, v: dict) -> None:
     right.set_yticks(range(len(names)), names)
     right.invert_yaxis()
     right.set_xscale("log")
-    right.set_xlabel("KL(π || π*) at the end, nats; a dot a seed")
+    right.set_xlabel("KL(π || π*) at the end, nats; one dot per seed")
     right.set_title("one detail left out")
 
 

@@ -30,7 +30,7 @@ def plot_losses(settings: argparse.Namespace) -> None:
 VALUE, SLOPE, MARGIN = (
     "loss L",
     "slope dL/dm",
-    "margin m: implied reward of the chosen response, less that of the rejected one",
+    "margin m: implicit reward of the chosen response minus that of the rejected one",
 )
 
 
