@@ -26,6 +26,6 @@ def hallucination(there: list[set[str]], named: list[list[str]]) -> tuple[float,
 
 def mdpo_loss(r_w: Tensor, r_l: Tensor, r_o: Tensor, beta: float, anchor: float) -> Tensor:
     """14.3  mDPO's loss of each pair, (B,) in nats, from log-ratios (B,): of the chosen response, of the
-    rejected one, and of the chosen one after another picture.
+    rejected one, and of the chosen one after another picture. anchor: delta of the chapter's formula.
     """
     raise NotImplementedError

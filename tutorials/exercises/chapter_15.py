@@ -23,6 +23,6 @@ def value_of(
 
 def shaped(rewards: list[float], potentials: list[float]) -> list[float]:
     """15.3  What the words of a response earn after shaping. rewards[t] is what word t earned before, and
-    potentials[t] is the potential before word t. Behind the last word the potential is 0.
+    potentials[t] is the potential before word t. After the last word the potential is 0.
     """
     raise NotImplementedError
