@@ -41,15 +41,15 @@ SAID_ELSEWHERE = ("id", "out", "init_from", "device", "loss_options")
 PRICE = 0.3  # of a nat of KL in the search's score: the toy shop's beta for DPO
 
 # What `--tune` tries for each loss. Other hyperparameters have their defaults, and all losses have the same
-# learning rate. If the best setting was at an end of a range, one or two more were added. For dpop, sppo,
-# cal_dpo, aot_unpaired, cpo and orpo the best setting is still at an end.
+# learning rate. If the best setting was at an end of a range, more were added. For dpop and cpo the best
+# setting is still at an end: the smaller the weight of their second term, the better.
 BETAS = [{"beta": 0.1}, {"beta": 0.3}, {"beta": 1.0}]
 SEARCH: dict[str, list[dict]] = {
     **dict.fromkeys(LOSSES, BETAS),
     "cdpo": [*BETAS, {"beta": 0.03}],
     "dpo_norm": [{"beta": 3.0}, {"beta": 10.0}, {"beta": 30.0}],
     "dpop": [{"beta": beta, "penalty": penalty} for beta in (0.1, 0.3) for penalty in (5.0, 50.0)]
-    + [{"beta": 0.3, "penalty": 0.5}, {"beta": 0.3, "penalty": 0.05}],
+    + [{"beta": 0.3, "penalty": penalty} for penalty in (0.5, 0.05, 0.01)],
     "f_dpo": [
         *({"divergence": "jensen_shannon", **beta} for beta in BETAS),
         {"divergence": "alpha", "beta": 0.3},
@@ -60,18 +60,19 @@ SEARCH: dict[str, list[dict]] = {
     "discopop": [{"beta": 0.05}, *BETAS, {"beta": 3.0}],
     "nca": [*BETAS, {"beta": 0.03}, {"beta": 0.01}],
     "bco": [*BETAS, {"beta": 0.03}, {"beta": 0.01}],
-    "sppo": [{"beta": 0.05}, {"beta": 0.1}, {"beta": 0.3}, {"beta": 0.02}, {"beta": 0.01}],
-    "cal_dpo": [{"beta": 0.05}, {"beta": 0.1}, {"beta": 0.3}, {"beta": 0.02}, {"beta": 0.01}],
+    "sppo": [{"beta": beta} for beta in (0.05, 0.1, 0.3, 0.02, 0.01, 0.005)],
+    "cal_dpo": [{"beta": beta} for beta in (0.05, 0.1, 0.3, 0.02, 0.01, 0.005)],
     "aot": [*BETAS, {"beta": 3.0}],
-    "aot_unpaired": [*BETAS, {"beta": 3.0}, {"beta": 10.0}],
+    "aot_unpaired": [*BETAS, {"beta": 3.0}, {"beta": 10.0}, {"beta": 30.0}],
     "apo_down": [*BETAS, {"beta": 3.0}],
     "cpo": [{"beta": beta, "nll_weight": weight} for beta in (0.3, 1.0) for weight in (0.1, 1.0)]
-    + [{"beta": 0.3, "nll_weight": 0.03}, {"beta": 0.3, "nll_weight": 0.01}],
+    + [{"beta": 0.3, "nll_weight": weight} for weight in (0.03, 0.01, 0.003)]
+    + [{"beta": 0.1, "nll_weight": 0.01}],
     "simpo": [
         {"beta": beta, "gamma": gamma} for beta, gamma in ((2.0, 1.0), (10.0, 1.0), (10.0, 5.0), (30.0, 5.0))
     ],
     "alphapo": [{"beta": 2.5}, {"beta": 10.0}, {"beta": 30.0}],
-    "orpo": [{"odds_weight": 0.1}, {"odds_weight": 1.0}, {"odds_weight": 5.0}, {"odds_weight": 15.0}],
+    "orpo": [{"odds_weight": weight} for weight in (0.1, 1.0, 5.0, 15.0, 40.0, 100.0)],
 }
 
 
