@@ -302,7 +302,6 @@ def small_shop(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(shop_tuning, "FACTORS", [1])
     monkeypatch.setattr(shop_costs, "RL", shop_runs.RL)
-    monkeypatch.setattr(shop_memory, "FEW", 1)
     monkeypatch.setattr(shop_memory, "alone", lambda setup, name: 1 + shop_memory.taken(setup, name))
     for file in (shop, shop_rivals):
         monkeypatch.setattr(file, "BETAS", ["0.1", "0.3"])

@@ -101,7 +101,7 @@ def test_nothing_but_the_five_packages_is_imported(path):
     for module in imports(path):
         top = module.split(".")[0]
         drawing = top in {"matplotlib", "PIL"} and (
-            path.parent.name == "plot" or path.stem in {"test_plot", "pictures"}
+            path.parent.name in {"plot", "drawings"} or path.stem == "test_plot"
         )
         rival = top in {"trl", "transformers", "datasets", "tokenizers"} and path.parent.name == "bench"
         files = (top == "pyarrow" and path.parent.name == "formats") or (
@@ -117,7 +117,7 @@ def test_nothing_but_the_five_packages_is_imported(path):
 
 
 def test_everything_but_drawing_runs_without_the_drawing_library():
-    for path in [*FILES.values(), ROOT / "tutorials" / "pictures.py"]:
+    for path in [*FILES.values(), *(ROOT / "tutorials").rglob("*.py")]:
         body = ast.parse(path.read_text(encoding="utf-8")).body
         names = [
             alias.name

@@ -13,18 +13,23 @@ from typing import cast
 from mini_dpo.batches import EncodedPair
 from mini_dpo.claims.claim import Claim, above
 from mini_dpo.claims.shop_runs import fit_dpo, setup_of
+from mini_dpo.corpus.parts import at_most
 from mini_dpo.devices import resident_peak
 from mini_dpo.rlhf.__main__ import Setup, fit_policy, fit_reward
 
-FEW = 0.05  # of a pass over the pairs: after a few steps, memory does not grow any more
+PAIRS = 192  # after a few steps, memory does not grow any more
 STEPS = 3  # of policy optimisation
 
 
 def memory(seed: int) -> dict[str, float]:
     """The peak of each side's memory while it trains, on top of what the process has before. Each training is
-    a process of its own: what one frees, another would use again.
+    a process of its own: what one frees, another would use again. It is given few data: what reading many has
+    taken and freed, training would use again.
     """
     setup = setup_of(seed)
+    corpus = setup.corpus
+    few = {name: getattr(corpus, name)[:PAIRS] for name in ("responses", "preferences", "prompts")}
+    setup = setup._replace(corpus=at_most(replace(corpus, **few), n=32))
     found = {name: alone(setup, name) for name in TRAININGS}
     rlhf = max(found["reward model"], found["RLOO"])
     return {
@@ -43,15 +48,14 @@ def taken(setup: Setup, name: str) -> float:
     """The megabytes that a training takes on top of those that this process has had."""
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         (Path(folder) / "reward").mkdir()
-        few = replace(setup.settings, reward_epochs=FEW, steps=STEPS)
+        few = replace(setup.settings, reward_epochs=1.0, steps=STEPS)
         before = resident_peak(setup.begun.device)
         TRAININGS[name](setup._replace(folder=Path(folder), settings=few))
         return (resident_peak(setup.begun.device) - before) / 1e6
 
 
 def dpo(setup: Setup) -> None:
-    pairs = cast(list[EncodedPair], setup.corpus.preferences)
-    fit_dpo(setup, pairs[: int(FEW * len(pairs))], 1)
+    fit_dpo(setup, cast(list[EncodedPair], setup.corpus.preferences), 1)
 
 
 def rloo(setup: Setup) -> None:
