@@ -322,8 +322,20 @@ def test_draw_several_runs(go, tmp_path, matplotlib):
     assert (tmp_path / "judged.png").read_bytes() != (tmp_path / "compare.png").read_bytes()
 
 
-@pytest.mark.parametrize("farthest", [1, 100])  # times what is usual: beyond ten, the scale is logarithmic
+@pytest.mark.parametrize("farthest", [1, 100])  # times what is usual: from five on, a run is far away
 def test_draw_the_table(tmp_path, capsys, matplotlib, farthest):
     summaries = {f"loss_{i}": summary(0.1 + i) for i in range(5)} | {"far": summary(3.0 * farthest)}
     comparison.draw_compare(summaries, tmp_path / "table.png")
     assert capsys.readouterr().out == f"{tmp_path / 'table.png'}\n" and is_slide(tmp_path / "table.png")
+
+
+@pytest.mark.parametrize("median, farthest", [(2.0, 9.0), (2.0, 11.0), (0.0, 0.9), (-0.5, 1.1)])
+def test_a_run_that_is_far_away_is_named_and_not_drawn(matplotlib, median, farthest):
+    """Each run is a point with a name, or is named in the corner with its numbers: none is lost."""
+    runs = {"a": summary(median), "b": summary(median), "far": summary(farthest)}
+    axes = (figure := paper.new_figure()).subplots()
+    comparison.draw_frontier(figure, axes, runs, size=9)
+    words, points = [text.get_text() for text in axes.texts], axes.lines[0].get_xdata()
+    left_out = farthest > max(1, 5 * median)
+    assert (f"not shown: far ({farthest:.0f} nats, {3 + farthest:.1f})" in words) == left_out
+    assert ("far" in words) != left_out and {"a", "b"} <= set(words) and len(points) == 3 - left_out

@@ -138,8 +138,8 @@ def price(seed: int) -> dict[str, float]:
             f"reward gained, beta {beta}": float(
                 (expected_reward(policy, house.reward) - expected_reward(house.ref, house.reward))[0]
             ),
-            f"perplexity times, same prompt, beta {beta}": float(kl(house.ref, policy)[0].exp()),
-            f"perplexity times, other prompt, beta {beta}": float(kl(house.ref, policy)[1].exp()),
+            f"nats that a response loses, same prompt, beta {beta}": float(kl(house.ref, policy)[0]),
+            f"nats that a response loses, other prompt, beta {beta}": float(kl(house.ref, policy)[1]),
         }
     return {
         "least fall of the KL divergence from one beta to the next": min(
@@ -205,8 +205,8 @@ CLAIMS = [
         "other_text",
         "text of another kind is not touched",
         price,
-        "perplexity times, other prompt, beta 0.1",
-        below(1.1),
+        "nats that a response loses, other prompt, beta 0.1",
+        below(0.1),
         "the tea house, trained on one of two prompts",
         chapter=7,
         seeds=5,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,9 @@ from mini_dpo.plot.paper import DARK, LIGHT, compact, new_figure, place_labels, 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+FAR = 5  # times the median is far away
 
 
 def draw_compare(summaries: dict[str, dict], path: Path) -> None:
@@ -53,15 +57,20 @@ def draw_changes(axes: Axes, summaries: dict[str, dict]) -> None:
 
 
 def draw_frontier(figure: Figure, axes: Axes, summaries: dict[str, dict], size: float) -> None:
-    """True reward against KL: a point with a name for each run, and the SFT model, where all began.
+    """True reward against KL: a point with a name for each run, and the SFT model, where all began. A run
+    that is much farther away than the others is named in a corner: the others would be one dot beside it.
     size: of the names, in points.
     """
     sft = next(iter(summaries.values()))["sft"]["reward"]
-    points = {"SFT": (0.0, sft)} | {
-        name: (s["dpo"]["kl"], s["dpo"]["reward"]) for name, s in summaries.items()
-    }
+    places_of = {name: (s["dpo"]["kl"], s["dpo"]["reward"]) for name, s in summaries.items()}
+    far_away = max(1.0, FAR * median(kl for kl, _ in places_of.values()))
+    near = {name: place for name, place in places_of.items() if place[0] <= far_away}
+    if far := [f"{name} ({x:.0f} nats, {y:.1f})" for name, (x, y) in places_of.items() if name not in near]:
+        axes.text(0.98, 0.02, "not shown: " + ", ".join(far), ha="right", transform=axes.transAxes)
+    summaries = {name: summaries[name] for name in near}
+    points = {"SFT": (0.0, sft)} | near
     kl, reward = zip(*points.values(), strict=True)
-    set_scale(axes, kl, "KL(policy || SFT), nats per response")
+    axes.set_xlabel("KL(policy || SFT), nats per response")
     axes.plot(kl[1:], reward[1:], "o", color=DARK, markersize=6, zorder=4)  # above the lines to the names
     errors = [[s["dpo"].get(f"{key}_error") or 0.0 for s in summaries.values()] for key in ("kl", "reward")]
     axes.errorbar(kl[1:], reward[1:], errors[1], errors[0], fmt="none", ecolor=LIGHT, zorder=1)
@@ -91,7 +100,7 @@ def set_scale(axes: Axes, values: Sequence[float], label: str) -> None:
     """Name the x axis. If a few values are far larger than the median, the axis is logarithmic there."""
     sizes = torch.tensor(values).abs()
     usual = float(sizes.median())
-    if sizes.max() > 5 * usual > 0:
+    if sizes.max() > FAR * usual > 0:
         usual = 10 ** math.ceil(math.log10(usual))
         axes.set_xscale("symlog", linthresh=usual, linscale=2)
         axes.set_xticks(
