@@ -17,7 +17,7 @@ from tutorials.measure import MEASUREMENTS
 
 @pytest.mark.parametrize(
     "model, variant, key",
-    [("sft", "offline", "sft"), ("offline", "offline", "dpo"), ("online", "online", "dpo")],
+    [("sft", "offline", "sft"), ("offline", "offline", "dpo"), ("online", "three rounds", "dpo")],
 )
 def test_kept_answers_have_the_mean_reward_of_the_kept_tables(model, variant, key):
     """The same runs, once answer by answer and once as a table."""

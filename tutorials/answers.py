@@ -52,7 +52,7 @@ def kept() -> dict[str, dict]:
 
 def folders(seed: int) -> tuple[Path, Path]:
     """The runs of a seed: offline and online. They are made if they are missing."""
-    of_online(SHORT, "online", "online", seed)
+    of_online(SHORT, "online", "three rounds", seed)
     return RUNS / f"short-{seed}", RUNS / f"online-{seed}-3"
 
 

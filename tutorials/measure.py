@@ -126,16 +126,21 @@ def of_sampling(flags: str, name: str, way: str, seed: int) -> Numbers:
     return {key: fmean(mark[key] for mark in marks) for key in ("reward", "facts", "tone")}
 
 
+ROUNDS = {"one round": 1, "three rounds": 3}
+
+
 def of_online(flags: str, name: str, variant: str, seed: int) -> Numbers:
-    """The closing table of DPO on the clerks' pairs, or on the policy's own in three rounds, from the
+    """The closing table of DPO on the clerks' pairs, or on the policy's own in one round or three, from the
     same SFT model.
     """
     start = RUNS / f"short-{seed}"
     train_once(start, [*flags.split(), "--seed", str(seed)])
     if variant == "offline":
         return closing_numbers(start)
-    folder = RUNS / f"online-{seed}-3"
-    train_once(folder, ["--stage", "online", "--init-from", str(start), "--rounds", "3", "--seed", str(seed)])
+    rounds = ROUNDS[variant]
+    folder = RUNS / f"online-{seed}-{rounds}"
+    begin = ["--stage", "online", "--init-from", str(start)]
+    train_once(folder, [*begin, "--rounds", str(rounds), "--seed", str(seed)])
     return closing_numbers(folder)
 
 
@@ -162,7 +167,7 @@ MEASUREMENTS = {
     "short": Measurement(SHORT, 1.5),  # chapters 3 and 6
     "sampling": Measurement(SHORT, 0.1, of_sampling, tuple(SAMPLING)),  # chapter 3
     "main": Measurement("", 2.0),  # the README
-    "online": Measurement(SHORT, 1.5, of_online, ("offline", "online")),  # chapter 17
+    "online": Measurement(SHORT, 1.5, of_online, ("offline", *ROUNDS)),  # chapter 17
     "worlds": Measurement("", 1.5, of_world, WORLDS),  # what was measured: every world but shop and sight
     "guard": Measurement("", 0.8, of_guard, tuple(GUARDS)),  # likewise: what the guards refuse
     "sight": Measurement("", 1.0, of_sight, tuple(SIGHT)),  # chapter 14
