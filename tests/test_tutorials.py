@@ -202,6 +202,13 @@ def test_what_counts_as_the_same(shown, printed, equal):
             True,
         ),
         ("Good day, dear Pearl! So your kite leaks.", "nothing of the kind", False),
+        (
+            "after SFT the perplexity of these answers is 4.75",
+            "after SFT the perplexity of these answers is 23.4",
+            False,
+        ),
+        ("DPO 1.2, 3.4 and 5.6", "DPO 1.2, 3.4 and 9.9", True),
+        ("DPO 1.2, 3.4 and 5.6", "DPO 1.2, 6.8 and 9.9", False),
     ],
 )
 def test_what_counts_as_about_the_same(shown, printed, equal):

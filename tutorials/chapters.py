@@ -6,8 +6,8 @@
 In a chapter, a block marked `python` is executed, one marked `python mine.py` is saved as that file, and one
 marked `sh` holds commands, `python -m ...` each. A block marked `text` that follows shows what they print:
 `...` stands for whatever is there, and numbers may differ by one in their last digit. After `text about`
-(float32 training, which differs from machine to machine) numbers may differ by a quarter, and a third of all
-words and numbers altogether.
+(float32 training, which differs from machine to machine) numbers may differ by a quarter, and a third of the
+words and a third of the numbers altogether.
 """
 
 from __future__ import annotations
@@ -232,8 +232,8 @@ def number(token: str) -> float | None:
 
 
 def similar(shown: list[str], printed: list[str]) -> bool:
-    """Whether at least two thirds of what is shown, words and numbers to a quarter, was printed in the same
-    order.
+    """Whether at least two thirds of the words that are shown, and two thirds of the numbers, to a quarter,
+    were printed in the same order. Many words do not make up for wrong numbers.
     """
     shown = [token for token in shown if token != "..."]
     words, others = (
@@ -241,7 +241,11 @@ def similar(shown: list[str], printed: list[str]) -> bool:
     )
     matches = difflib.SequenceMatcher(None, words, others, autojunk=False).get_matching_blocks()
     pairs = [(shown[a + i], printed[b + i]) for a, b, n in matches for i in range(n)]
-    return sum(a == b or roughly(a, b) for a, b in pairs) > 2 / 3 * len(shown)
+    right = {True: 0, False: 0}  # numbers, words
+    for a, b in pairs:
+        right[number(a) is not None] += a == b or roughly(a, b)
+    numbers = sum(number(token) is not None for token in shown)
+    return right[True] >= 2 / 3 * numbers and right[False] >= 2 / 3 * (len(shown) - numbers)
 
 
 def roughly(shown: str, printed: str) -> bool:
