@@ -34,7 +34,7 @@ EPILOG = """\
 examples:
   python -m mini_dpo.train                                    the toy shop: SFT, DPO, a table, some samples
   python -m mini_dpo.train --beta 0.5 --seed 1                the same with a shorter leash
-  python -m mini_dpo.train --data mine.jsonl                  your own {"prompt", "chosen", "rejected"} per line
+  python -m mini_dpo.train --data mine.jsonl                  your {"prompt", "chosen", "rejected"} per line
   python -m mini_dpo.train --stage dpo --init-from runs/1 --loss cdpo     another loss, the same SFT model
   python -m mini_dpo.train --loss mine.py:my_loss             a loss of your own
   python -m mini_dpo.train --resume runs/1                    go on with a run that was stopped
