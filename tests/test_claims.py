@@ -298,7 +298,7 @@ def small_shop(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(shop, "LOSSES", ["dpo", "ipo"])
     monkeypatch.setattr(  # of the shop, there is no online run either
-        shop, "run_of", lambda seed, loss, stage="dpo": shop_runs.run_of(seed, loss)
+        shop, "worth_of", lambda seed, loss, stage="dpo": shop_runs.worth_of(seed, loss)
     )
     monkeypatch.setattr(shop_tuning, "FACTORS", [1])
     monkeypatch.setattr(shop_costs, "RL", shop_runs.RL)

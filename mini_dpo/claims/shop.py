@@ -10,8 +10,7 @@ from typing import Any
 from mini_dpo.batches import Encoded
 from mini_dpo.claims.claim import Claim, above
 from mini_dpo.claims.likelihood import quarters
-from mini_dpo.claims.shop_runs import BETAS, dpo_at, run_of
-from mini_dpo.compare import PRICE
+from mini_dpo.claims.shop_runs import BETAS, Point, dpo_at, run_of, worth_of
 from mini_dpo.corpus.worlds import world_corpus
 from mini_dpo.evaluation.measuring import AS_THEY_ARE, score_sequences
 from mini_dpo.files import read_json
@@ -78,7 +77,7 @@ def all_losses(seed: int) -> dict[str, float]:
     for name in LOSSES:
         folder, summary = run_of(seed, name)
         rewards = [sample["marks"]["dpo"]["reward"] for sample in samples_of(folder)]
-        worth[name] = [fmean(rewards[i::2]) - PRICE * summary["dpo"]["kl"] for i in (0, 1)]
+        worth[name] = [Point(summary["dpo"]["kl"], fmean(rewards[i::2])).worth for i in (0, 1)]
     best = max(worth, key=lambda name: worth[name][0])
     return {
         "worth of the best loss - of DPO": worth[best][1] - worth["dpo"][1],
@@ -90,12 +89,9 @@ def fresh_pairs(seed: int) -> dict[str, float]:
     """What online DPO gains on DPO, and how much another loss differs from DPO, at its tuned setting: the
     median over losses, because a single one that goes astray would decide a mean.
     """
-    worth = {}
-    for name, stage in [*((name, "dpo") for name in LOSSES), ("online DPO", "online")]:
-        _, summary = run_of(seed, "dpo" if stage == "online" else name, stage=stage)
-        worth[name] = summary["dpo"]["reward"] - PRICE * summary["dpo"]["kl"]
-    gain = worth["online DPO"] - worth["dpo"]
-    differ = median(abs(worth[name] - worth["dpo"]) for name in LOSSES if name != "dpo")
+    dpo = worth_of(seed, "dpo")
+    gain = worth_of(seed, "dpo", stage="online") - dpo
+    differ = median(abs(worth_of(seed, name) - dpo) for name in LOSSES if name != "dpo")
     return {
         "gain of online DPO / difference of another loss": gain / differ,
         "worth of online DPO - of DPO": gain,

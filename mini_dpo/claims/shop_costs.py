@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
 from mini_dpo.batches import EncodedPair
 from mini_dpo.claims.claim import Claim, above
 from mini_dpo.claims.shop_runs import (
     AS_GOOD,
+    BETA,
     RL,
     fit_dpo,
     fitted,
     measure,
     name_of,
     opponent,
+    pairs_of,
     reward_model,
     setup_of,
 )
@@ -24,10 +26,8 @@ from mini_dpo.files import read_bytes
 from mini_dpo.model import GPT
 from mini_dpo.rlhf.__main__ import Setup, fit_policy
 from mini_dpo.rlhf.algorithms import ALGORITHMS
-from mini_dpo.train.parsing import TOY_DEFAULTS
 
 MORE = "DPO with the seconds of RLHF"
-BETA = TOY_DEFAULTS["dpo"]["beta"]
 # RLHF for the seconds of DPO: the best of five settings on validation prompts, with another seed
 SMALL: dict[str, Any] = {"steps": 16, "responses": 64, "lr": 1e-3}
 
@@ -39,7 +39,7 @@ def budget(seed: int) -> dict[str, float]:
     because more passes go farther. Measuring is not counted.
     """
     setup = setup_of(seed)
-    pairs = cast(list[EncodedPair], setup.corpus.preferences)
+    pairs = pairs_of(setup)
 
     def dpo(passes: int, beta: float) -> tuple[GPT, float]:
         name = f"dpo-{passes}-passes-beta-{beta:g}"
@@ -94,7 +94,7 @@ def small_budget(seed: int) -> dict[str, float]:
     """
     setup = setup_of(seed)
     small = setup._replace(settings=replace(setup.settings, **{**SMALL, **RL}))
-    pairs = cast(list[EncodedPair], setup.corpus.preferences)
+    pairs = pairs_of(setup)
     ours, dpo_seconds = fitted(setup, "small-dpo", lambda where: fit_dpo(where, pairs, 1, beta=BETA))
     judge, judge_seconds = reward_model(setup, "small-reward")
     theirs, policy_seconds = fitted(small, "small-rloo", lambda where: fit_policy(where, judge))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from mini_dpo.batches import EncodedPair
 from mini_dpo.claims.claim import Claim, above
-from mini_dpo.claims.shop_runs import dpo_at, fit_dpo, fitted, measure, setup_of, trained
+from mini_dpo.claims.shop_runs import dpo_at, fit_dpo, fitted, measure, pairs_of, setup_of, trained
 from mini_dpo.corpus.worlds import world_corpus
 from mini_dpo.reference import precompute_reference
 from mini_dpo.train.stages import scoring
@@ -24,7 +24,7 @@ def noise(seed: int) -> dict[str, float]:
     validation prompts.
     """
     setup = setup_of(seed)
-    pairs = cast(list[EncodedPair], setup.corpus.preferences)
+    pairs = pairs_of(setup)
     known = precompute_reference(setup.sft, pairs, *scoring(setup.begun))
     turned = torch.rand(len(known), generator=torch.Generator().manual_seed(seed)) < FLIPPED
     noisy = [flipped(pair) if flip else pair for pair, flip in zip(known, turned.tolist(), strict=True)]

@@ -8,11 +8,9 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import cast
 
-from mini_dpo.batches import EncodedPair
 from mini_dpo.claims.claim import Claim, above
-from mini_dpo.claims.shop_runs import fit_dpo, setup_of
+from mini_dpo.claims.shop_runs import fit_dpo, pairs_of, setup_of
 from mini_dpo.corpus.parts import at_most
 from mini_dpo.devices import resident_peak
 from mini_dpo.rlhf.__main__ import Setup, fit_policy, fit_reward
@@ -55,7 +53,7 @@ def taken(setup: Setup, name: str) -> float:
 
 
 def dpo(setup: Setup) -> None:
-    fit_dpo(setup, cast(list[EncodedPair], setup.corpus.preferences), 1)
+    fit_dpo(setup, pairs_of(setup), 1)
 
 
 def rloo(setup: Setup) -> None:

@@ -35,6 +35,7 @@ RUNS = Path("runs/claims")
 FLAGS: dict[str, list[str]] = {"sft": [], "dpo": [], "online": []}  # besides the defaults, of each stage
 RL: dict[str, Any] = {}  # likewise, of RLHF
 BETAS = ["0.1", "0.2", "0.3", "1.0", "3.0"]
+BETA = TOY_DEFAULTS["dpo"]["beta"]  # DPO's default
 AS_GOOD = -0.1  # true reward that a policy may lack and be called as good; DPO gains about 7 on SFT
 
 Model = TypeVar("Model", bound=GPT)
@@ -78,8 +79,14 @@ def run_of(seed: int, loss: str, *flags: str, world: str = "shop", stage: str = 
 
 def dpo_at(seed: int, beta: str, world: str = "shop") -> tuple[Path, dict]:
     """The run of DPO at a beta. The default's run has no flag for it."""
-    flags = [] if float(beta) == TOY_DEFAULTS["dpo"]["beta"] else ["--beta", beta]
+    flags = [] if float(beta) == BETA else ["--beta", beta]
     return run_of(seed, "dpo", *flags, world=world)
+
+
+def worth_of(seed: int, loss: str, stage: str = "dpo") -> float:
+    """What the policy of a run is worth on the held-out prompts, as the run has measured it."""
+    found = run_of(seed, loss, stage=stage)[1]["dpo"]
+    return Point(found["kl"], found["reward"]).worth
 
 
 def trained(folder: Path) -> GPT:
@@ -96,6 +103,11 @@ def setup_of(seed: int, world: str = "shop") -> Setup:
     begun, tokenizer, _, corpus = prepare(read_config(folder)[0])
     sft = load_frozen(folder / "sft.pt", begun.device)
     return Setup(RlhfSettings(seed=seed, **RL), begun, place(seed, world), tokenizer, sft, corpus)
+
+
+def pairs_of(setup: Setup) -> list[EncodedPair]:
+    """The preferences of the data. They are pairs, because the run of `setup_of` is DPO's."""
+    return cast(list[EncodedPair], setup.corpus.preferences)
 
 
 def fitted(setup: Setup, name: str, fit: Callable[[Setup], Model]) -> tuple[Model, float]:
