@@ -241,11 +241,9 @@ def similar(shown: list[str], printed: list[str]) -> bool:
     )
     matches = difflib.SequenceMatcher(None, words, others, autojunk=False).get_matching_blocks()
     pairs = [(shown[a + i], printed[b + i]) for a, b, n in matches for i in range(n)]
-    right = {True: 0, False: 0}  # numbers, words
-    for a, b in pairs:
-        right[number(a) is not None] += a == b or roughly(a, b)
-    numbers = sum(number(token) is not None for token in shown)
-    return right[True] >= 2 / 3 * numbers and right[False] >= 2 / 3 * (len(shown) - numbers)
+    asked = [number(token) is not None for token in shown]  # True for a number, False for a word
+    right = [number(a) is not None for a, b in pairs if a == b or roughly(a, b)]
+    return all(right.count(kind) >= 2 / 3 * asked.count(kind) for kind in (True, False))
 
 
 def roughly(shown: str, printed: str) -> bool:

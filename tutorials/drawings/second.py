@@ -18,10 +18,26 @@ from mini_dpo.theory.bradley_terry import expected_reward, kl
 from tutorials.drawings.slide import ARROW, FRAME, box, drawing
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 # --- 7. choosing beta, and stopping
+
+
+def learned_and_true(
+    axes: Axes, family: list[torch.Tensor], start: torch.Tensor, slope: float, v: dict, label: str
+) -> None:
+    """The reward that policies seem to have, if a spoon were worth `slope` and both rewards were equal at the
+    start, and the reward that they have, against their divergence from the start.
+    """
+    reward = lambda policy, of: float(expected_reward(policy, v[of]))  # noqa: E731
+    distances = [float(kl(p, start)) for p in family]
+    learned = [
+        reward(start, "gold") + slope * (reward(p, "spoons") - reward(start, "spoons")) for p in family
+    ]
+    axes.plot(distances, learned, color=DARK, linestyle=DASHED, linewidth=2, label=label)
+    axes.plot(distances, [reward(p, "gold") for p in family], color=DARK, linewidth=2.5, label="true reward")
 
 
 @drawing(7)
@@ -31,25 +47,12 @@ def too_far(figure: Figure, v: dict) -> None:
     """
     panels = figure.subplot_mosaic([["left", "loss"], ["left", "reward"]])
     left = panels["left"]
-    ref, spoons, gold = v["ref"], v["spoons"], v["gold"]
+    ref = v["ref"]
     slope = v["results"][1.0][2]
     family = [
         v["policy_of"](slope / beta) for beta in torch.logspace(1, -1, 100, dtype=torch.float64).tolist()
     ]
-    distances = [float(kl(p, ref)) for p in family]
-    learned = [
-        slope * float(expected_reward(p, spoons) - expected_reward(ref, spoons))
-        + float(expected_reward(ref, gold))
-        for p in family
-    ]
-    left.plot(distances, learned, color=DARK, linestyle=DASHED, label="learned reward (from the same start)")
-    left.plot(
-        distances,
-        [float(expected_reward(p, gold)) for p in family],
-        color=DARK,
-        linewidth=2.5,
-        label="true reward",
-    )
+    learned_and_true(left, family, ref, slope, v, "learned reward (from the same start)")
     left.plot(
         *zip(*v["best_of"].values(), strict=True), "o-", color="0.5", label="true reward of the best of n"
     )
@@ -177,22 +180,10 @@ def failures(figure: Figure, v: dict) -> None:
     noise.invert_yaxis()
     noise.set_xlabel("shortfall, a point a world (dark: 5,000 labels, white: 200)")
 
-    spoons, gold, start = v["spoons"], v["gold"], v["start"]
+    spoons, start = v["spoons"], v["start"]
     family = [(start + theta * spoons).log_softmax(-1) for theta in torch.linspace(0, 6, 60).tolist()]
-    distance = [float(kl(p, start)) for p in family]
-    beginning = float(expected_reward(start, gold))
     slope = float((v["offline"][1.0] - start).diff()[0])  # what the first round learns a spoon to be worth
-    learned = [
-        beginning + slope * float(expected_reward(p, spoons) - expected_reward(start, spoons)) for p in family
-    ]
-    too_far.plot(distance, learned, color=DARK, linestyle=DASHED, linewidth=2, label="learned reward")
-    too_far.plot(
-        distance,
-        [float(expected_reward(p, gold)) for p in family],
-        color=DARK,
-        linewidth=2.5,
-        label="true reward",
-    )
+    learned_and_true(too_far, family, start, slope, v, "learned reward")
     too_far.set_xlabel("KL(policy || reference), nats")
     too_far.legend(loc="lower left")
     titles = ("1. displacement", "2. length", "3. never compared", "4. noise", "5. over-optimisation")
